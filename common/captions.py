@@ -1,0 +1,33 @@
+"""Pictures in rows, with a name before each row."""
+
+from collections.abc import Sequence
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+from common.images import grid, pil_to_tensor
+
+_PAD = 2
+
+
+def captioned_rows(images: torch.Tensor, names: Sequence[str]) -> torch.Tensor:
+    """Lay images out in one row per name, the name to the left of its row.
+
+    Args:
+        images: float [len(names) * columns, 3, S, S] in [0, 1], row by row.
+        names: captions of the rows.
+
+    Returns:
+        float [3, h, w].
+    """
+    columns = len(images) // len(names)
+    picture = grid(images, columns, pad=_PAD)
+    side = images.shape[-1]
+    font = ImageFont.load_default(size=max(10, min(24, side // 5)))
+    width = int(max(font.getlength(name) for name in names)) + 12
+    margin = Image.new("RGB", (width, picture.shape[1]), "white")
+    draw = ImageDraw.Draw(margin)
+    for row, name in enumerate(names):
+        middle = _PAD + row * (side + _PAD) + side // 2
+        draw.text((width - 6, middle), name, fill="black", font=font, anchor="rm")
+    return torch.cat([pil_to_tensor(margin).float() / 255, picture], dim=2)

@@ -1,0 +1,157 @@
+"""`config=FILE key=value ...`: YAML files and dotted overrides, merged, checked strictly, written back resolved."""
+
+import dataclasses
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar, get_type_hints
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from common.build import ConfigError, build_dataclass, type_name
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+Settings = TypeVar("Settings")
+
+
+def option(default: Any = dataclasses.MISSING, help: str = "") -> Any:
+    """A settings field with a help text; mutable defaults are copied for every instance."""
+    if isinstance(default, (dict, list)) or dataclasses.is_dataclass(default):
+        return dataclasses.field(default_factory=lambda: _copy(default), metadata={"help": help})
+    return dataclasses.field(default=default, metadata={"help": help})
+
+
+def _copy(value: Any) -> Any:
+    return dataclasses.replace(value) if dataclasses.is_dataclass(value) else type(value)(value)
+
+
+def find_file(name: str | Path, what: str = "file") -> Path:
+    """A path given by the user: as written, else relative to the repository (scripts work from any directory).
+
+    Raises:
+        FileNotFoundError: it is in neither place.
+    """
+    path = Path(name).expanduser()
+    for candidate in (path, REPOSITORY / path):
+        if candidate.exists():
+            return candidate
+    raise FileNotFoundError(f"{what} {name} does not exist")
+
+
+def read_yaml(path: str | Path) -> dict:
+    """A YAML file as plain nested dicts with interpolations resolved.
+
+    Raises:
+        FileNotFoundError, ConfigError: the file is missing, or is not a YAML mapping.
+    """
+    found = find_file(path, "config file")
+    try:
+        tree = OmegaConf.to_container(OmegaConf.load(found), resolve=True)
+    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
+        raise ConfigError(f"config file {path} cannot be read: {' '.join(str(error).split())}") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(f"config file {path} must hold keys and values, found {type(tree).__name__}")
+    return tree
+
+
+def write_yaml(path: str | Path, tree: Mapping) -> None:
+    """Write nested dicts as YAML."""
+    Path(path).write_text(OmegaConf.to_yaml(OmegaConf.create(dict(tree))))
+
+
+def merge_arguments(arguments: Sequence[str]) -> dict:
+    """The tree that `config=FILE` arguments (in order) and `a.b=value` overrides describe, later ones winning."""
+    trees, overrides = [], []
+    for argument in arguments:
+        key, separator, value = argument.lstrip("-").partition("=")
+        if not separator or not key:
+            raise ConfigError(f"argument {argument!r} is not understood; write key=value, or --help")
+        if key == "config":
+            trees.append(read_yaml(value))
+        else:
+            overrides.append(f"{key}={value}")
+    try:
+        tree = OmegaConf.merge(*trees, OmegaConf.from_dotlist(overrides))
+        return OmegaConf.to_container(tree, resolve=True)
+    except (YAMLError, OmegaConfBaseException, ValueError, TypeError) as error:
+        raise ConfigError(f"arguments cannot be merged: {' '.join(str(error).split())}") from error
+
+
+def load_settings(cls: type[Settings], arguments: Sequence[str]) -> tuple[Settings, dict]:
+    """Settings from the command line, and the merged tree they came from."""
+    tree = merge_arguments(arguments)
+    return build_dataclass(cls, tree), tree
+
+
+def to_tree(settings: Any) -> dict:
+    """A settings dataclass as nested plain values, with every default filled in: what `write_yaml` stores."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {k: plain(v) for k, v in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [plain(v) for v in value]
+        return str(value) if isinstance(value, Path) else value
+
+    return plain(dataclasses.asdict(settings))
+
+
+def first_difference(old: Any, new: Any, path: str) -> str | None:
+    """'path.key was 1, is now 2' for the first place where two trees differ, None if they are equal."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for key in [*old, *(k for k in new if k not in old)]:
+            difference = first_difference(old.get(key), new.get(key), f"{path}.{key}")
+            if difference:
+                return difference
+        return None
+    return None if old == new else f"{path} was {old}, is now {new}"
+
+
+def describe(cls: type, prefix: str = "") -> list[str]:
+    """One help line per option of a settings dataclass, nested sections with dotted names."""
+    hints, lines = get_type_hints(cls), []
+    for field in dataclasses.fields(cls):
+        name, annotation = prefix + field.name, hints[field.name]
+        if dataclasses.is_dataclass(annotation):
+            lines += describe(annotation, f"{name}.")
+            continue
+        default = "required"
+        if field.default is not dataclasses.MISSING:
+            default = "null" if field.default is None else f"{field.default}"
+        elif field.default_factory is not dataclasses.MISSING:
+            default = f"{field.default_factory()}"
+        lines.append(
+            f"  {name + '=':38s} {type_name(annotation)} [{default}]  {field.metadata.get('help', '')}".rstrip()
+        )
+    return lines
+
+
+def run_script(main: Callable[[Any, dict], None], cls: type, usage: str) -> NoReturn | None:
+    """Run an entry point: `--help`, settings from the command line, and user errors as one line.
+
+    ValueError and OSError are mistakes in the input: they end the program with one line and exit code 1 (set the
+    environment variable TRACEBACK=1 to see where they were raised); anything else is a bug and shows its traceback.
+
+    Args:
+        main: called with the settings and the merged tree.
+        cls: settings dataclass of the script.
+        usage: the module docstring; printed by `--help` before the options.
+    """
+    arguments = sys.argv[1:]
+    if any(a in ("-h", "--help", "help") for a in arguments):
+        print(f"{usage.strip()}\n\nOptions (config=FILE reads them from YAML; key=value overrides):")
+        print("\n".join(describe(cls)))
+        return None
+    try:
+        main(*load_settings(cls, arguments))
+    except KeyboardInterrupt:
+        sys.exit("stopped by the user")
+    except (ValueError, OSError) as error:
+        if os.environ.get("TRACEBACK"):
+            raise
+        sys.exit(f"error: {' '.join(str(error).split())}")
+    return None

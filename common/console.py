@@ -1,0 +1,82 @@
+"""What people read in the terminal: the start-up banner, notices and aligned progress lines (main process only)."""
+
+import sys
+import time
+from collections.abc import Iterable, Mapping
+
+from tqdm import tqdm
+
+from common import distributed
+
+
+def say(text: str = "") -> None:
+    """Print on the main process, at once (also when the output goes to a file)."""
+    if distributed.is_main():
+        print(text, flush=True)
+
+
+def warn(text: str) -> None:
+    """Print a warning on the error stream of the main process."""
+    if distributed.is_main():
+        print(f"warning: {text}", file=sys.stderr, flush=True)
+
+
+def duration(seconds: float) -> str:
+    """'47s', '5m12s', '3h07m' or '2d04h'."""
+    seconds = int(max(seconds, 0))
+    minutes, hours, days = seconds // 60, seconds // 3600, seconds // 86400
+    if minutes == 0:
+        return f"{seconds}s"
+    if hours == 0:
+        return f"{minutes}m{seconds % 60:02d}s"
+    if days == 0:
+        return f"{hours}h{minutes % 60:02d}m"
+    return f"{days}d{hours % 24:02d}h"
+
+
+def count(number: float) -> str:
+    """'950', '4.2k', '260.9M', '1.50B'."""
+    for limit, divisor, unit, digits in ((1e3, 1, "", 0), (1e6, 1e3, "k", 1), (1e9, 1e6, "M", 1)):
+        if number < limit:
+            return f"{number / divisor:.{digits}f}{unit}"
+    return f"{number / 1e9:.2f}B"
+
+
+def banner(title: str, rows: Mapping[str, object]) -> None:
+    """A heading and aligned `name  value` rows."""
+    say(f"\n{title}\n{'-' * len(title)}")
+    width = max((len(name) for name in rows), default=0)
+    for name, value in rows.items():
+        say(f"{name:<{width}}  {value}")
+    say()
+
+
+def progress(items: Iterable, description: str, total: int | None = None, unit: str = "it") -> Iterable:
+    """Iterate with a progress bar (rate and time left) on the main process.
+
+    Without a terminal, the bar is written as an occasional line instead of being redrawn in place.
+    """
+    interactive = sys.stderr.isatty()
+    return tqdm(
+        items,
+        desc=description,
+        total=total,
+        unit=unit,
+        disable=not distributed.is_main(),
+        mininterval=0.5 if interactive else 15.0,
+        ascii=not interactive,
+        dynamic_ncols=interactive,
+    )
+
+
+class Clock:
+    """Seconds since construction or the last `lap`."""
+
+    def __init__(self) -> None:
+        self.start = time.perf_counter()
+
+    def lap(self) -> float:
+        """Seconds since the last lap; starts the next one."""
+        now = time.perf_counter()
+        elapsed, self.start = now - self.start, now
+        return elapsed

@@ -1,0 +1,107 @@
+"""Images between [0, 1] tensors, 8-bit values, grids and PNG files."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+
+
+def to_uint8(images: torch.Tensor) -> torch.Tensor:
+    """Float images in [0, 1] -> uint8, clamped and rounded to the nearest level (any shape)."""
+    return images.detach().float().clamp(0, 1).mul(255).round().to(torch.uint8)
+
+
+def to_float(images: torch.Tensor) -> torch.Tensor:
+    """uint8 images -> float32 in [0, 1] (any shape)."""
+    return images.float().div(255)
+
+
+def grid(images: torch.Tensor, columns: int, pad: int = 2, background: float = 1.0) -> torch.Tensor:
+    """Lay images out row by row with a border of `pad` pixels between and around them.
+
+    Args:
+        images: [B, C, H, W] in [0, 1].
+        columns: images per row; the last row may be incomplete.
+
+    Returns:
+        [C, rows * (H + pad) + pad, columns * (W + pad) + pad].
+    """
+    images = images.detach().float().cpu()
+    count, channels, height, width = images.shape
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    canvas = torch.full((channels, rows * (height + pad) + pad, columns * (width + pad) + pad), background)
+    for i, image in enumerate(images):
+        top, left = pad + (i // columns) * (height + pad), pad + (i % columns) * (width + pad)
+        canvas[:, top : top + height, left : left + width] = image
+    return canvas
+
+
+def enlarge(images: torch.Tensor, factor: int) -> torch.Tensor:
+    """Repeat every pixel `factor` times in both directions, so that small images can be looked at."""
+    return images.repeat_interleave(factor, dim=-1).repeat_interleave(factor, dim=-2)
+
+
+def save_png(path: str | Path, image: torch.Tensor) -> None:
+    """Write one image [3, H, W], float in [0, 1] or uint8, as PNG; a crash never leaves half a file behind."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = image if image.dtype == torch.uint8 else to_uint8(image)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        Image.fromarray(pixels.cpu().permute(1, 2, 0).numpy()).save(temporary, format="PNG")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_image(path: str | Path) -> Image.Image:
+    """Read an image file as RGB; transparent parts are shown on white.
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is not a readable image; the message names it.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"image {path} does not exist")
+    try:
+        with Image.open(path) as image:
+            return flatten(image)
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise ValueError(f"image {path} cannot be read: {error}") from error
+
+
+def flatten(image: Image.Image) -> Image.Image:
+    """RGB version of a PIL image; transparency is composited on white."""
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
+
+
+def pil_to_tensor(image: Image.Image) -> torch.Tensor:
+    """RGB PIL image -> uint8 [3, H, W]."""
+    return torch.from_numpy(np.array(image, dtype=np.uint8)).permute(2, 0, 1).contiguous()
+
+
+def list_images(path: str | Path) -> list[Path]:
+    """An image file, or all images of a folder (sorted, not recursive).
+
+    Raises:
+        FileNotFoundError: the path does not exist.
+        ValueError: the folder holds no image.
+    """
+    path = Path(path)
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise FileNotFoundError(f"{path} is neither an image nor a folder")
+    files = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+    if not files:
+        raise ValueError(f"folder {path} holds no image ({', '.join(IMAGE_SUFFIXES)})")
+    return files
