@@ -1,0 +1,43 @@
+"""Modules from YAML sections: nested parts are built first and handed over ready-made."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from common.build import ConfigError, build
+from modeling.generators import GENERATORS
+from modeling.losses import DISCRIMINATORS
+from modeling.quantizers import QUANTIZERS
+from modeling.tokenizers import TOKENIZERS
+from modeling.tokenizers.base import Tokenizer
+
+
+def build_tokenizer(section: Mapping[str, Any]) -> Tokenizer:
+    """A tokenizer from its section; `quantizer` in it is a section of its own.
+
+    Raises:
+        ConfigError: see `common.build.build`.
+    """
+    options = dict(section)
+    quantizer = options.pop("quantizer", None)
+    if not isinstance(quantizer, Mapping):
+        raise ConfigError(f"tokenizer.quantizer={quantizer!r} must be a section with a name")
+    return build(
+        "tokenizer", TOKENIZERS, options, quantizer=build("tokenizer.quantizer", QUANTIZERS, quantizer)
+    )
+
+
+def build_generator(section: Mapping[str, Any], **sizes: int) -> nn.Module:
+    """A generator from its section.
+
+    Args:
+        section: name and options.
+        **sizes: `codebook_size`, `num_tokens` and `num_classes` where they come from the tokens it learns.
+    """
+    return build("generator", GENERATORS, section, **sizes)
+
+
+def build_discriminator(section: Mapping[str, Any]) -> nn.Module:
+    """A discriminator from its section."""
+    return build("discriminator", DISCRIMINATORS, section)

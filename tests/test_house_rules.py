@@ -1,0 +1,108 @@
+"""The structure of the project: who may import whom, and how long a file or function may be."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# Room -> rooms it may import besides itself; the longest matching prefix counts. Arrows point one way.
+MAY_IMPORT = {
+    "common": [],
+    "modeling.layers": [],
+    "modeling.quantizers": ["modeling.layers", "common.distributed"],
+    "modeling.tokenizers": ["modeling.layers", "modeling.quantizers"],
+    "modeling.generators": ["modeling.layers"],
+    "modeling.sampling": ["modeling.generators.base"],
+    "modeling.losses": ["modeling.layers", "common.weights"],
+    "modeling.factory": ["modeling", "common"],
+    "modeling.pipeline": ["modeling", "common"],
+    "modeling.pretrained": ["modeling", "common"],
+    "data": ["common"],
+    "evaluator": ["common", "modeling"],
+    "training": ["common", "modeling", "data", "evaluator"],
+}
+FILE_LINES, FUNCTION_LINES, ENTRY_LINES = 400, 60, 100
+ENTRIES = ["train_titok.py", "train_rar.py", "sample_imagenet.py"]
+
+
+def modules() -> list[Path]:
+    rooms = ["common", "modeling", "data", "evaluator", "training"]
+    return sorted(p for room in rooms for p in (ROOT / room).rglob("*.py"))
+
+
+def dotted(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def within(name: str, room: str) -> bool:
+    return name == room or name.startswith(f"{room}.")
+
+
+def imports(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+@pytest.mark.parametrize("path", modules(), ids=dotted)
+def test_imports_point_one_way(path):
+    name = dotted(path)
+    rooms = [room for room in MAY_IMPORT if within(name, room)]
+    if not rooms:
+        assert name == "modeling", f"{name} belongs to no room"
+        return
+    room = max(rooms, key=len)
+    ours = ("common", "modeling", "data", "evaluator", "training", "scripts", "tests")
+    for imported in imports(path):
+        if imported.split(".")[0] in ours:
+            allowed = [room, *MAY_IMPORT[room]]
+            reachable = any(within(imported, a) or within(a, imported) for a in allowed)
+            assert reachable, f"{name} must not import {imported}"
+
+
+@pytest.mark.parametrize("path", [*modules(), *sorted((ROOT / "scripts").glob("*.py"))], ids=lambda p: p.name)
+def test_files_and_functions_stay_readable(path):
+    text = path.read_text()
+    assert len(text.splitlines()) <= FILE_LINES, f"{path.name} is too long"
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            body = node.body[1:] if ast.get_docstring(node) else node.body
+            length = node.end_lineno - body[0].lineno + 1 if body else 0
+            assert length <= FUNCTION_LINES, f"{path.name}: {node.name} has {length} lines"
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_entry_scripts_are_thin(name):
+    assert len((ROOT / name).read_text().splitlines()) <= ENTRY_LINES
+
+
+@pytest.mark.parametrize("path", modules(), ids=dotted)
+def test_public_functions_are_typed_and_explained(path):
+    tree = ast.parse(path.read_text())
+    assert not path.read_text().strip() or ast.get_docstring(tree), f"{path} has no docstring"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+            arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+            untyped = [a.arg for a in arguments if a.annotation is None and a.arg not in ("self", "cls")]
+            assert not untyped, f"{dotted(path)}.{node.name}: {untyped} without type"
+    for node in tree.body:
+        public = isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")
+        assert not public or ast.get_docstring(node), f"{dotted(path)}.{node.name} has no docstring"
+
+
+def test_nothing_is_loaded_by_unpickling():
+    for path in [*modules(), *ROOT.glob("*.py"), *(ROOT / "scripts").glob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
+                keywords = {k.arg: ast.unparse(k.value) for k in node.keywords}
+                assert keywords.get("weights_only") == "True", f"{path}: torch.load without weights_only=True"
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("np.load", "numpy.load"):
+                keywords = {k.arg: ast.unparse(k.value) for k in node.keywords}
+                assert keywords.get("allow_pickle", "False") == "False", f"{path}: np.load with pickle"

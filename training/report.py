@@ -1,0 +1,105 @@
+"""Progress line, skipped samples and small JSON files of a run."""
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from common import distributed
+from common.build import ConfigError
+from common.console import Clock, duration, warn
+
+
+class Progress:
+    """Speed of a run over the last window, without the pauses for evaluation, previews and checkpoints.
+
+    Attributes:
+        waited: seconds spent waiting for data in this window.
+    """
+
+    def __init__(self, total: int, step: int, global_batch: int, device: torch.device):
+        self.total, self.last_step, self.global_batch, self.device = total, step, global_batch, device
+        self.clock, self.paused, self.waited = Clock(), 0.0, 0.0
+
+    @contextmanager
+    def pause(self) -> Iterator[None]:
+        """Leave the time of a block out of the throughput."""
+        clock = Clock()
+        yield
+        self.paused += clock.lap()
+
+    def lap(self, step: int) -> dict[str, float]:
+        """Seconds per step, images per second and process, share of time spent waiting for data."""
+        steps = step - self.last_step
+        seconds = max(self.clock.lap() - self.paused, 1e-9)
+        speed = {
+            "seconds_per_step": seconds / steps,
+            "images_per_second": steps * self.global_batch / seconds / distributed.world_size(),
+            "data_fraction": self.waited / seconds,
+        }
+        self.last_step, self.paused, self.waited = step, 0.0, 0.0
+        return speed
+
+    def line(self, step: int, scalars: dict[str, float], rate: float) -> str:
+        """The aligned line people watch."""
+        width = len(str(self.total))
+        parts = [
+            f"step {step:>{width}}/{self.total} {100 * step / self.total:5.1f}%",
+            f"loss {scalars['total_loss']:.4f}",
+            f"lr {rate:.1e}",
+            f"gnorm {scalars.get('gradient_norm/model', float('nan')):.2f}",
+            f"data {100 * scalars['data_fraction']:2.0f}%",
+            f"{scalars['images_per_second']:5.0f} img/s/process",
+        ]
+        if self.device.type == "cuda":
+            parts.append(f"{torch.cuda.max_memory_allocated() / 2**30:.1f} GiB")
+        parts.append(f"eta {duration((self.total - step) * scalars['seconds_per_step'])}")
+        return " | ".join(parts)
+
+
+class SkippedSamples:
+    """Counts unreadable samples, names each once, and stops the run when there are too many.
+
+    Args:
+        limit: largest tolerated share of all samples read.
+    """
+
+    def __init__(self, limit: float):
+        self.limit, self.names, self.fresh = limit, set(), []
+        self.read = self.count = 0
+
+    def add(self, names: Iterable[str], read: int) -> None:
+        """Note the samples skipped while `read` good ones were delivered."""
+        self.read += read
+        for name in names:
+            self.count += 1
+            if name not in self.names:
+                self.names.add(name)
+                self.fresh.append(name)
+
+    def report(self) -> None:
+        """Name new ones (of all processes).
+
+        Raises:
+            ConfigError: more than `limit` of what was read is unreadable.
+        """
+        gathered = distributed.gather_objects((self.fresh, self.count, self.read))
+        self.fresh = []
+        for name in sorted({n for names, _, _ in gathered for n in names}):
+            warn(f"skipped {name}")
+        count, read = sum(c for _, c, _ in gathered), sum(r for _, _, r in gathered)
+        if count > self.limit * (count + read):
+            raise ConfigError(
+                f"{count} of {count + read} samples could not be read, more than training.max_skipped={self.limit:g};"
+                " the warnings above name them"
+            )
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write JSON through a temporary file."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary.write_text(json.dumps(value, indent=1) + "\n")
+    os.replace(temporary, path)

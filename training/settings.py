@@ -1,0 +1,72 @@
+"""Settings shared by every training run; the dataclass fields are the YAML keys."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from common.build import ConfigError
+from common.config import option
+
+
+@dataclass(kw_only=True)
+class ExperimentSettings:
+    """What the run is called, where it writes, and its seed."""
+
+    name: str = option("run", "name shown by trackers")
+    output_dir: str = option(help="run folder: checkpoints, weights, pictures, metrics")
+    seed: int = option(42, "fixes initialisation, data order, augmentation and noise")
+    project: str = option("image-tokenization", "wandb project")
+    trackers: list[str] = option([], "mirrors of metrics.jsonl: tensorboard, wandb")
+
+    def __post_init__(self) -> None:
+        for name in self.trackers:
+            if name not in ("tensorboard", "wandb"):
+                raise ConfigError(f"experiment.trackers={name!r} is unknown; choose from tensorboard, wandb")
+
+
+@dataclass(kw_only=True)
+class OptimizerSettings:
+    """AdamW (arXiv:1711.05101)."""
+
+    learning_rate: float = option(1e-4, "peak learning rate")
+    beta1: float = option(0.9)
+    beta2: float = option(0.999)
+    epsilon: float = option(1e-8)
+    weight_decay: float = option(1e-4, "not applied to norms, biases, embeddings and learned tokens")
+
+
+@dataclass(kw_only=True)
+class ScheduleSettings:
+    """Linear warm-up, then cosine or constant."""
+
+    name: Literal["cosine", "constant"] = option("cosine")
+    warmup_steps: int = option(0, "steps from 0 to the peak learning rate")
+    end_lr: float = option(0.0, "learning rate at the last step of a cosine")
+
+
+@dataclass(kw_only=True)
+class TrainingSettings:
+    """The loop: length, batch, precision, and how often to log, look, evaluate and save (0 = never)."""
+
+    max_steps: int = option(help="number of optimizer updates")
+    per_gpu_batch_size: int = option(32, "examples per process and micro-batch")
+    gradient_accumulation_steps: int = option(1)
+    mixed_precision: Literal["no", "fp16", "bf16"] = option("no")
+    max_grad_norm: float | None = option(1.0, "global L2 norm of the gradient is clipped to this; null = off")
+    ema_decay: float | None = option(None, "moving average of the weights; it becomes the final model")
+    compile: bool | Literal["auto"] = option(False, "torch.compile; auto = where a compiler is found")
+    enable_tf32: bool = option(True, "TensorFloat-32 matrix products on NVIDIA GPUs")
+    num_workers: int = option(4, "data loading processes per training process")
+    log_every: int = option(50)
+    preview_every: int = option(5000)
+    evaluate_every: int = option(50000)
+    save_every: int = option(50000)
+    keep_checkpoints: int = option(2, "newest checkpoints to keep")
+    milestone_every: int = option(0, "checkpoints at multiples of this are kept for ever")
+    max_skipped: float = option(0.01, "share of unreadable samples at which the run stops")
+
+    def __post_init__(self) -> None:
+        for key in ("max_steps", "per_gpu_batch_size", "gradient_accumulation_steps", "keep_checkpoints"):
+            if getattr(self, key) < 1:
+                raise ConfigError(f"training.{key}={getattr(self, key)} must be at least 1")
+        if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
+            raise ConfigError(f"training.ema_decay={self.ema_decay} must be in [0, 1)")

@@ -1,0 +1,147 @@
+"""The weighted loss of an image tokenizer and of its discriminator (arXiv:2501.07730)."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+
+from common.build import ConfigError
+from common.config import option
+from common.distributed import all_reduce_mean
+from modeling.losses import RECONSTRUCTION_LOSSES
+from modeling.losses.adversarial import LeCam, generator_loss, hinge_discriminator_loss
+from modeling.losses.perceptual import PerceptualLoss
+
+REPORTED = ("commitment_loss", "codebook_loss")
+
+
+@dataclass(kw_only=True)
+class PerceptualSettings:
+    """Networks whose features are compared; weight 0 leaves a network out."""
+
+    lpips_weight: float = option(0.0, "share of LPIPS in the perceptual term")
+    convnext_weight: float = option(0.0, "share of the ConvNeXt-S logits distance")
+    lpips_path: str | None = option(None, "LPIPS weights (VGG-16 and linear heads); null = from the hub")
+    convnext_path: str | None = option(None, "torchvision ConvNeXt-S weights; null = from the hub")
+    required: bool = option(True, "false: train without the term, and say so, when its weights cannot be had")
+
+
+@dataclass(kw_only=True)
+class TokenizerLossSettings:
+    """Weights of the terms; a weight of 0 leaves the term out."""
+
+    reconstruction_loss: Literal["l1", "l2"] = option("l2", "pixel loss")
+    reconstruction_weight: float = option(1.0)
+    quantizer_weight: float = option(1.0, "VQ: commitment and codebook terms")
+    kl_weight: float = option(1e-6, "VAE: KL divergence, summed per image")
+    logvar_init: float = option(0.0, "VAE: log-variance by which the pixel loss is divided")
+    perceptual_weight: float = option(0.0)
+    perceptual: PerceptualSettings = option(PerceptualSettings())
+    discriminator_start: int = option(0, "first step with the adversarial term and discriminator training")
+    discriminator_factor: float = option(1.0)
+    discriminator_weight: float = option(0.0)
+    lecam_regularization_weight: float = option(0.0)
+    lecam_ema_decay: float = option(0.999)
+
+    def __post_init__(self) -> None:
+        if self.perceptual_weight and not (self.perceptual.lpips_weight or self.perceptual.convnext_weight):
+            raise ConfigError(
+                f"perceptual_weight={self.perceptual_weight} needs perceptual.lpips_weight or .convnext_weight"
+            )
+
+
+class TokenizerLoss(nn.Module):
+    """Pixel, perceptual, bottleneck and adversarial terms; always computed in float32.
+
+    Buffers of the LeCam regularizer are its only changing state.
+
+    Args:
+        settings: weights.
+        perceptual: frozen network comparison, required if `perceptual_weight` > 0.
+    """
+
+    def __init__(self, settings: TokenizerLossSettings, perceptual: PerceptualLoss | None = None):
+        super().__init__()
+        self.settings = settings
+        self.perceptual = [perceptual]  # in a list: frozen weights stay out of the state dict
+        self.lecam = (
+            LeCam(decay=settings.lecam_ema_decay) if settings.lecam_regularization_weight > 0 else None
+        )
+
+    def factor(self, step: int) -> float:
+        """Adversarial factor F(step): 0 before `discriminator_start`."""
+        return self.settings.discriminator_factor if step >= self.settings.discriminator_start else 0.0
+
+    def generator(
+        self,
+        images: torch.Tensor,
+        reconstructions: torch.Tensor,
+        bottleneck: dict[str, torch.Tensor],
+        discriminator: nn.Module | None,
+        step: int,
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor | float]]:
+        """Loss of the tokenizer.
+
+        Args:
+            images: [B, 3, H, W] in [0, 1].
+            reconstructions: the same shape, not clamped.
+            bottleneck: `quantizer_loss` and its parts (VQ), or `kl_loss` (VAE), unweighted.
+            discriminator: the raw module; its parameters get no gradient.
+            step: updates already done.
+
+        Returns:
+            Total loss, and the weighted terms to log.
+        """
+        settings = self.settings
+        images, reconstructions = images.float(), reconstructions.float()
+        pixel = settings.reconstruction_weight * RECONSTRUCTION_LOSSES[settings.reconstruction_loss](
+            images, reconstructions
+        )
+        total, scalars = pixel, {"reconstruction_loss": pixel}
+        if "kl_loss" in bottleneck:
+            scalars["kl_loss"] = settings.kl_weight * bottleneck["kl_loss"]
+            total = pixel / torch.exp(pixel.new_tensor(settings.logvar_init)) + scalars["kl_loss"]
+            scalars["reconstruction_loss"] = pixel / torch.exp(pixel.new_tensor(settings.logvar_init))
+        if "quantizer_loss" in bottleneck:
+            scalars["quantizer_loss"] = settings.quantizer_weight * bottleneck["quantizer_loss"]
+            scalars |= {name: bottleneck[name] for name in REPORTED}
+            total = total + scalars["quantizer_loss"]
+        if settings.perceptual_weight and self.perceptual[0] is not None:
+            perceptual = self.perceptual[0](images, reconstructions).mean()
+            scalars["perceptual_loss"] = settings.perceptual_weight * perceptual
+            total = total + scalars["perceptual_loss"]
+        factor = self.factor(step)
+        if discriminator is not None and factor > 0 and settings.discriminator_weight > 0:
+            discriminator.requires_grad_(False)
+            gan = generator_loss(discriminator(reconstructions))
+            discriminator.requires_grad_(True)
+            scalars |= {"gan_loss": gan, "weighted_gan_loss": settings.discriminator_weight * factor * gan}
+            total = total + scalars["weighted_gan_loss"]
+        return total, {"total_loss": total, **scalars}
+
+    def discriminator(
+        self, images: torch.Tensor, reconstructions: torch.Tensor, discriminator: nn.Module, step: int
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor | float]]:
+        """Loss of the discriminator on images and detached reconstructions; updates the LeCam averages."""
+        both = torch.cat([images.float(), reconstructions.detach().float()])
+        real, fake = discriminator(both).chunk(2)  # one forward, as data-parallel wrappers require
+        loss = self.factor(step) * hinge_discriminator_loss(real, fake)
+        real_mean, fake_mean = global_mean(real), global_mean(fake)
+        scalars = {"logits_real": real_mean.detach(), "logits_fake": fake_mean.detach()}
+        if self.lecam is not None:
+            scalars["lecam_loss"] = self.settings.lecam_regularization_weight * self.lecam(
+                real_mean, fake_mean
+            )
+            loss = loss + scalars["lecam_loss"]
+            self.lecam.update(real_mean, fake_mean)
+        return loss, {"discriminator_loss": loss, **scalars}
+
+
+def global_mean(values: torch.Tensor) -> torch.Tensor:
+    """Mean over all processes with the gradient of the local mean.
+
+    Gradients are averaged over processes afterwards, so a function of this mean gets its exact gradient.
+    """
+    local = values.mean()
+    return local + (all_reduce_mean(local) - local).detach()

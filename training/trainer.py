@@ -1,0 +1,384 @@
+"""The one training loop: any task, any number of processes, exact resume."""
+
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType
+from torch import nn
+
+from common import distributed
+from common.build import ConfigError
+from common.config import first_difference, write_yaml
+from common.console import Clock, banner, count, say, warn
+from common.images import save_png, to_float
+from data.loaders import train_loader
+from data.source import Source
+from training.checkpoint import CheckpointFolder, require_space, save_weights
+from training.compiler import use_compile
+from training.curves import draw_curves
+from training.ema import EMA
+from training.optim import build_optimizer
+from training.randomness import ExampleRandom, seed_step
+from training.report import Progress, SkippedSamples, write_json
+from training.schedules import learning_rate
+from training.settings import ExperimentSettings, ScheduleSettings, TrainingSettings
+from training.state import load_optimizer_state, module_state, optimizer_state
+from training.task import Batch, Phase, StepContext, Task
+from training.tracker import Meters, Tracker
+
+# The sections that decide what the weights mean; a checkpoint of another model must not be continued.
+IDENTITY_SECTIONS = ("tokenizer", "generator")
+
+
+def start(training: TrainingSettings, experiment: ExperimentSettings) -> Accelerator:
+    """Join the process group, set precision, and seed initialisation; call before building modules."""
+    accelerator = Accelerator(
+        mixed_precision=training.mixed_precision,
+        gradient_accumulation_steps=training.gradient_accumulation_steps,
+        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
+    )
+    torch.backends.cuda.matmul.allow_tf32 = training.enable_tf32
+    torch.backends.cudnn.allow_tf32 = training.enable_tf32
+    torch.manual_seed(experiment.seed)
+    return accelerator
+
+
+class Trainer:
+    """Runs a task from its newest checkpoint, or from the start, to `training.max_steps`.
+
+    Args:
+        task: what to train.
+        source: map-style training examples (data/source.py).
+        accelerator: from `start`.
+        experiment, training, schedule: settings.
+        config: the resolved configuration, stored with the weights.
+    """
+
+    def __init__(
+        self,
+        *,
+        task: Task,
+        source: Source,
+        accelerator: Accelerator,
+        experiment: ExperimentSettings,
+        training: TrainingSettings,
+        schedule: ScheduleSettings,
+        config: dict,
+    ):
+        self.task, self.source, self.accelerator = task, source, accelerator
+        self.experiment, self.training, self.schedule, self.config = experiment, training, schedule, config
+        self.device = accelerator.device
+        self.folder = Path(experiment.output_dir)
+        self.checkpoints = CheckpointFolder(
+            self.folder, keep=training.keep_checkpoints, milestone_every=training.milestone_every
+        )
+        self.phases: list[Phase] = task.phases()
+        self.meters, self.skipped = Meters(), SkippedSamples(training.max_skipped)
+        self.stop_signal: int | None = None
+
+    @property
+    def global_batch(self) -> int:
+        """Examples per update over all processes."""
+        settings = self.training
+        return settings.per_gpu_batch_size * settings.gradient_accumulation_steps * distributed.world_size()
+
+    @property
+    def model(self) -> nn.Module:
+        """The module to look at: averaged weights if the run keeps them."""
+        return self.ema.module if self.ema else self.raw["model"]
+
+    def fit(self) -> None:
+        """Train to the end. Re-running a finished run does nothing.
+
+        Raises:
+            ConfigError, CheckpointError: the run folder cannot be used; before any training.
+            SystemExit: after SIGTERM or SIGINT, when a checkpoint has been saved.
+        """
+        if self._finished():
+            say(f"{self.folder} is finished ({self.training.max_steps} steps); nothing to do")
+            return
+        step = self._prepare()
+        self._announce(step)
+        self._catch_signals()
+        self.tracker = Tracker(
+            self.folder,
+            mirrors=self.experiment.trackers,
+            project=self.experiment.project,
+            name=self.experiment.name,
+            config=self.config,
+            step=step,
+        )
+        batches = self._batches(step)
+        progress = Progress(self.training.max_steps, step, self.global_batch, self.device)
+        while step < self.training.max_steps:
+            rates = self._set_learning_rates(step)
+            seed_step(self.experiment.seed, step)
+            self._update(step, batches, progress)
+            step += 1
+            self._after_step(step, rates, progress)
+        self._finish()
+
+    # ---- preparation -------------------------------------------------------------------------------------------
+
+    def _finished(self) -> bool:
+        steps = self.checkpoints.steps()
+        done = bool(steps) and steps[-1] >= self.training.max_steps
+        return done and (self.folder / "model.safetensors").is_file()
+
+    def _prepare(self) -> int:
+        """Restore what a checkpoint holds, then hand modules and optimizers to Accelerate; returns the step."""
+        task, steps = self.task, self.checkpoints.steps()
+        step = steps[-1] if steps else 0
+        size = sum(p.numel() * p.element_size() for m in task.modules.values() for p in m.parameters())
+        if distributed.is_main():
+            require_space(
+                self.folder, 5 * size
+            )  # weights, averaged weights, two moments, and the final export
+        self.raw = dict(task.modules)
+        for module in (*self.raw.values(), *task.state.values()):
+            module.to(self.device)
+        self.ema = (
+            EMA(self.raw["model"], self.training.ema_decay) if self.training.ema_decay is not None else None
+        )
+        if step:
+            self._check_same_run(self.checkpoints.load_info(step), step)
+            for name, module in self._stored_modules(self.raw).items():
+                self.checkpoints.load_module(step, name, module)
+        if distributed.is_main():
+            write_yaml(self.folder / "config.yaml", self.config)
+        if use_compile(self.training.compile, self.device):
+            for module in self.raw.values():
+                module.compile()
+        self.modules, self.optimizers = {}, {}
+        for name, module in self.raw.items():
+            optimizer = build_optimizer(module, task.optimizers[name])
+            self.modules[name], self.optimizers[name] = self.accelerator.prepare(module, optimizer)
+        if self.ema and self.accelerator.distributed_type == DistributedType.FSDP:
+            self.ema.module = self.accelerator.prepare(self.ema.module)
+        if step:
+            saved = self.checkpoints.load_optimizers(step)
+            for name, optimizer in self.optimizers.items():
+                load_optimizer_state(self.modules[name], optimizer, saved["optimizers"][name])
+            if self.accelerator.scaler is not None and saved["scaler"]:
+                self.accelerator.scaler.load_state_dict(saved["scaler"])
+        return step
+
+    def _stored_modules(self, modules: dict[str, nn.Module]) -> dict[str, nn.Module]:
+        """What a checkpoint holds one weights file each of."""
+        return {**modules, **self.task.state, **({"ema": self.ema.module} if self.ema else {})}
+
+    def _check_same_run(self, info: dict, step: int) -> None:
+        if info["global_batch"] != self.global_batch:
+            warn(
+                f"the global batch was {info['global_batch']} and is now {self.global_batch}; data order changes"
+            )
+        for section in IDENTITY_SECTIONS:
+            difference = first_difference(info["identity"].get(section), self.config.get(section), section)
+            if difference:
+                raise ConfigError(
+                    f"{self.checkpoints.path(step)} was trained with another model: {difference};"
+                    " choose another experiment.output_dir"
+                )
+        if info["seed"] != self.experiment.seed:
+            raise ConfigError(
+                f"experiment.seed={self.experiment.seed}, but {self.folder} was begun with {info['seed']};"
+                " choose another experiment.output_dir"
+            )
+
+    def _announce(self, step: int) -> None:
+        settings = self.training
+        rows: dict[str, object] = {
+            "output": self.folder,
+            "device": f"{distributed.world_size()} x {self.device.type}, precision {settings.mixed_precision}",
+            "batch": f"{settings.per_gpu_batch_size} per process x {distributed.world_size()} processes x "
+            f"{settings.gradient_accumulation_steps} accumulated = {self.global_batch}",
+            "examples": f"{len(self.source)}, {settings.max_steps * self.global_batch / len(self.source):.1f} epochs",
+            "steps": f"{step} done of {settings.max_steps}",
+        }
+        for name, module in self.raw.items():
+            for child, part in module.named_children():
+                rows[f"{name}.{child}"] = f"{count(sum(p.numel() for p in part.parameters()))} parameters"
+            rows[name] = f"{count(sum(p.numel() for p in module.parameters()))} parameters in all"
+        banner(self.experiment.name, rows)
+
+    def _catch_signals(self) -> None:
+        def note(number: int, frame: FrameType | None) -> None:
+            self.stop_signal = number
+
+        signal.signal(signal.SIGTERM, note)
+        signal.signal(signal.SIGINT, note)
+
+    # ---- one step ----------------------------------------------------------------------------------------------
+
+    def _batches(self, step: int) -> Iterator[Batch]:
+        return iter(
+            train_loader(
+                self.source,
+                seed=self.experiment.seed,
+                batch_size=self.training.per_gpu_batch_size,
+                accumulation=self.training.gradient_accumulation_steps,
+                num_processes=distributed.world_size(),
+                process_index=distributed.rank(),
+                start_step=step,
+                num_workers=self.training.num_workers,
+                pin_memory=self.device.type == "cuda",
+            )
+        )
+
+    def _set_learning_rates(self, step: int) -> dict[str, float]:
+        rates = {}
+        for phase in self.phases:
+            own, total = step - phase.start, self.training.max_steps - phase.start
+            rate = learning_rate(
+                max(0, own),
+                peak=self.task.optimizers[phase.module].learning_rate,
+                base=self.task.optimizers["model"].learning_rate,
+                settings=self.schedule,
+                total=total,
+            )
+            for group in self.optimizers[phase.module].param_groups:
+                group["lr"] = rate
+            rates[phase.module] = rate
+        return rates
+
+    def _update(self, step: int, batches: Iterator[Batch], progress: Progress) -> None:
+        """One optimizer update of every active phase, over all accumulated micro-batches."""
+        for module in self.modules.values():
+            module.train()
+        for _ in range(self.training.gradient_accumulation_steps):
+            clock = Clock()
+            batch = self._to_device(next(batches))
+            progress.waited += clock.lap()
+            context = StepContext(
+                step=step,
+                modules=self.modules,
+                raw=self.raw,
+                random=ExampleRandom(self.experiment.seed, batch["positions"]),
+                device=self.device,
+            )
+            with self.accelerator.accumulate(*self.modules.values()):
+                for phase in self.phases:
+                    if step >= phase.start:
+                        self._run_phase(phase, batch, context)
+
+    def _run_phase(self, phase: Phase, batch: Batch, context: StepContext) -> None:
+        loss, scalars = phase.loss(batch, context)
+        optimizer, module = self.optimizers[phase.module], self.modules[phase.module]
+        self.accelerator.backward(loss)
+        if self.accelerator.sync_gradients and self.training.max_grad_norm is not None:
+            norm = self.accelerator.clip_grad_norm_(module.parameters(), self.training.max_grad_norm)
+            scalars = {**scalars, f"gradient_norm/{phase.module}": norm}
+        optimizer.step()
+        optimizer.zero_grad()
+        self.meters.add(scalars)
+
+    def _to_device(self, batch: Batch) -> Batch:
+        self.skipped.add(batch.pop("skipped"), len(batch["positions"]))
+        positions = batch["positions"]
+        batch = {
+            k: v.to(self.device, non_blocking=True) if torch.is_tensor(v) else v for k, v in batch.items()
+        }
+        batch["positions"] = positions  # random numbers are drawn on the CPU
+        if "images" in batch:
+            batch["images"] = to_float(batch["images"])
+        return batch
+
+    # ---- after a step: fixed order -----------------------------------------------------------------------------
+
+    def _after_step(self, step: int, rates: dict[str, float], progress: Progress) -> None:
+        settings = self.training
+        last = step == settings.max_steps
+        if self.ema:
+            self.ema.update(self.raw["model"], step)
+
+        def due(every: int) -> bool:
+            return last or (every > 0 and step % every == 0)
+
+        if due(settings.log_every) or step == 1:
+            self._log(step, rates, progress)
+        stop = self._stop_requested(step)
+        with progress.pause():
+            if due(settings.evaluate_every):
+                self._evaluate(step)
+            if due(settings.preview_every) and distributed.is_main():
+                self._preview(step)
+            if due(settings.save_every) or stop:
+                self._save(step)
+        if stop and not last:
+            say(
+                f"stopped by signal {self.stop_signal} after step {step}; run the same command again to go on"
+            )
+            sys.exit(128 + (self.stop_signal or signal.SIGTERM))
+
+    def _stop_requested(self, step: int) -> bool:
+        if not distributed.is_active():
+            return self.stop_signal is not None
+        if step % 10:  # asking the other processes costs a synchronisation
+            return False
+        flag = torch.tensor(float(self.stop_signal is not None), device=self.device)
+        return bool(distributed.all_reduce_sum(flag) > 0)
+
+    def _log(self, step: int, rates: dict[str, float], progress: Progress) -> None:
+        scalars = self.meters.take(self.device)
+        self.skipped.report()
+        wrong = [n for n, v in scalars.items() if v != v or abs(v) == float("inf")]
+        # The fp16 loss scaler finds its scale by overflowing, so only its gradient norms may be infinite.
+        wrong = [
+            n for n in wrong if not (self.accelerator.scaler is not None and n.startswith("gradient_norm"))
+        ]
+        if wrong:
+            raise ConfigError(
+                f"step {step}: {', '.join(wrong)} is not finite; the last checkpoint is untouched. Try a lower"
+                " optimizer.learning_rate, a longer warm-up, gradient clipping, or bf16 in place of fp16"
+            )
+        scalars |= {f"learning_rate/{name}": rate for name, rate in rates.items()}
+        scalars |= progress.lap(step)
+        self.tracker.log(step, "train", scalars)
+        say(progress.line(step, scalars, rates["model"]))
+
+    @torch.no_grad()
+    def _evaluate(self, step: int) -> None:
+        self.model.eval()
+        self.measured = self.task.evaluate(self.model, self.device)
+        self.tracker.log(step, "evaluate", self.measured)
+        say(f"step {step:>6} evaluate | " + " | ".join(f"{n} {v:.4g}" for n, v in self.measured.items()))
+
+    @torch.no_grad()
+    def _preview(self, step: int) -> None:
+        self.model.eval()
+        for picture in self.task.preview(self.model, self.device):
+            save_png(self.folder / "previews" / f"{picture.name}-{step:08d}.png", picture.image)
+            save_png(self.folder / f"{picture.name}.png", picture.image)
+            self.tracker.picture(step, picture.name, picture.image)
+
+    def _save(self, step: int) -> None:
+        modules = self._stored_modules(self.modules)
+        states = {name: module_state(self.accelerator, module) for name, module in modules.items()}
+        optimizers = {n: optimizer_state(self.modules[n], o) for n, o in self.optimizers.items()}
+        scaler = self.accelerator.scaler.state_dict() if self.accelerator.scaler is not None else None
+        if distributed.is_main():
+            info = {
+                "seed": self.experiment.seed,
+                "global_batch": self.global_batch,
+                "identity": {s: self.config[s] for s in IDENTITY_SECTIONS if s in self.config},
+                "config": self.config,
+            }
+            self.checkpoints.save(step, states, {"optimizers": optimizers, "scaler": scaler}, info)
+        distributed.barrier()
+
+    def _finish(self) -> None:
+        state = module_state(self.accelerator, self.ema.module if self.ema else self.modules["model"])
+        if distributed.is_main():
+            write_json(self.folder / "metrics.json", self.measured)
+            draw_curves({self.experiment.name: self.folder}, self.folder / "curves.png")
+            save_weights(self.folder / "model.safetensors", state)
+        self.tracker.close()
+        distributed.barrier()
+        say(
+            f"finished: {self.folder / 'model.safetensors'} and config.yaml beside it are loadable as a model"
+        )
