@@ -1,0 +1,182 @@
+"""Perceptual loss of tokenizer training: LPIPS and ConvNeXt-S terms with frozen, loaded weights."""
+
+import pickle
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from modeling.losses.convnext import ConvNeXtDistance
+from modeling.losses.lpips import LPIPS, torchvision_vgg16_name
+
+
+def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
+    """Tensors of a `.safetensors` file or of a state dict saved by torch, without running code from the file.
+
+    Raises:
+        FileNotFoundError: naming the path.
+        ValueError: if the file is damaged or holds anything but tensors.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"weight file {path} does not exist")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise ValueError(f"weight file {path} cannot be read: {error}") from error
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise ValueError(f"weight file {path} is not a state dict of tensors")
+    return state
+
+
+def load_frozen(
+    module: nn.Module, paths: str | Sequence[str], rename: Callable[[str], str | None] = lambda name: name
+) -> None:
+    """Load one or several files into a module; together they must hold every entry.
+
+    Args:
+        module: receives the weights.
+        paths: files; entries of later ones win.
+        rename: maps a name in a file to a name in the module, None to leave the entry out.
+
+    Raises:
+        FileNotFoundError: naming the path.
+        ValueError: naming entries that are missing, unexpected or of another shape.
+    """
+    paths = [paths] if isinstance(paths, str) else list(paths)
+    found: dict[str, torch.Tensor] = {}
+    for path in paths:
+        for name, tensor in read_state_dict(path).items():
+            target = rename(name)
+            if target is not None:
+                found[target] = tensor
+    expected = module.state_dict()
+    # Constants such as the colour scaling are known here; public files may leave them out.
+    constants = {name: tensor for name, tensor in module.named_buffers() if name in expected}
+    found = {**constants, **found}
+    wrong = sorted(expected.keys() ^ found.keys())
+    wrong += sorted(k for k in expected.keys() & found.keys() if expected[k].shape != found[k].shape)
+    if wrong:
+        shown = ", ".join(wrong[:4]) + (" ..." if len(wrong) > 4 else "")
+        raise ValueError(
+            f"{', '.join(map(str, paths))} does not fit {type(module).__name__}: {len(wrong)} entries are "
+            f"missing, unexpected or of another shape: {shown}"
+        )
+    module.load_state_dict(found)
+
+
+def lpips_entry(name: str) -> str | None:
+    """Name inside `LPIPS` of an entry of an LPIPS file, of its linear heads, or of torchvision's VGG-16."""
+    if name.startswith(("features.", "classifier.")):
+        return torchvision_vgg16_name(name)
+    return name
+
+
+class PerceptualLoss(nn.Module):
+    """(w_l LPIPS + w_c ConvNeXt) / (w_l + w_c).
+
+    The networks are frozen and always in eval mode; gradient flows to the reconstructions only. They are
+    arguments because weights have to come from somewhere; `load_perceptual_loss` reads them from files.
+
+    Args:
+        lpips: network of the LPIPS term, None exactly if its weight is 0.
+        convnext: network of the ConvNeXt term, None exactly if its weight is 0.
+        lpips_weight: w_l, at least 0.
+        convnext_weight: w_c, at least 0.
+
+    Raises:
+        ValueError: for a negative weight, two zeros, or a network that does not match its weight.
+    """
+
+    def __init__(
+        self,
+        *,
+        lpips: LPIPS | None,
+        convnext: ConvNeXtDistance | None,
+        lpips_weight: float,
+        convnext_weight: float,
+    ) -> None:
+        super().__init__()
+        _check_weights(lpips_weight, convnext_weight)
+        if (lpips is not None) != (lpips_weight > 0) or (convnext is not None) != (convnext_weight > 0):
+            raise ValueError("a perceptual network must be given exactly if its weight is above 0")
+        self.lpips_share = lpips_weight / (lpips_weight + convnext_weight)
+        self.convnext_share = convnext_weight / (lpips_weight + convnext_weight)
+        self.lpips = lpips
+        self.convnext = convnext
+        self.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> "PerceptualLoss":
+        """Stay in eval mode whatever is asked: the networks measure and are never trained."""
+        return super().train(False)
+
+    def forward(self, images: torch.Tensor, reconstructions: torch.Tensor) -> torch.Tensor:
+        """Scalar distance, in float32 whatever the autocast state.
+
+        Args:
+            images: [B, 3, H, W] in [0, 1], H and W at least 16.
+            reconstructions: the same shape, about [0, 1].
+        """
+        total = images.new_zeros((), dtype=torch.float32)
+        with torch.autocast(images.device.type, enabled=False):
+            images, reconstructions = images.float(), reconstructions.float()
+            if self.lpips is not None:
+                total = total + self.lpips_share * self.lpips(images, reconstructions).mean()
+            if self.convnext is not None:
+                total = total + self.convnext_share * self.convnext(images, reconstructions)
+        return total
+
+
+def _check_weights(lpips_weight: float, convnext_weight: float) -> None:
+    if lpips_weight < 0 or convnext_weight < 0 or lpips_weight + convnext_weight == 0:
+        raise ValueError(
+            f"lpips_weight={lpips_weight} and convnext_weight={convnext_weight} "
+            "must be at least 0 and not both 0"
+        )
+
+
+def load_perceptual_loss(
+    *,
+    lpips_weight: float,
+    convnext_weight: float,
+    lpips_path: str | Sequence[str] | None = None,
+    convnext_path: str | None = None,
+) -> PerceptualLoss:
+    """Build the perceptual loss with weights from local files; a term with weight 0 is neither built nor run.
+
+    Args:
+        lpips_weight: weight of the LPIPS term, at least 0.
+        convnext_weight: weight of the ConvNeXt term, at least 0.
+        lpips_path: one file with all LPIPS entries, or several that make them up together (torchvision's
+            VGG-16 and the linear heads).
+        convnext_path: torchvision's ConvNeXt-S state dict.
+
+    Raises:
+        ValueError: for unusable weights, a path that is not given although its weight is above 0, or a
+            file that is damaged or does not fit.
+        FileNotFoundError: naming a missing file.
+    """
+    _check_weights(lpips_weight, convnext_weight)
+    for key, weight, path in (
+        ("lpips", lpips_weight, lpips_path),
+        ("convnext", convnext_weight, convnext_path),
+    ):
+        if weight > 0 and not path:
+            raise ValueError(
+                f"{key}_weight={weight} needs {key}_path, a local weight file; or set {key}_weight=0"
+            )
+    lpips = convnext = None
+    if lpips_weight > 0 and lpips_path:
+        lpips = LPIPS()
+        load_frozen(lpips, lpips_path, lpips_entry)
+    if convnext_weight > 0 and convnext_path:
+        convnext = ConvNeXtDistance()
+        load_frozen(convnext.net, convnext_path)
+    return PerceptualLoss(
+        lpips=lpips, convnext=convnext, lpips_weight=lpips_weight, convnext_weight=convnext_weight
+    )

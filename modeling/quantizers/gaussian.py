@@ -1,0 +1,93 @@
+"""Variational bottleneck: diagonal Gaussian posterior (arXiv:1312.6114) over every latent token."""
+
+import torch
+
+from modeling.quantizers.output import Quantizer, QuantizerOutput
+
+LOGVAR_RANGE = (-30.0, 20.0)
+
+
+class DiagonalGaussian:
+    """A Gaussian with diagonal covariance, in float32.
+
+    Args:
+        parameters: [B, 2C, H, W]; first half mean, second half log-variance, clamped to [-30, 20] (no
+            gradient outside).
+    """
+
+    def __init__(self, parameters: torch.Tensor) -> None:
+        self.mean, logvar = parameters.float().chunk(2, dim=1)
+        self.logvar = logvar.clamp(*LOGVAR_RANGE)
+
+    @property
+    def std(self) -> torch.Tensor:
+        """Standard deviation [B, C, H, W]."""
+        return torch.exp(0.5 * self.logvar)
+
+    @property
+    def var(self) -> torch.Tensor:
+        """Variance [B, C, H, W]."""
+        return torch.exp(self.logvar)
+
+    def sample(self, noise: torch.Tensor | None = None) -> torch.Tensor:
+        """mean + std * noise, [B, C, H, W]; None draws from the device's global generator."""
+        noise = torch.randn_like(self.mean) if noise is None else noise
+        return self.mean + self.std * noise
+
+    def mode(self) -> torch.Tensor:
+        """The most likely value, [B, C, H, W]."""
+        return self.mean
+
+    def kl(self) -> torch.Tensor:
+        """KL divergence from the standard normal, nats per token [B, W], summed over channels and height."""
+        return 0.5 * (self.mean.square() + self.var - 1.0 - self.logvar).sum(dim=(1, 2))
+
+
+class GaussianQuantizer(Quantizer):
+    """Continuous bottleneck of the VAE tokenizers; it owns no parameters.
+
+    Args:
+        code_dim: channels C of a sample; the encoder delivers 2C.
+    """
+
+    def __init__(self, *, code_dim: int) -> None:
+        super().__init__()
+        self.codebook_size = None
+        self.code_dim = code_dim
+        self.latent_channels = 2 * code_dim
+        self.bits_per_token = None
+
+    def forward(self, latents: torch.Tensor, noise: torch.Tensor | None = None) -> QuantizerOutput:
+        """Sample in training or when noise is given, otherwise return the mode.
+
+        Args:
+            latents: [B, 2C, 1, N].
+            noise: standard normal [B, C, 1, N], or None.
+
+        Returns:
+            quantized [B, C, 1, N], no tokens, `kl_loss` = KL summed over tokens and channels, averaged over
+            images.
+        """
+        posterior = DiagonalGaussian(latents)
+        sampled = self.training or noise is not None
+        quantized = posterior.sample(noise) if sampled else posterior.mode()
+        return QuantizerOutput(
+            quantized=quantized,
+            tokens=None,
+            losses={"kl_loss": posterior.kl().sum() / latents.shape[0]},
+            posterior=posterior,
+        )
+
+    def lookup(self, tokens: torch.Tensor) -> torch.Tensor:
+        """A continuous bottleneck has no codes to look up.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(
+            "a Gaussian bottleneck has no codebook; decode latents [B, code_dim, 1, N] instead of tokens"
+        )
+
+    def encode(self, latents: torch.Tensor) -> torch.Tensor:
+        """The mode [B, C, 1, N] of latents [B, 2C, 1, N]."""
+        return DiagonalGaussian(latents).mode()

@@ -1,0 +1,158 @@
+"""Vector quantization (arXiv:1711.00937) with optional cosine codes and online codebook clustering."""
+
+import math
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from common.distributed import all_gather_cat, all_reduce_sum, rank
+from modeling.quantizers.output import Quantizer, QuantizerOutput
+
+USAGE_DECAY = 0.99
+
+
+def squared_distances(vectors: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+    """|e_k|^2 - 2 v_m e_k for vectors v [M, C] and codes e [K, C]: [M, K], in one fused product.
+
+    The squared distance up to |v_m|^2, which does not change which code is nearest to a vector.
+    """
+    return torch.addmm(codes.square().sum(dim=1), vectors, codes.t(), alpha=-2)
+
+
+class VectorQuantizer(Quantizer):
+    """Nearest-code bottleneck with straight-through gradient.
+
+    Online clustering (CVQ-VAE, arXiv:2307.15139): on every training forward, codes that are rarely used are
+    moved to the encoder feature nearest to them, over the batch of all processes. The codebook is still
+    trained by gradient.
+
+    Args:
+        codebook_size: number of codes K.
+        code_dim: channels C of latents and codes.
+        commitment_cost: weight beta of the commitment term.
+        use_l2_norm: compare and emit unit vectors (cosine codes).
+        online_clustering: keep the usage buffer `embed_prob` [K] and revive codes in training mode.
+
+    Raises:
+        ValueError: for a size below 1.
+    """
+
+    def __init__(
+        self,
+        *,
+        codebook_size: int,
+        code_dim: int,
+        commitment_cost: float = 0.25,
+        use_l2_norm: bool = False,
+        online_clustering: bool = False,
+    ) -> None:
+        super().__init__()
+        if codebook_size < 1 or code_dim < 1:
+            raise ValueError(f"codebook_size={codebook_size} and code_dim={code_dim} must be at least 1")
+        self.codebook_size = codebook_size
+        self.code_dim = code_dim
+        self.latent_channels = code_dim
+        self.bits_per_token = math.log2(codebook_size)
+        self.commitment_cost = commitment_cost
+        self.use_l2_norm = use_l2_norm
+        self.online_clustering = online_clustering
+        self.embedding = nn.Embedding(codebook_size, code_dim)
+        nn.init.uniform_(self.embedding.weight, -1.0 / codebook_size, 1.0 / codebook_size)
+        if online_clustering:
+            self.register_buffer("embed_prob", torch.zeros(codebook_size))
+
+    def forward(self, latents: torch.Tensor, noise: torch.Tensor | None = None) -> QuantizerOutput:
+        """Replace every latent by its nearest code.
+
+        Args:
+            latents: [B, C, H, W].
+            noise: must be None; this bottleneck is deterministic.
+
+        Returns:
+            quantized [B, C, H, W], tokens [B, H * W], losses with v the (normalised) latents and q the codes:
+            `commitment_loss` = beta mean((sg[q] - v)^2), `codebook_loss` = mean((q - sg[v])^2), and their sum
+            `quantizer_loss`.
+
+        Raises:
+            ValueError: if noise is given.
+        """
+        if noise is not None:
+            raise ValueError("a vector quantizer takes no noise; noise belongs to the Gaussian bottleneck")
+        batch, _, height, width = latents.shape
+        with torch.autocast(latents.device.type, enabled=False):
+            features, vectors = self._vectors(latents)
+            with torch.no_grad():
+                distances = squared_distances(vectors, self._unit(self.embedding.weight.float()))
+                tokens = distances.argmin(dim=1)
+            quantized = self._select(tokens)
+            commitment_loss = self.commitment_cost * F.mse_loss(vectors, quantized.detach())
+            codebook_loss = F.mse_loss(quantized, vectors.detach())
+            quantized = vectors + (quantized - vectors).detach()
+            if self.online_clustering and self.training:
+                self._revive_codes(features.detach(), vectors.detach(), tokens)
+        return QuantizerOutput(
+            quantized=quantized.view(batch, height, width, -1).permute(0, 3, 1, 2),
+            tokens=tokens.view(batch, height * width),
+            losses={
+                "quantizer_loss": commitment_loss + codebook_loss,
+                "commitment_loss": commitment_loss,
+                "codebook_loss": codebook_loss,
+            },
+        )
+
+    def lookup(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Codes of tokens [B, N] as [B, C, 1, N]; unit vectors with `use_l2_norm`."""
+        return self._select(tokens).transpose(1, 2).unsqueeze(2)
+
+    @torch.no_grad()
+    def encode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Tokens [B, H * W] of latents [B, C, H, W]; never moves codes."""
+        with torch.autocast(latents.device.type, enabled=False):
+            vectors = self._vectors(latents)[1]
+            distances = squared_distances(vectors, self._unit(self.embedding.weight.float()))
+        return distances.argmin(dim=1).view(latents.shape[0], -1)
+
+    def _vectors(self, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Float32 features [M, C] of latents [B, C, H, W]: as they are, and as compared with the codes."""
+        features = latents.float().permute(0, 2, 3, 1).reshape(-1, self.code_dim)
+        return features, self._unit(features)
+
+    def _unit(self, vectors: torch.Tensor) -> torch.Tensor:
+        """Unit vectors with `use_l2_norm`, otherwise unchanged."""
+        return F.normalize(vectors, dim=-1) if self.use_l2_norm else vectors
+
+    def _select(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Codebook rows [..., C].
+
+        Rows are gathered before they are normalised: less work, and autograd keeps no reference to the
+        codebook, which online clustering changes in place.
+        """
+        return self._unit(self.embedding(tokens).float())
+
+    @torch.no_grad()
+    def _revive_codes(self, features: torch.Tensor, vectors: torch.Tensor, tokens: torch.Tensor) -> None:
+        """Move rarely used codes to their nearest feature of the global batch (arXiv:2307.15139, eq. 4-6).
+
+        Every process reports only its nearest feature per code: K x (C + 2) numbers of traffic, whatever the
+        number of tokens. Losses and outputs of the running step used the codebook before this update.
+
+        Args:
+            features: un-normalised latents of this process [M, C].
+            vectors: the same as compared with the codes [M, C].
+            tokens: [M].
+        """
+        ones = self.embed_prob.new_ones(tokens.shape)
+        counts = all_reduce_sum(torch.zeros_like(self.embed_prob).index_add_(0, tokens, ones))
+        self.embed_prob.lerp_(counts / counts.sum(), 1.0 - USAGE_DECAY)
+
+        # |v|^2 - 2 e v: a second product is far cheaper on a CPU than a reduction across rows of the first.
+        codes = self._unit(self.embedding.weight.float())
+        nearest_distance, nearest = squared_distances(codes, vectors).min(dim=1)
+        owner = all_gather_cat(nearest_distance[None]).argmin(dim=0)  # rank with the globally nearest feature
+        anchors = all_reduce_sum(features[nearest] * (owner == rank())[:, None])
+
+        # 1 for a code that is never used, e^-1000 at uniform usage
+        scale = self.codebook_size * 10.0 / (1.0 - USAGE_DECAY)
+        strength = torch.exp(-self.embed_prob * scale - 1e-3)[:, None]
+        self.embedding.weight.lerp_(anchors.to(self.embedding.weight.dtype), strength)

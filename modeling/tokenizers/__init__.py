@@ -1,0 +1,7 @@
+"""Image tokenizers, by the name used in configurations."""
+
+from modeling.tokenizers.base import Tokenizer
+from modeling.tokenizers.maskgit_vqgan import MaskGITVQGAN
+from modeling.tokenizers.titok import TiTok
+
+TOKENIZERS: dict[str, type[Tokenizer]] = {"titok": TiTok, "maskgit_vqgan": MaskGITVQGAN}

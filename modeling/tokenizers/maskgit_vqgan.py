@@ -1,0 +1,244 @@
+"""MaskGIT's VQGAN (arXiv:2202.04200), f = 16: the frozen 2-D tokenizer behind two-stage TiTok.
+
+All convolutions use SAME padding; GroupNorm has 32 groups and eps 1e-6.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from modeling.layers.conv import SameConv2d
+from modeling.quantizers.output import QuantizerOutput
+from modeling.quantizers.vq import squared_distances
+from modeling.tokenizers.base import Tokenizer, TokenizerOutput
+
+
+def _norm(channels: int) -> nn.GroupNorm:
+    return nn.GroupNorm(32, channels, eps=1e-6)
+
+
+class ResBlock(nn.Module):
+    """Two convolutions with pre-activation.
+
+    Where the width changes, the released network adds a 1x1 convolution of the block's *own output* and drops
+    the input, so there is no skip connection; the weights depend on it.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.norm1 = _norm(in_channels)
+        self.conv1 = SameConv2d(in_channels, out_channels, 3, bias=False)
+        self.norm2 = _norm(out_channels)
+        self.conv2 = SameConv2d(out_channels, out_channels, 3, bias=False)
+        changes_width = in_channels != out_channels
+        self.nin_shortcut = SameConv2d(out_channels, out_channels, 1, bias=False) if changes_width else None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[B, in_channels, H, W] -> [B, out_channels, H, W]."""
+        hidden = self.conv1(F.silu(self.norm1(x)))
+        hidden = self.conv2(F.silu(self.norm2(hidden)))
+        return hidden + (x if self.nin_shortcut is None else self.nin_shortcut(hidden))
+
+
+class Level(nn.Module):
+    """Residual blocks of one resolution; optionally nearest x2 up-sampling and a convolution after them."""
+
+    def __init__(self, in_channels: int, out_channels: int, num_blocks: int, upsample: bool = False) -> None:
+        super().__init__()
+        self.block = nn.Sequential(
+            *(ResBlock(in_channels if i == 0 else out_channels, out_channels) for i in range(num_blocks))
+        )
+        self.upsample_conv = SameConv2d(out_channels, out_channels, 3) if upsample else None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[B, in_channels, H, W] -> [B, out_channels, H, W], or [..., 2H, 2W] when up-sampling."""
+        x = self.block(x)
+        if self.upsample_conv is None:
+            return x
+        return self.upsample_conv(F.interpolate(x, scale_factor=2, mode="nearest"))
+
+
+class VQGANEncoder(nn.Module):
+    """[B, 3, H, W] -> [B, code_dim, H / f, W / f]; 2x2 average pooling between levels."""
+
+    def __init__(
+        self, *, base_channels: int, multipliers: Sequence[int], num_blocks: int, code_dim: int
+    ) -> None:
+        super().__init__()
+        widths = [base_channels * m for m in (1, *multipliers)]
+        self.conv_in = SameConv2d(3, base_channels, 3, bias=False)
+        self.down = nn.ModuleList(
+            Level(widths[i], widths[i + 1], num_blocks) for i in range(len(multipliers))
+        )
+        self.mid = nn.Sequential(*(ResBlock(widths[-1], widths[-1]) for _ in range(num_blocks)))
+        self.norm_out = _norm(widths[-1])
+        self.conv_out = SameConv2d(widths[-1], code_dim, 1)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Continuous features of images in [0, 1]."""
+        x = self.conv_in(images)
+        for index, level in enumerate(self.down):
+            x = level(F.avg_pool2d(x, 2) if index else x)
+        return self.conv_out(F.silu(self.norm_out(self.mid(x))))
+
+
+class VQGANDecoder(nn.Module):
+    """[B, code_dim, h, w] -> [B, 3, f h, f w], not clamped; levels are stored fine to coarse."""
+
+    def __init__(
+        self, *, base_channels: int, multipliers: Sequence[int], num_blocks: int, code_dim: int
+    ) -> None:
+        super().__init__()
+        widths = [base_channels * m for m in multipliers]
+        inputs = [*widths[1:], widths[-1]]
+        self.upscale = 2 ** (len(multipliers) - 1)
+        self.conv_in = SameConv2d(code_dim, widths[-1], 3)
+        self.mid = nn.Sequential(*(ResBlock(widths[-1], widths[-1]) for _ in range(num_blocks)))
+        self.up = nn.ModuleList(
+            Level(inputs[i], widths[i], num_blocks, upsample=i > 0) for i in range(len(multipliers))
+        )
+        self.norm_out = _norm(widths[0])
+        self.conv_out = SameConv2d(widths[0], 3, 3)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Images of (mixtures of) codes."""
+        x = self.mid(self.conv_in(features))
+        for level in reversed(self.up):
+            x = level(x)
+        return self.conv_out(F.silu(self.norm_out(x)))
+
+
+class PixelCodebook(nn.Module):
+    """The VQGAN's codes: nearest-code look-up, and soft mixing for the second stage of TiTok.
+
+    Args:
+        codebook_size: number of codes K.
+        code_dim: channels C.
+    """
+
+    def __init__(self, *, codebook_size: int, code_dim: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(codebook_size, code_dim)
+        nn.init.uniform_(self.embedding.weight, -1.0 / codebook_size, 1.0 / codebook_size)
+
+    def forward(self, features: torch.Tensor) -> QuantizerOutput:
+        """Quantize features [B, C, h, w] to the nearest codes (squared distance, float32), straight-through.
+
+        In `quantizer_loss` = mean((sg[q] - h)^2) + 0.25 mean((q - sg[h])^2) the commitment factor multiplies
+        the codebook term, unlike in `VectorQuantizer`.
+        """
+        with torch.autocast(features.device.type, enabled=False):
+            features = features.float()
+            with torch.no_grad():
+                vectors = features.permute(0, 2, 3, 1).flatten(0, 2)
+                tokens = squared_distances(vectors, self.embedding.weight.float()).argmin(dim=1)
+                tokens = tokens.view(features.shape[0], -1)
+            codes = self.lookup(tokens, features.shape[2:])
+            loss = F.mse_loss(features, codes.detach()) + 0.25 * F.mse_loss(codes, features.detach())
+            quantized = features + (codes - features).detach()
+        return QuantizerOutput(quantized=quantized, tokens=tokens, losses={"quantizer_loss": loss})
+
+    def lookup(self, tokens: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+        """Codes of row-major tokens [B, h * w] as [B, C, h, w]."""
+        return self.embedding(tokens).transpose(1, 2).unflatten(2, tuple(size))
+
+    def mix(self, logits: torch.Tensor) -> torch.Tensor:
+        """Expected code under softmax(logits): [B, K, h, w] -> [B, C, h, w]; differentiable."""
+        weights = logits.softmax(dim=1)
+        return F.linear(weights.movedim(1, -1), self.embedding.weight.t()).movedim(-1, 1)
+
+
+class MaskGITVQGAN(Tokenizer):
+    """Stand-alone VQGAN tokenizer; tokens are the row-major codes of an image.
+
+    Args:
+        image_size: image side, which sets `num_tokens`; `encode` accepts other sizes too.
+        base_channels: width of the finest level, a multiple of 32.
+        multipliers: widths of the levels relative to it; the down-sampling factor is 2^(levels - 1).
+        num_blocks: residual blocks per level.
+        codebook_size: number of codes.
+        code_dim: channels of a code.
+
+    Raises:
+        ValueError: if the image is not a whole number of codes wide, or the width does not fit GroupNorm.
+    """
+
+    def __init__(
+        self,
+        *,
+        image_size: int = 256,
+        base_channels: int = 128,
+        multipliers: Sequence[int] = (1, 1, 2, 2, 4),
+        num_blocks: int = 2,
+        codebook_size: int = 1024,
+        code_dim: int = 256,
+    ) -> None:
+        super().__init__()
+        check_base_channels(base_channels)
+        shape = dict(
+            base_channels=base_channels, multipliers=multipliers, num_blocks=num_blocks, code_dim=code_dim
+        )
+        self.encoder = VQGANEncoder(**shape)
+        self.decoder = VQGANDecoder(**shape)
+        self.quantize = PixelCodebook(codebook_size=codebook_size, code_dim=code_dim)
+        if image_size % self.decoder.upscale:
+            raise ValueError(f"image_size={image_size} must be a multiple of {self.decoder.upscale}")
+        self._num_tokens = (image_size // self.decoder.upscale) ** 2
+
+    @property
+    def num_tokens(self) -> int:
+        """Codes per image."""
+        return self._num_tokens
+
+    @property
+    def codebook_size(self) -> int:
+        """Number of codes."""
+        return self.quantize.embedding.num_embeddings
+
+    @property
+    def bits_per_image(self) -> float:
+        """num_tokens log2(codebook_size)."""
+        return self.num_tokens * math.log2(self.codebook_size)
+
+    @torch.no_grad()
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
+        """[B, 3, H, W] in [0, 1] -> tokens int64 [B, (H / f) (W / f)], row-major."""
+        tokens = self.quantize(self.encoder(images)).tokens
+        assert tokens is not None
+        return tokens
+
+    @torch.no_grad()
+    def decode(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Images [B, 3, f h, f w] clamped to [0, 1], of tokens [B, h, w] or of a flattened square [B, h * h].
+
+        Raises:
+            ValueError: if flat tokens do not form a square.
+        """
+        if tokens.ndim == 3:
+            size = tokens.shape[1:]
+        else:
+            side = math.isqrt(tokens.shape[1])
+            if side * side != tokens.shape[1]:
+                raise ValueError(f"{tokens.shape[1]} tokens do not form a square; pass them as [B, h, w]")
+            size = (side, side)
+        return self.decoder(self.quantize.lookup(tokens.flatten(1), size)).clamp(0.0, 1.0)
+
+    def forward(self, images: torch.Tensor, noise: torch.Tensor | None = None) -> TokenizerOutput:
+        """Quantized reconstruction with straight-through gradient, not clamped.
+
+        Raises:
+            ValueError: if noise is given; this tokenizer is deterministic.
+        """
+        if noise is not None:
+            raise ValueError("a VQGAN takes no noise")
+        result = self.quantize(self.encoder(images))
+        return TokenizerOutput(self.decoder(result.quantized), result.tokens, result.quantized, result.losses)
+
+
+def check_base_channels(base_channels: int) -> None:
+    """Raise ValueError unless 32 groups fit into the narrowest level."""
+    if base_channels < 32 or base_channels % 32:
+        raise ValueError(f"base_channels={base_channels} must be a multiple of 32 (group normalisation)")

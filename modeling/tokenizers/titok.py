@@ -1,0 +1,236 @@
+"""TiTok: an image as a short sequence of tokens without 2-D layout (arXiv:2406.07550, arXiv:2501.07730)."""
+
+from functools import partial
+
+import torch
+
+from modeling.layers.initialization import init_vit_weights, scaled_embedding
+from modeling.quantizers.output import Quantizer, QuantizerOutput
+from modeling.tokenizers.base import Tokenizer, TokenizerOutput
+from modeling.tokenizers.maskgit_vqgan import MaskGITVQGAN, PixelCodebook, VQGANDecoder, check_base_channels
+from modeling.tokenizers.titok_parts import (
+    PixelTokenDecoder,
+    ProxyTokenDecoder,
+    ReviewedTokenEncoder,
+    TokenEncoder,
+)
+
+LAYOUTS = ("single_stage", "proxy", "two_stage")
+PIXEL_DECODER_MULTIPLIERS = (1, 1, 2, 2, 4)
+
+
+class TiTok(Tokenizer):
+    """One-dimensional image tokenizer. State-dict names are those of the released checkpoints.
+
+    Layouts:
+        single_stage: the decoder predicts pixels; trained in one stage.
+        proxy: first of two stages; the decoder predicts the codes of a frozen MaskGIT-VQGAN, and images
+            are replaced by logits [B, proxy_codebook_size, g, g] in `decode`, `decode_latents` and
+            `reconstructions`.
+        two_stage: second stage; the expected VQGAN code under those logits goes through a pixel decoder.
+            Encoder, queries and quantizer are frozen: no gradient, always in eval mode, losses zero.
+
+    Args:
+        quantizer: the bottleneck.
+        image_size: side of the square images.
+        num_latent_tokens: tokens per image N.
+        encoder_hidden_size, encoder_depth, encoder_num_heads: encoder transformer.
+        decoder_hidden_size, decoder_depth, decoder_num_heads: decoder transformer.
+        encoder_patch_size, decoder_patch_size: patch sides; must divide `image_size`.
+        layout: one of `LAYOUTS`.
+        activation_checkpointing: recompute transformer blocks in the backward pass to save memory.
+        proxy_codebook_size: codes of the VQGAN (proxy and two_stage only).
+        proxy_code_dim: channels of such a code (two_stage only).
+        pixel_decoder_channels: base width of the pixel decoder, a multiple of 32 (two_stage only).
+
+    Raises:
+        ValueError: for an unknown layout or sizes that do not fit together.
+    """
+
+    def __init__(
+        self,
+        *,
+        quantizer: Quantizer,
+        image_size: int,
+        num_latent_tokens: int,
+        encoder_hidden_size: int,
+        encoder_depth: int,
+        encoder_num_heads: int,
+        decoder_hidden_size: int,
+        decoder_depth: int,
+        decoder_num_heads: int,
+        encoder_patch_size: int,
+        decoder_patch_size: int,
+        layout: str = "single_stage",
+        activation_checkpointing: bool = False,
+        proxy_codebook_size: int = 1024,
+        proxy_code_dim: int = 256,
+        pixel_decoder_channels: int = 128,
+    ) -> None:
+        super().__init__()
+        _check_layout(layout, num_latent_tokens, quantizer)
+        self.image_size = image_size
+        self.layout = layout
+        single_stage = layout == "single_stage"
+        shared = dict(
+            image_size=image_size,
+            num_latent_tokens=num_latent_tokens,
+            activation_checkpointing=activation_checkpointing,
+        )
+        self.latent_tokens = scaled_embedding(num_latent_tokens, encoder_hidden_size)
+        self.encoder = (TokenEncoder if single_stage else ReviewedTokenEncoder)(
+            **shared,
+            patch_size=encoder_patch_size,
+            latent_channels=quantizer.latent_channels,
+            hidden_size=encoder_hidden_size,
+            depth=encoder_depth,
+            num_heads=encoder_num_heads,
+        )
+        decoder = PixelTokenDecoder if single_stage else partial(ProxyTokenDecoder, proxy_codebook_size)
+        self.decoder = decoder(
+            **shared,
+            patch_size=decoder_patch_size,
+            code_dim=quantizer.code_dim,
+            hidden_size=decoder_hidden_size,
+            depth=decoder_depth,
+            num_heads=decoder_num_heads,
+        )
+        self.encoder.apply(init_vit_weights)
+        self.decoder.apply(init_vit_weights)
+        self.quantize = quantizer
+        if layout == "two_stage":
+            self._add_pixel_decoder(proxy_codebook_size, proxy_code_dim, pixel_decoder_channels)
+            self._freeze_encoder()
+
+    def _add_pixel_decoder(self, codebook_size: int, code_dim: int, base_channels: int) -> None:
+        """Attach the VQGAN half that turns proxy logits into pixels."""
+        check_base_channels(base_channels)
+        self.pixel_quantize = PixelCodebook(codebook_size=codebook_size, code_dim=code_dim)
+        self.pixel_decoder = VQGANDecoder(
+            base_channels=base_channels,
+            multipliers=PIXEL_DECODER_MULTIPLIERS,
+            num_blocks=2,
+            code_dim=code_dim,
+        )
+        if self.decoder.patch_size != self.pixel_decoder.upscale:
+            raise ValueError(
+                f"decoder_patch_size={self.decoder.patch_size} must be {self.pixel_decoder.upscale} "
+                "with layout='two_stage' (the pixel decoder's up-sampling)"
+            )
+
+    def _freeze_encoder(self) -> None:
+        self.latent_tokens.requires_grad_(False)
+        for module in (self.encoder, self.quantize):
+            module.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> "TiTok":
+        """Switch between training and eval mode; the frozen encoder side of two_stage stays in eval mode."""
+        super().train(mode)
+        if self.layout == "two_stage":
+            self.encoder.eval()
+            self.quantize.eval()
+        return self
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens per image N."""
+        return self.latent_tokens.shape[0]
+
+    @property
+    def codebook_size(self) -> int | None:
+        """Number of codes, None for a Gaussian bottleneck."""
+        return self.quantize.codebook_size
+
+    @property
+    def bits_per_image(self) -> float | None:
+        """N log2(codebook_size), None for a Gaussian bottleneck."""
+        bits = self.quantize.bits_per_token
+        return None if bits is None else self.num_tokens * bits
+
+    @property
+    def predicts_pixels(self) -> bool:
+        """Whether `decode` gives images; False for layout proxy."""
+        return self.layout != "proxy"
+
+    def encode_latents(self, images: torch.Tensor) -> torch.Tensor:
+        """Encoder output before the bottleneck: [B, 3, S, S] in [0, 1] -> [B, latent_channels, 1, N].
+
+        Raises:
+            ValueError: if the images have another size than the model.
+        """
+        if images.shape[1:] != (3, self.image_size, self.image_size):
+            size = self.image_size
+            raise ValueError(
+                f"images must be [B, 3, {size}, {size}] for this tokenizer, got {tuple(images.shape)}"
+            )
+        return self.encoder(images, self.latent_tokens)
+
+    def decode_latents(self, quantized: torch.Tensor) -> torch.Tensor:
+        """Decoder input [B, C, 1, N] -> images [B, 3, S, S], not clamped (proxy: logits [B, K, g, g])."""
+        decoded = self.decoder(quantized)
+        if self.layout == "two_stage":
+            return self.pixel_decoder(self.pixel_quantize.mix(decoded))
+        return decoded
+
+    @torch.no_grad()
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
+        """Images to tokens int64 [B, N], or to the mode [B, C, 1, N]; never moves codes."""
+        latents = self.encode_latents(images)
+        return self.quantize.encode(latents)
+
+    @torch.no_grad()
+    def decode(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Tokens [B, N] (or [B, 1, N]) to images, not clamped; with a Gaussian bottleneck latents [B, C, 1,
+        N]."""
+        if not self.is_discrete:
+            return self.decode_latents(tokens)
+        return self.decode_latents(self.quantize.lookup(tokens.view(tokens.shape[0], -1)))
+
+    def forward(self, images: torch.Tensor, noise: torch.Tensor | None = None) -> TokenizerOutput:
+        """Encode, quantize and decode with gradient.
+
+        Args:
+            images: [B, 3, S, S] in [0, 1].
+            noise: standard normal [B, C, 1, N] for a Gaussian bottleneck; None draws it in training mode and
+                uses the mode in eval mode.
+
+        Returns:
+            reconstructions (layout proxy: logits) and what the bottleneck returned.
+        """
+        result = self._bottleneck(images, noise)
+        return TokenizerOutput(
+            reconstructions=self.decode_latents(result.quantized),
+            tokens=result.tokens,
+            quantized=result.quantized,
+            losses=result.losses,
+            posterior=result.posterior,
+        )
+
+    def _bottleneck(self, images: torch.Tensor, noise: torch.Tensor | None) -> QuantizerOutput:
+        if self.layout != "two_stage":
+            return self.quantize(self.encode_latents(images), noise)
+        with torch.no_grad():
+            result = self.quantize(self.encode_latents(images), noise)
+        result.losses = {name: torch.zeros_like(loss) for name, loss in result.losses.items()}
+        return result
+
+    @torch.no_grad()
+    def copy_pixel_decoder(self, vqgan: MaskGITVQGAN) -> None:
+        """Start the second stage from a trained VQGAN: copy its decoder and codebook (layout two_stage only).
+
+        Raises:
+            ValueError: for another layout.
+        """
+        if self.layout != "two_stage":
+            raise ValueError(f"layout={self.layout!r} has no pixel decoder; use layout='two_stage'")
+        self.pixel_decoder.load_state_dict(vqgan.decoder.state_dict())
+        self.pixel_quantize.load_state_dict(vqgan.quantize.state_dict())
+
+
+def _check_layout(layout: str, num_latent_tokens: int, quantizer: Quantizer) -> None:
+    if layout not in LAYOUTS:
+        raise ValueError(f"layout={layout!r} is unknown; choose one of {list(LAYOUTS)}")
+    if num_latent_tokens < 1:
+        raise ValueError(f"num_latent_tokens={num_latent_tokens} must be at least 1")
+    if layout == "two_stage" and quantizer.codebook_size is None:
+        raise ValueError("layout='two_stage' freezes a discrete bottleneck; a Gaussian one cannot be used")
