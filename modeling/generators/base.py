@@ -1,0 +1,79 @@
+"""What every generator offers, so that training and sampling need not know which one they hold.
+
+Labels are class indices `0 ... num_classes - 1`; the extra label `num_classes` means "no class": it trains
+the unconditional branch of classifier-free guidance. Which table rows they read is the generator's business.
+"""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+
+def drop_labels(labels: Tensor, uniform: Tensor, probability: float, none_label: int) -> Tensor:
+    """Replace a label by `none_label` where `uniform < probability` (label dropout, arXiv 2207.12598).
+
+    Args:
+        labels: int64 `[B]`.
+        uniform: `[B]` numbers in `[0, 1)`, one per sample, so that the result depends on nothing else.
+        probability: 0 keeps every label, 1 drops every label.
+        none_label: the generator's "no class" label.
+    """
+    return torch.where(uniform < probability, none_label, labels)
+
+
+class DecodeSession(ABC):
+    """One generation in flight: owns its caches, so a model can serve any number of sessions at a time."""
+
+    @abstractmethod
+    def next_logits(self, tokens: Tensor | None) -> Tensor:
+        """Feed the newest tokens and predict the ones after them.
+
+        Args:
+            tokens: None in the first call, then int64 `[R]`: what was chosen for the previous position.
+
+        Returns:
+            Logits `[R, codebook_size]` of the next position, for each of the session's `R` rows.
+        """
+
+
+class Generator(nn.Module, ABC):
+    """Predicts `num_tokens` tokens of `0 ... codebook_size - 1` per image from a label."""
+
+    def __init__(self, *, codebook_size: int, num_classes: int, num_tokens: int) -> None:
+        super().__init__()
+        for key, value in (("codebook_size", codebook_size), ("num_tokens", num_tokens)):
+            if value < 1:
+                raise ValueError(f"{key}={value} must be at least 1")
+        if num_classes < 0:
+            raise ValueError(f"num_classes={num_classes} must be at least 0")
+        self.codebook_size = codebook_size
+        self.num_classes = num_classes
+        self.num_tokens = num_tokens
+
+    @property
+    def none_label(self) -> int:
+        """The label that stands for "no class"."""
+        return self.num_classes
+
+
+class AutoregressiveGenerator(Generator):
+    """Predicts tokens one after the other."""
+
+    @abstractmethod
+    def forward(self, tokens: Tensor, labels: Tensor, orders: Tensor | None = None) -> Tensor:
+        """Teacher-forced logits of a whole sequence.
+
+        Args:
+            tokens: int64 `[B, N]`, raster order.
+            labels: int64 `[B]`, `0 ... num_classes` (the last one: no class).
+            orders: int64 `[B, N]`, one permutation of `0 ... N-1` per sample: `orders[b, k]` is the raster
+                position of the k-th token of the sequence. None is raster order.
+
+        Returns:
+            Logits `[B, N + 1, codebook_size]`: row k predicts the k-th token of the sequence, row N nothing.
+        """
+
+    @abstractmethod
+    def start_decoding(self, labels: Tensor) -> DecodeSession:
+        """Begin generating, in raster order, one row per label (int64 `[R]`, `0 ... num_classes`)."""

@@ -1,0 +1,247 @@
+"""RAR: randomized autoregressive image generation (arXiv 2411.00776).
+
+A causal transformer over `cls, class, token_1 ... token_N`. In training the tokens may come in any order; a
+target-aware positional table tells each position where the token lies that it has to predict:
+
+    sequence index     0      1       2        ...  k+2       ...  N+1
+    content            cls    class   t[o_0]        t[o_k]         t[o_{N-1}]
+    own place  (P)     0      1       2+o_0         2+o_k          2+o_{N-1}
+    next place (Q)     -      2+o_0   2+o_1         2+o_{k+1}      -
+    step       (S)     0      1       2             k+2            N+1
+    predicts           -      t[o_0]  t[o_1]        t[o_{k+1}]     -
+
+Module and parameter names are those of the released checkpoints.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from modeling.generators.base import AutoregressiveGenerator
+from modeling.generators.orders import permute_tokens
+from modeling.generators.rar_decoding import RARDecodeSession
+from modeling.layers.adaln import ModulatedNorm, Modulation, activate, modulate
+
+_EPS = 1e-6  # of every layer norm
+_PREFIX = 2  # sequence positions before the first token: cls and class
+
+
+class CausalAttention(nn.Module):
+    """Multi-head causal self-attention with layer norm on queries and keys."""
+
+    def __init__(self, *, hidden_size: int, num_heads: int, dropout: float, attention_dropout: float) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.head_dim = hidden_size // num_heads
+        self.attention_dropout = attention_dropout
+        self.qkv = nn.Linear(hidden_size, 3 * hidden_size)
+        self.q_norm = nn.LayerNorm(self.head_dim, eps=_EPS)
+        self.k_norm = nn.LayerNorm(self.head_dim, eps=_EPS)
+        self.proj = nn.Linear(hidden_size, hidden_size)
+        self.proj_drop = nn.Dropout(dropout)
+
+    def heads(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """`[..., 3D]` -> normed queries, normed keys, values; `[..., H, d]` each, of one dtype."""
+        query, key, value = qkv.unflatten(-1, (3, self.num_heads, self.head_dim)).unbind(-3)
+        # Under autocast layer norm returns float32; the fused kernels want one dtype for all three.
+        return self.q_norm(query).to(value.dtype), self.k_norm(key).to(value.dtype), value
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[B, T, D] -> [B, T, D]`."""
+        query, key, value = (t.transpose(1, 2) for t in self.heads(self.qkv(x)))
+        dropout = self.attention_dropout if self.training else 0.0
+        # No mask tensor: that would rule out the flash kernel.
+        mixed = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=True)
+        return self.proj_drop(self.proj(mixed.transpose(1, 2).flatten(2)))
+
+
+class MLP(nn.Module):
+    """Linear, exact GELU, linear; dropout after each of the last two."""
+
+    def __init__(self, *, hidden_size: int, mlp_size: int, dropout: float) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(hidden_size, mlp_size)
+        self.fc2 = nn.Linear(mlp_size, hidden_size)
+        self.drop = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[..., D] -> [..., D]`."""
+        return self.drop(self.fc2(self.drop(F.gelu(self.fc1(x)))))
+
+
+class RARBlock(nn.Module):
+    """Pre-norm transformer block with adaLN shifts, scales and gates."""
+
+    def __init__(
+        self, *, hidden_size: int, num_heads: int, mlp_size: int, dropout: float, attention_dropout: float
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(hidden_size, eps=_EPS)
+        self.attn = CausalAttention(
+            hidden_size=hidden_size,
+            num_heads=num_heads,
+            dropout=dropout,
+            attention_dropout=attention_dropout,
+        )
+        self.norm2 = nn.LayerNorm(hidden_size, eps=_EPS)
+        self.mlp = MLP(hidden_size=hidden_size, mlp_size=mlp_size, dropout=dropout)
+        self.adaLN_modulation = Modulation(hidden_size=hidden_size, chunks=6)
+
+    def forward(self, x: Tensor, activated: Tensor, rows: Tensor | None) -> Tensor:
+        """Training pass.
+
+        Args:
+            x: `[B, T, D]`.
+            activated: `[R, T, D]`, the distinct conditions after SiLU.
+            rows: int64 `[B]`, which condition a sample has; None if sample b has condition b (`R = B`).
+        """
+        modulation = self.adaLN_modulation.project(activated)
+        if rows is not None:
+            modulation = modulation.index_select(0, rows)
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = modulation.chunk(6, dim=-1)
+        x = x + gate_a * self.attn(modulate(self.norm1(x), shift_a, scale_a))
+        return x + gate_m * self.mlp(modulate(self.norm2(x), shift_m, scale_m))
+
+
+class RAR(AutoregressiveGenerator):
+    """Class-conditional autoregressive transformer with per-position adaLN.
+
+    Args:
+        codebook_size: tokens are `0 ... codebook_size - 1`.
+        num_classes: labels are `0 ... num_classes - 1`, and `num_classes` for "no class".
+        num_tokens: tokens per image (N).
+        hidden_size: width D, a multiple of `num_heads`.
+        depth: number of blocks.
+        num_heads: attention heads.
+        mlp_size: inner width of the MLPs.
+        dropout: on attention output, after GELU and on MLP output, in training mode.
+        attention_dropout: on attention weights, in training mode.
+        extra_position_rows: rows of both positional tables beyond N. Two are read; the released checkpoints
+            carry 1024.
+        extra_step_rows: rows of the step table beyond N. Two are read; released: 100.
+        activation_checkpointing: recompute blocks in the backward pass instead of storing their activations.
+    """
+
+    def __init__(
+        self,
+        *,
+        codebook_size: int,
+        num_classes: int,
+        num_tokens: int,
+        hidden_size: int,
+        depth: int,
+        num_heads: int,
+        mlp_size: int,
+        dropout: float = 0.0,
+        attention_dropout: float = 0.0,
+        extra_position_rows: int = 1024,
+        extra_step_rows: int = 100,
+        activation_checkpointing: bool = False,
+    ) -> None:
+        super().__init__(codebook_size=codebook_size, num_classes=num_classes, num_tokens=num_tokens)
+        if hidden_size % num_heads:
+            raise ValueError(f"hidden_size={hidden_size} must be a multiple of num_heads={num_heads}")
+        extras = {"extra_position_rows": extra_position_rows, "extra_step_rows": extra_step_rows}
+        for key, value in extras.items():
+            if value < _PREFIX:
+                raise ValueError(f"{key}={value} must be at least {_PREFIX}: cls and class need a row each")
+        self.hidden_size = hidden_size
+        self.depth = depth
+        self.num_heads = num_heads
+        self.activation_checkpointing = activation_checkpointing
+        position_rows = num_tokens + extra_position_rows
+        self.cls_token = nn.Parameter(torch.empty(1, 1, hidden_size))
+        self.pos_embed = nn.Parameter(torch.empty(1, position_rows, hidden_size))
+        self.target_aware_pos_embed = nn.Parameter(torch.empty(1, position_rows, hidden_size))
+        self.timesteps_embeddings = nn.Parameter(torch.empty(1, num_tokens + extra_step_rows, hidden_size))
+        self.blocks = nn.ModuleList(
+            RARBlock(
+                hidden_size=hidden_size,
+                num_heads=num_heads,
+                mlp_size=mlp_size,
+                dropout=dropout,
+                attention_dropout=attention_dropout,
+            )
+            for _ in range(depth)
+        )
+        # Codebook, an unused mask row that belongs to the checkpoints, classes, "no class".
+        self.embeddings = nn.Embedding(codebook_size + 1 + num_classes + 1, hidden_size)
+        self.adaln_before_head = ModulatedNorm(hidden_size=hidden_size, eps=_EPS)
+        self.lm_head = nn.Linear(hidden_size, codebook_size)
+        self._initialise()
+
+    @torch.no_grad()
+    def _initialise(self) -> None:
+        """Truncated normal (std 0.02) weights and tables, zero biases, zero cls token, zero adaLN."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+            if isinstance(module, nn.Linear):
+                nn.init.zeros_(module.bias)
+        for table in (self.pos_embed, self.target_aware_pos_embed, self.timesteps_embeddings):
+            nn.init.trunc_normal_(table, std=0.02)
+        nn.init.zeros_(self.cls_token)
+        for module in self.modules():
+            if isinstance(module, Modulation):
+                module.zero_()
+
+    def embed_labels(self, labels: Tensor) -> Tensor:
+        """int64 `[...]` labels `0 ... num_classes` -> `[..., D]`."""
+        return self.embeddings(labels + (self.codebook_size + 1))
+
+    def _embed_sequence(self, tokens: Tensor, labels: Tensor, orders: Tensor | None) -> Tensor:
+        """Input of the first block, `[B, N + 2, D]` (table in the module docstring)."""
+        batch, num_tokens = tokens.shape
+        own, target = self.pos_embed[0], self.target_aware_pos_embed[0]
+        places = slice(_PREFIX, _PREFIX + num_tokens) if orders is None else orders + _PREFIX
+        own_places, target_places = (
+            table[places][None] if orders is None else F.embedding(places, table) for table in (own, target)
+        )
+        content = torch.cat(
+            [
+                (self.embed_labels(labels) + own[1])[:, None],
+                self.embeddings(permute_tokens(tokens, orders)) + own_places,
+            ],
+            dim=1,
+        )
+        content = content + F.pad(target_places, (0, 0, 0, 1))  # the last position has nothing to predict
+        cls = (self.cls_token + own[0]).expand(batch, -1, -1)
+        return torch.cat([cls, content], dim=1)
+
+    def _conditions(self, labels: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Activated conditions `silu(E[label] + S[i])`, `[R, N + 2, D]`, and the row of each sample.
+
+        adaLN is a third of the linear work. Samples of one class share it as soon as the batch is larger than
+        the number of classes; then all classes get a row, which keeps shapes static and needs no look at the
+        labels. Otherwise (None) every sample has its own row.
+        """
+        steps = self.timesteps_embeddings[0, : self.num_tokens + _PREFIX]
+        rows = None
+        if labels.shape[0] > self.num_classes + 1:
+            rows, labels = labels, torch.arange(self.num_classes + 1, device=labels.device)
+        return activate(self.embed_labels(labels)[:, None] + steps), rows
+
+    def forward(self, tokens: Tensor, labels: Tensor, orders: Tensor | None = None) -> Tensor:
+        """Teacher-forced logits `[B, N + 1, V]`; see `AutoregressiveGenerator.forward`.
+
+        Raises:
+            ValueError: `tokens` are not `[B, num_tokens]`.
+        """
+        if tokens.ndim != 2 or tokens.shape[1] != self.num_tokens:
+            raise ValueError(f"tokens have shape {list(tokens.shape)}, expected [B, {self.num_tokens}]")
+        x = self._embed_sequence(tokens, labels, orders)
+        activated, rows = self._conditions(labels)
+        for block in self.blocks:
+            if self.activation_checkpointing and torch.is_grad_enabled():
+                x = checkpoint(block, x, activated, rows, use_reentrant=False)
+            else:
+                x = block(x, activated, rows)
+        modulation = self.adaln_before_head.adaLN_modulation.project(activated[:, 1:])
+        if rows is not None:
+            modulation = modulation.index_select(0, rows)
+        return self.lm_head(self.adaln_before_head(x[:, 1:], modulation))
+
+    def start_decoding(self, labels: Tensor) -> RARDecodeSession:
+        """Begin generating one row per label; see `AutoregressiveGenerator.start_decoding`."""
+        return RARDecodeSession(self, labels)

@@ -1,0 +1,124 @@
+"""Sampling from autoregressive generators, one token per step."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from modeling.generators.base import AutoregressiveGenerator
+from modeling.sampling.guidance import guide, power_cosine_schedule
+
+
+def sample_uniforms(seed: int, indices: Sequence[int] | Tensor, num_tokens: int) -> Tensor:
+    """The random numbers of the samples with the given indices: one per token, from a stream of its own.
+
+    A sample's row depends on (seed, index) alone, so batch size and number of processes don't matter.
+
+    Args:
+        seed, indices: non-negative; they form the key of a counter-based generator (Philox).
+        num_tokens: length of a row.
+
+    Returns:
+        float64 `[len(indices), num_tokens]` in `[0, 1)`, on the CPU.
+
+    Raises:
+        ValueError: `seed` or an index is negative.
+    """
+    indices = indices.tolist() if isinstance(indices, Tensor) else list(indices)
+    if min([seed, *indices]) < 0:
+        raise ValueError(f"seed={seed} and sample indices must not be negative")
+    rows = np.empty((len(indices), num_tokens))
+    for row, index in zip(rows, indices, strict=True):
+        key = np.array([seed, index], dtype=np.uint64)
+        row[:] = np.random.Generator(np.random.Philox(key=key)).random(num_tokens)
+    return torch.from_numpy(rows)
+
+
+def choose_tokens(logits: Tensor, temperature: float, uniform: Tensor | None) -> Tensor:
+    """Draw from `softmax(logits / temperature)` by inverting its distribution function.
+
+    Args:
+        logits: `[B, V]`.
+        temperature: 0 takes the most likely token.
+        uniform: float64 `[B]` in `[0, 1)`; may be None if the temperature is 0.
+
+    Returns:
+        int64 `[B]`.
+    """
+    if temperature == 0:
+        return logits.argmax(dim=-1)
+    # float64: a float32 sum over a large codebook would lose its unlikely tokens.
+    cumulative = (logits.double() / temperature).softmax(dim=-1).cumsum(dim=-1)
+    threshold = uniform[:, None] * cumulative[:, -1:]
+    tokens = torch.searchsorted(cumulative, threshold, right=True)[:, 0]
+    return tokens.clamp_(max=logits.shape[-1] - 1)  # the threshold may be rounded up to the total
+
+
+def _check(
+    model: AutoregressiveGenerator, labels: Tensor, temperature: float, uniforms: Tensor | None
+) -> None:
+    if labels.ndim != 1 or labels.shape[0] == 0:
+        raise ValueError(f"labels have shape {list(labels.shape)}, expected [B] with B >= 1")
+    if temperature < 0:
+        raise ValueError(f"temperature={temperature} must not be negative (0 takes the most likely token)")
+    if uniforms is None:
+        if temperature > 0:
+            raise ValueError(f"temperature={temperature} needs uniforms; only temperature 0 goes without")
+    elif uniforms.shape != (labels.shape[0], model.num_tokens):
+        expected = [labels.shape[0], model.num_tokens]
+        raise ValueError(f"uniforms have shape {list(uniforms.shape)}, expected {expected}")
+
+
+def sample(
+    model: AutoregressiveGenerator,
+    labels: Tensor,
+    *,
+    guidance_scale: float,
+    guidance_power: float,
+    temperature: float,
+    uniforms: Tensor | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Tensor:
+    """Generate the tokens of one image per label.
+
+    Dropout is off whatever the mode of the model. Guidance runs both halves in one batch; scale 0 (no
+    guidance) and 1 (guidance without effect) run the conditional half only. After the start nothing waits for
+    the device.
+
+    Args:
+        model: an autoregressive generator; `labels` live on its device.
+        labels: int64 `[B]`, `0 ... num_classes`.
+        guidance_scale: final guidance weight; 0 switches guidance off.
+        guidance_power: shape of the rise from 1 to the scale; 0 is constant.
+        temperature: divides the guided logits; 0 takes the most likely token.
+        uniforms: `[B, N]` in `[0, 1)`, one number per token (`sample_uniforms`). Sample b depends on row b
+            alone. May be None if the temperature is 0.
+        progress: called as `progress(done, total)` after every step.
+
+    Returns:
+        int64 `[B, N]` in raster order.
+
+    Raises:
+        ValueError: a shape, label or setting is out of range.
+    """
+    _check(model, labels, temperature, uniforms)
+    weights = power_cosine_schedule(model.num_tokens, guidance_scale, guidance_power)
+    guided = guidance_scale not in (0, 1)
+    with torch.inference_mode():
+        rows = torch.cat([labels, torch.full_like(labels, model.none_label)]) if guided else labels
+        session = model.start_decoding(rows)
+        if uniforms is not None:
+            uniforms = uniforms.to(device=labels.device, dtype=torch.float64)
+        tokens = labels.new_empty(labels.shape[0], model.num_tokens)
+        newest = None
+        for step, weight in enumerate(weights):
+            logits = session.next_logits(newest).float()
+            if guided:
+                logits = guide(logits, weight)
+            chosen = choose_tokens(logits, temperature, None if uniforms is None else uniforms[:, step])
+            tokens[:, step] = chosen
+            newest = chosen.repeat(2) if guided else chosen
+            if progress is not None:
+                progress(step + 1, model.num_tokens)
+    return tokens.clone()  # an ordinary tensor, usable under autograd
