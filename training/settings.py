@@ -54,7 +54,10 @@ class TrainingSettings:
     max_grad_norm: float | None = option(1.0, "global L2 norm of the gradient is clipped to this; null = off")
     ema_decay: float | None = option(None, "moving average of the weights; it becomes the final model")
     compile: bool | Literal["auto"] = option(False, "torch.compile; auto = where a compiler is found")
-    enable_tf32: bool = option(True, "TensorFloat-32 matrix products on NVIDIA GPUs")
+    matmul_precision: Literal["highest", "high", "medium"] = option(
+        "high",
+        "of float32 matrix products: highest = exact, high = TF32 on GPUs, medium = bfloat16 inside where faster",
+    )
     num_workers: int = option(4, "data loading processes per training process")
     log_every: int = option(50)
     preview_every: int = option(5000)

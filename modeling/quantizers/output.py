@@ -49,6 +49,10 @@ class Quantizer(nn.Module, ABC):
     def forward(self, latents: torch.Tensor, noise: torch.Tensor | None = None) -> QuantizerOutput:
         """Quantize latents [B, latent_channels, H, W]; `noise` is for stochastic bottlenecks only."""
 
+    def normalize(self, latents: torch.Tensor) -> torch.Tensor:
+        """Latents on the scale of the codes, float32, with gradient: what an infinitely fine codebook would emit."""
+        return latents.float()
+
     @abstractmethod
     def lookup(self, tokens: torch.Tensor) -> torch.Tensor:
         """Decoder input [B, code_dim, 1, N] of tokens [B, N]."""

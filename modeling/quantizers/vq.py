@@ -27,15 +27,20 @@ class VectorQuantizer(Quantizer):
     moved to the encoder feature nearest to them, over the batch of all processes. The codebook is still
     trained by gradient.
 
+    Dead-code revival (arXiv:2005.00341, section 3): codes whose usage falls below `revive_below` / K restart at random
+    features of the batch of all processes. It spreads codes over the features, where online clustering draws many
+    codes to the same ones; it suits small data sets and short runs.
+
     Args:
         codebook_size: number of codes K.
         code_dim: channels C of latents and codes.
         commitment_cost: weight beta of the commitment term.
         use_l2_norm: compare and emit unit vectors (cosine codes).
         online_clustering: keep the usage buffer `embed_prob` [K] and revive codes in training mode.
+        revive_below: usage, relative to uniform usage, under which a code restarts in training mode; 0 is off.
 
     Raises:
-        ValueError: for a size below 1.
+        ValueError: for a size below 1, or both ways of revival at once.
     """
 
     def __init__(
@@ -46,8 +51,11 @@ class VectorQuantizer(Quantizer):
         commitment_cost: float = 0.25,
         use_l2_norm: bool = False,
         online_clustering: bool = False,
+        revive_below: float = 0.0,
     ) -> None:
         super().__init__()
+        if online_clustering and revive_below > 0:
+            raise ValueError(f"online_clustering=true and revive_below={revive_below} exclude each other")
         if codebook_size < 1 or code_dim < 1:
             raise ValueError(f"codebook_size={codebook_size} and code_dim={code_dim} must be at least 1")
         self.codebook_size = codebook_size
@@ -59,8 +67,12 @@ class VectorQuantizer(Quantizer):
         self.online_clustering = online_clustering
         self.embedding = nn.Embedding(codebook_size, code_dim)
         nn.init.uniform_(self.embedding.weight, -1.0 / codebook_size, 1.0 / codebook_size)
+        self.revive_below = revive_below
         if online_clustering:
             self.register_buffer("embed_prob", torch.zeros(codebook_size))
+        elif revive_below > 0:
+            self.register_buffer("embed_prob", torch.full((codebook_size,), 1.0 / codebook_size))
+            self.register_buffer("revivals", torch.zeros((), dtype=torch.int64))
 
     def forward(self, latents: torch.Tensor, noise: torch.Tensor | None = None) -> QuantizerOutput:
         """Replace every latent by its nearest code.
@@ -91,6 +103,8 @@ class VectorQuantizer(Quantizer):
             quantized = vectors + (quantized - vectors).detach()
             if self.online_clustering and self.training:
                 self._revive_codes(features.detach(), vectors.detach(), tokens)
+            elif self.revive_below > 0 and self.training:
+                self._restart_dead_codes(features.detach(), tokens)
         return QuantizerOutput(
             quantized=quantized.view(batch, height, width, -1).permute(0, 3, 1, 2),
             tokens=tokens.view(batch, height * width),
@@ -100,6 +114,10 @@ class VectorQuantizer(Quantizer):
                 "codebook_loss": codebook_loss,
             },
         )
+
+    def normalize(self, latents: torch.Tensor) -> torch.Tensor:
+        """Latents [B, C, H, W] as they are compared with the codes: unit vectors with `use_l2_norm`."""
+        return F.normalize(latents.float(), dim=1) if self.use_l2_norm else latents.float()
 
     def lookup(self, tokens: torch.Tensor) -> torch.Tensor:
         """Codes of tokens [B, N] as [B, C, 1, N]; unit vectors with `use_l2_norm`."""
@@ -142,9 +160,7 @@ class VectorQuantizer(Quantizer):
             vectors: the same as compared with the codes [M, C].
             tokens: [M].
         """
-        ones = self.embed_prob.new_ones(tokens.shape)
-        counts = all_reduce_sum(torch.zeros_like(self.embed_prob).index_add_(0, tokens, ones))
-        self.embed_prob.lerp_(counts / counts.sum(), 1.0 - USAGE_DECAY)
+        self._track_usage(tokens)
 
         # |v|^2 - 2 e v: a second product is far cheaper on a CPU than a reduction across rows of the first.
         codes = self._unit(self.embedding.weight.float())
@@ -156,3 +172,25 @@ class VectorQuantizer(Quantizer):
         scale = self.codebook_size * 10.0 / (1.0 - USAGE_DECAY)
         strength = torch.exp(-self.embed_prob * scale - 1e-3)[:, None]
         self.embedding.weight.lerp_(anchors.to(self.embedding.weight.dtype), strength)
+
+    @torch.no_grad()
+    def _track_usage(self, tokens: torch.Tensor) -> None:
+        """Moving average of the share of the global batch that each code receives; tokens [M] of this process."""
+        ones = self.embed_prob.new_ones(tokens.shape)
+        counts = all_reduce_sum(torch.zeros_like(self.embed_prob).index_add_(0, tokens, ones))
+        self.embed_prob.lerp_(counts / counts.sum(), 1.0 - USAGE_DECAY)
+
+    @torch.no_grad()
+    def _restart_dead_codes(self, features: torch.Tensor, tokens: torch.Tensor) -> None:
+        """Put rarely used codes on random features [M, C] of the global batch, and give them a fresh average.
+
+        The choice depends on the number of updates alone, so every process, and a resumed run, makes the same one.
+        """
+        self._track_usage(tokens)
+        self.revivals += 1
+        generator = torch.Generator().manual_seed(int(self.revivals))
+        pool = all_gather_cat(features)
+        chosen = torch.randint(len(pool), (self.codebook_size,), generator=generator).to(pool.device)
+        dead = self.embed_prob < self.revive_below / self.codebook_size
+        self.embedding.weight.copy_(torch.where(dead[:, None], pool[chosen], self.embedding.weight))
+        self.embed_prob.copy_(torch.where(dead, 1.0 / self.codebook_size, self.embed_prob))

@@ -186,18 +186,22 @@ class TiTok(Tokenizer):
             return self.decode_latents(tokens)
         return self.decode_latents(self.quantize.lookup(tokens.view(tokens.shape[0], -1)))
 
-    def forward(self, images: torch.Tensor, noise: torch.Tensor | None = None) -> TokenizerOutput:
+    def forward(
+        self, images: torch.Tensor, noise: torch.Tensor | None = None, bypass: torch.Tensor | None = None
+    ) -> TokenizerOutput:
         """Encode, quantize and decode with gradient.
 
         Args:
             images: [B, 3, S, S] in [0, 1].
             noise: standard normal [B, C, 1, N] for a Gaussian bottleneck; None draws it in training mode and
                 uses the mode in eval mode.
+            bypass: bool [B]; where true, the decoder sees the latents as they are instead of their codes. A soft
+                start of the bottleneck: encoder and decoder learn to speak before codes carry the message.
 
         Returns:
             reconstructions (layout proxy: logits) and what the bottleneck returned.
         """
-        result = self._bottleneck(images, noise)
+        result = self._bottleneck(images, noise, bypass)
         return TokenizerOutput(
             reconstructions=self.decode_latents(result.quantized),
             tokens=result.tokens,
@@ -206,9 +210,16 @@ class TiTok(Tokenizer):
             posterior=result.posterior,
         )
 
-    def _bottleneck(self, images: torch.Tensor, noise: torch.Tensor | None) -> QuantizerOutput:
+    def _bottleneck(
+        self, images: torch.Tensor, noise: torch.Tensor | None, bypass: torch.Tensor | None
+    ) -> QuantizerOutput:
         if self.layout != "two_stage":
-            return self.quantize(self.encode_latents(images), noise)
+            latents = self.encode_latents(images)
+            result = self.quantize(latents, noise)
+            if bypass is not None:
+                latents = self.quantize.normalize(latents)
+                result.quantized = torch.where(bypass[:, None, None, None], latents, result.quantized)
+            return result
         with torch.no_grad():
             result = self.quantize(self.encode_latents(images), noise)
         result.losses = {name: torch.zeros_like(loss) for name, loss in result.losses.items()}

@@ -73,7 +73,10 @@ class ReconstructionTask(Task):
         if not tokenizer.is_discrete:
             shape = (tokenizer.quantize.code_dim, 1, tokenizer.num_tokens)
             noise = context.random.normal("bottleneck", *shape).to(context.device)
-        output = context.modules["model"](images, noise)
+        bypass, share = None, self.loss.quantized_share(context.step)
+        if share < 1:
+            bypass = (context.random.uniform("bypass") >= share).to(context.device)
+        output = context.modules["model"](images, noise, bypass)
         context.shared["reconstructions"] = output.reconstructions.detach()
         return self.loss.generator(
             images, output.reconstructions, output.losses, context.raw.get("discriminator"), context.step

@@ -34,6 +34,10 @@ class TokenizerLossSettings:
     reconstruction_loss: Literal["l1", "l2"] = option("l2", "pixel loss")
     reconstruction_weight: float = option(1.0)
     quantizer_weight: float = option(1.0, "VQ: commitment and codebook terms")
+    quantize_start: int = option(0, "soft start: before this step images bypass the codebook")
+    quantize_end: int = option(
+        0, "soft start: from this step on every image is quantized; the share rises linearly"
+    )
     kl_weight: float = option(1e-6, "VAE: KL divergence, summed per image")
     logvar_init: float = option(0.0, "VAE: log-variance by which the pixel loss is divided")
     perceptual_weight: float = option(0.0)
@@ -45,6 +49,10 @@ class TokenizerLossSettings:
     lecam_ema_decay: float = option(0.999)
 
     def __post_init__(self) -> None:
+        if self.quantize_end < self.quantize_start:
+            raise ConfigError(
+                f"quantize_end={self.quantize_end} is before quantize_start={self.quantize_start}"
+            )
         if self.perceptual_weight and not (self.perceptual.lpips_weight or self.perceptual.convnext_weight):
             raise ConfigError(
                 f"perceptual_weight={self.perceptual_weight} needs perceptual.lpips_weight or .convnext_weight"
@@ -68,6 +76,11 @@ class TokenizerLoss(nn.Module):
         self.lecam = (
             LeCam(decay=settings.lecam_ema_decay) if settings.lecam_regularization_weight > 0 else None
         )
+
+    def quantized_share(self, step: int) -> float:
+        """Share of images whose latents are quantized at a step (soft start of the bottleneck)."""
+        start, end = self.settings.quantize_start, self.settings.quantize_end
+        return 1.0 if step >= end else max(0.0, (step - start) / (end - start))
 
     def factor(self, step: int) -> float:
         """Adversarial factor F(step): 0 before `discriminator_start`."""

@@ -1,0 +1,50 @@
+"""Two processes and one train alike at the same global batch: weights, codebook, losses, discriminator."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+ROOT = Path(__file__).resolve().parents[2]
+TWO = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+# Without dropout, whose masks belong to a process. Adam divides by the size of a gradient, so parameters whose true
+# gradient is zero (key biases) would take full-sized steps of pure rounding noise; a larger epsilon keeps them still.
+CASES = {
+    "train_titok.py": ["config=configs/debug/titok.yaml"],
+    "train_rar.py": ["config=configs/debug/rar.yaml", "generator.dropout=0", "generator.attention_dropout=0"],
+}
+COMMON = ["optimizer.epsilon=1e-3", "training.max_steps=12", "training.log_every=1"]
+
+
+def train(launcher, script, folder, batch, *options):
+    arguments = [*COMMON, *options, f"experiment.output_dir={folder}", f"training.per_gpu_batch_size={batch}"]
+    done = subprocess.run(
+        [sys.executable, *launcher, str(ROOT / script), *CASES[script], *arguments],
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    return folder
+
+
+@pytest.mark.parametrize("script", CASES)
+def test_two_processes_equal_one(tmp_path, script, tiny_token_file):
+    options = [f"data.tokens={tiny_token_file}"] if script == "train_rar.py" else []
+    one = train([], script, tmp_path / "one", 16, *options)
+    two = train(TWO, script, tmp_path / "two", 8, *options)
+    files = sorted(p.relative_to(one) for p in one.rglob("*.safetensors"))
+    assert files
+    for file in files:
+        first, second = load_file(one / file), load_file(two / file)
+        for name in first:
+            difference = (first[name] - second[name]).abs().max()
+            assert difference < 2e-5, f"{file}: {name} differs by {difference:.1e}"
+    records = [[json.loads(line) for line in (f / "metrics.jsonl").open()] for f in (one, two)]
+    assert len(records[0]) == len(records[1]) == 13
+    for first, second in zip(*records, strict=True):
+        for name in first.keys() - {"seconds_per_step", "images_per_second", "data_fraction", "kind"}:
+            assert second[name] == pytest.approx(first[name], rel=1e-3, abs=2e-5), (first["step"], name)
