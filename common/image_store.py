@@ -1,13 +1,11 @@
 """A numbered collection of images, written in any order by any number of processes, as PNG files and one NPZ.
 
-While it is being written, pixels, tokens and a flag per image lie in `unfinished.part/`, each image in its own bytes of
-preallocated files, so that an interrupted job goes on where it stopped, and memory does not grow with the collection.
+While it is being written, everything lies in `unfinished.part/`, so that an interrupted job goes on where it stopped,
+and memory does not grow with the collection.
 """
 
 import json
-import math
 import os
-import shutil
 from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,37 +17,9 @@ import torch
 
 from common import distributed
 from common.images import pil_to_tensor, read_image, save_png
+from common.row_store import RowStore, differences, read_facts
 
-PART, FACTS, ARRAYS = "unfinished.part", "samples.json", "samples.npz"
-
-
-class RowFile:
-    """A `.npy` array on disk whose rows several processes fill.
-
-    Rows go through `pwrite` and not through a memory map: on a full disk that is an error and not a crash, and on
-    network disks neighbours in one page do not overwrite each other.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.rows = np.load(path, mmap_mode="r")
-        self._offset, self._size = self.rows.offset, self.rows.nbytes // max(1, len(self.rows))
-        self._file = os.open(path, os.O_WRONLY)
-
-    @staticmethod
-    def create(path: Path, shape: Sequence[int], dtype: str) -> None:
-        """Make the file; it reads as zeros and takes no room before rows are written."""
-        np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=tuple(shape)).flush()
-
-    def write(self, index: int, row: np.ndarray) -> None:
-        """Set one row."""
-        data = memoryview(np.ascontiguousarray(row, dtype=self.rows.dtype)).cast("B")
-        done = 0
-        while done < len(data):
-            done += os.pwrite(self._file, data[done:], self._offset + index * self._size + done)
-
-    def close(self) -> None:
-        """Close the file; `rows` stays readable."""
-        os.close(self._file)
+FACTS, ARRAYS = "samples.json", "samples.npz"
 
 
 class ImageStore:
@@ -81,62 +51,37 @@ class ImageStore:
         overwrite: bool = False,
     ) -> None:
         self.folder, self.facts = Path(folder), {**facts, "png": png, "npz": npz}
-        self.png, self.npz = png, npz
-        self.part = self.folder / PART
-        self.complete = False
-        error = (
-            self._prepare((count, side, side, 3), num_tokens, overwrite) if distributed.is_main() else None
-        )
-        error, self.complete = distributed.gather_objects((error, self.complete))[0]
-        if error is not None:
-            raise ValueError(error)
+        self.count, self.png, self.npz = count, png, npz
+        found = distributed.gather_objects(read_facts(self.folder / FACTS))[
+            0
+        ]  # all see what the main process sees
+        other = differences(found, self.facts) if found is not None else ""
+        self.complete = found is not None and not other
         if self.complete:
             return
-        files = [RowFile(self.part / f"{name}.npy") for name in ("pixels", "tokens", "done")]
-        self._pixels, self._tokens, self._done = files
+        if other and not overwrite:
+            raise ValueError(
+                f"{self.folder} holds images made with other settings ({other}); choose another output,"
+                " or overwrite=true"
+            )
+        # PNG files alone need no array of pixels.
+        self._keeps_pixels = npz or not png
+        arrays = {"pixels": ((side, side, 3), "uint8")} if self._keeps_pixels else {}
+        self._store = RowStore(
+            self.folder / "unfinished.part",
+            count=count,
+            arrays={**arrays, "tokens": ((num_tokens,), "int64")},
+            facts=self.facts,
+            overwrite=overwrite,
+        )
+        if overwrite and self.missing == count:
+            if distributed.is_main():
+                self._remove_old()
+            distributed.barrier()
         self._workers = ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1))
         self._written: deque[Future] = deque()
-        self._todo = np.flatnonzero(self._done.rows[:, 0] == 0)
-        distributed.barrier()  # everybody has seen the same flags before anybody sets one
-
-    def _prepare(self, shape: tuple[int, ...], num_tokens: int, overwrite: bool) -> str | None:
-        """Make the files or find those of the same job; returns what is wrong, for all processes to raise."""
-        for path in (self.folder / FACTS, self.part / FACTS):
-            found = self._differences(path)
-            if found == [] and path.parent == self.folder:
-                self.complete = True
-                return None
-            if found and not overwrite:
-                return (
-                    f"{self.folder} holds images made with other settings ({'; '.join(found)}); choose another"
-                    " output, or overwrite=true"
-                )
-            if found:
-                self._remove_old()
-        needed, free = math.prod(shape) * (2 if self.npz else 1), _free_bytes(self.folder)
-        if free < needed:
-            return f"{self.folder}: {free >> 20} MiB are free, but {needed >> 20} MiB are needed"
-        if self._differences(self.part / FACTS) is None:
-            shutil.rmtree(self.part, ignore_errors=True)
-            self.part.mkdir(parents=True)
-            RowFile.create(self.part / "pixels.npy", shape, "uint8")
-            RowFile.create(self.part / "tokens.npy", (shape[0], num_tokens), "int64")
-            RowFile.create(self.part / "done.npy", (shape[0], 1), "uint8")
-            (self.part / FACTS).write_text(json.dumps(self.facts))
-        return None
-
-    def _differences(self, path: Path) -> list[str] | None:
-        """None if there is no such file or nothing was made yet, else how its facts differ from those of this job."""
-        try:
-            found = json.loads(path.read_text())
-        except (FileNotFoundError, json.JSONDecodeError):  # written last, so nothing of worth is there
-            return None
-        if path.parent == self.part and not np.load(self.part / "done.npy", mmap_mode="r").any():
-            return None
-        return [f"{k} {found.get(k)!r} instead of {v!r}" for k, v in self.facts.items() if found.get(k) != v]
 
     def _remove_old(self) -> None:
-        shutil.rmtree(self.part, ignore_errors=True)
         old_pictures = (p for p in self.folder.glob("*.png") if p.stem.isdigit())
         for path in (*old_pictures, self.folder / FACTS, self.folder / ARRAYS):
             path.unlink(missing_ok=True)
@@ -144,12 +89,11 @@ class ImageStore:
     @property
     def missing(self) -> int:
         """Images that were missing when the store was opened, over all processes."""
-        return len(self._todo)
+        return self._store.missing
 
     def todo(self) -> np.ndarray:
-        """Indices that this process has to make: its contiguous share of what was missing when the store was opened."""
-        share, of = distributed.rank(), distributed.world_size()
-        return self._todo[share * len(self._todo) // of : (share + 1) * len(self._todo) // of]
+        """Indices that this process has to make."""
+        return self._store.todo()
 
     def put(self, indices: Sequence[int], images: torch.Tensor, tokens: torch.Tensor) -> None:
         """Store images uint8 [B, 3, S, S] with tokens [B, N]; encoding and writing go on in the background.
@@ -165,15 +109,13 @@ class ImageStore:
     def _write(self, index: int, image: torch.Tensor, tokens: np.ndarray) -> None:
         if self.png:
             save_png(self.folder / f"{index:06d}.png", image)
-        if not self.png or self.npz:
-            self._pixels.write(index, image.permute(1, 2, 0).numpy())
-        self._tokens.write(index, tokens)
-        self._done.write(index, np.ones(1, np.uint8))  # last: what is flagged is complete
+        pixels = {"pixels": image.permute(1, 2, 0).numpy()} if self._keeps_pixels else {}
+        self._store.write(index, **pixels, tokens=tokens)
 
     def image(self, index: int) -> torch.Tensor:
         """One stored image, uint8 [3, S, S]; `flush` first."""
-        if self._done.rows[index, 0] and (self.npz or not self.png):
-            return torch.from_numpy(self._pixels.rows[index].copy()).permute(2, 0, 1)
+        if self._keeps_pixels:
+            return torch.from_numpy(self._store.rows("pixels")[index].copy()).permute(2, 0, 1)
         return pil_to_tensor(read_image(self.folder / f"{index:06d}.png"))
 
     def flush(self) -> None:
@@ -187,31 +129,25 @@ class ImageStore:
         distributed.barrier()
 
     def finish(self, labels: np.ndarray, **results: Any) -> None:
-        """After `flush`: turn the parts into the final files (main process).
+        """After `flush`: write the final files (main process) and remove the unfinished ones.
 
         Args:
             labels: int64 [count].
             results: JSON-able values to be kept with the facts.
         """
+        self._workers.shutdown()
         if distributed.is_main():
             if self.npz:
                 self._write_npz(labels)
             (self.folder / FACTS).write_text(json.dumps({**self.facts, **results}, indent=1) + "\n")
-        distributed.barrier()
-        for file in (self._pixels, self._tokens, self._done):
-            file.close()
-        self._workers.shutdown()
-        if distributed.is_main():
-            shutil.rmtree(self.part)
+        self._store.remove()
 
     def _write_npz(self, labels: np.ndarray) -> None:
         """`arr_0` uint8 [count, S, S, 3] as evaluators expect it, `labels`, `tokens`; memory stays small."""
         temporary = self.folder / f".{ARRAYS}.part.npz"
-        np.savez(temporary, arr_0=self._pixels.rows, labels=labels, tokens=self._tokens.rows)
-        os.replace(temporary, self.folder / ARRAYS)
-
-
-def _free_bytes(folder: Path) -> int:
-    while not folder.exists():
-        folder = folder.absolute().parent
-    return shutil.disk_usage(folder).free
+        try:
+            pixels, tokens = self._store.rows("pixels"), self._store.rows("tokens")
+            np.savez(temporary, arr_0=pixels, labels=labels, tokens=tokens)
+            os.replace(temporary, self.folder / ARRAYS)
+        finally:
+            temporary.unlink(missing_ok=True)

@@ -1,5 +1,6 @@
 """The one training loop: any task, any number of processes, exact resume."""
 
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -37,11 +38,16 @@ IDENTITY_SECTIONS = ("tokenizer", "generator")
 
 def start(training: TrainingSettings, experiment: ExperimentSettings) -> Accelerator:
     """Join the process group, set precision, and seed initialisation; call before building modules."""
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     accelerator = Accelerator(
+        # Without this, several processes on a machine without GPU would not be joined and train apart.
+        cpu=several and not torch.cuda.is_available(),
         mixed_precision=training.mixed_precision,
         gradient_accumulation_steps=training.gradient_accumulation_steps,
         kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
     )
+    if several and accelerator.num_processes == 1:
+        raise ConfigError("WORLD_SIZE is above 1, but the processes are not joined; start them with torchrun")
     torch.set_float32_matmul_precision(training.matmul_precision)
     torch.backends.cudnn.allow_tf32 = training.matmul_precision != "highest"
     if accelerator.device.type == "cpu":

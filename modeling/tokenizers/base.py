@@ -36,6 +36,8 @@ class Tokenizer(nn.Module, ABC):
     A continuous tokenizer (`is_discrete` False) has latents [B, C, 1, N] in the place of tokens.
     """
 
+    image_size: int  # side of the square images it reads and makes
+
     @property
     @abstractmethod
     def num_tokens(self) -> int:

@@ -186,6 +186,7 @@ class MaskGITVQGAN(Tokenizer):
         self.quantize = PixelCodebook(codebook_size=codebook_size, code_dim=code_dim)
         if image_size % self.decoder.upscale:
             raise ValueError(f"image_size={image_size} must be a multiple of {self.decoder.upscale}")
+        self.image_size = image_size
         self._num_tokens = (image_size // self.decoder.upscale) ** 2
 
     @property

@@ -13,10 +13,17 @@ TWO = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 # Without dropout, whose masks belong to a process. Adam divides by the size of a gradient, so parameters whose true
 # gradient is zero (key biases) would take full-sized steps of pure rounding noise; a larger epsilon keeps them still.
 CASES = {
-    "train_titok.py": ["config=configs/debug/titok.yaml"],
+    "train_titok.py": ["config=configs/debug/titok.yaml", "losses.discriminator_start=2"],
     "train_rar.py": ["config=configs/debug/rar.yaml", "generator.dropout=0", "generator.attention_dropout=0"],
 }
-COMMON = ["optimizer.epsilon=1e-3", "training.max_steps=12", "training.log_every=1"]
+# Few steps: once a token lies between two codes, rounding decides, and runs drift apart.
+STEPS = 6
+COMMON = [
+    "optimizer.epsilon=1e-3",
+    f"training.max_steps={STEPS}",
+    "training.log_every=1",
+    "schedule.warmup_steps=1",
+]
 
 
 def train(launcher, script, folder, batch, *options):
@@ -44,7 +51,9 @@ def test_two_processes_equal_one(tmp_path, script, tiny_token_file):
             difference = (first[name] - second[name]).abs().max()
             assert difference < 2e-5, f"{file}: {name} differs by {difference:.1e}"
     records = [[json.loads(line) for line in (f / "metrics.jsonl").open()] for f in (one, two)]
-    assert len(records[0]) == len(records[1]) == 13
+    assert len(records[0]) == len(records[1]) == STEPS + 1
     for first, second in zip(*records, strict=True):
+        if first["kind"] == "evaluate":  # counts codes, where a tie decides
+            continue
         for name in first.keys() - {"seconds_per_step", "images_per_second", "data_fraction", "kind"}:
             assert second[name] == pytest.approx(first[name], rel=1e-3, abs=2e-5), (first["step"], name)

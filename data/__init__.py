@@ -1,0 +1,13 @@
+"""Files to batches: sources of labelled examples, the order they are shown in, and loaders."""
+
+from data.image_folder import ImageFolder
+from data.openmoji import OpenMoji
+from data.token_memmap import TokenMemmap
+from data.webdataset_shards import WebDataset
+
+DATASETS = {
+    "openmoji": OpenMoji,
+    "image_folder": ImageFolder,
+    "webdataset": WebDataset,
+    "tokens": TokenMemmap,
+}

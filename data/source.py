@@ -1,0 +1,63 @@
+"""What every data set in this room is: an indexed, random-access source of labelled examples."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class CorruptSample(Exception):
+    """One example cannot be read. Loaders skip it by name and go on; a broken data set is a ValueError instead.
+
+    Args:
+        name: file path, or shard path and member name.
+        reason: what went wrong with it.
+    """
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(name, reason)  # both in args, so that the exception survives pickling by a worker
+        self.name = name
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.reason}"
+
+
+class Source(ABC):
+    """Map-style source: example ``index`` is the same in every process, whatever was read before.
+
+    Attributes:
+        class_names: one name per class; labels are positions in this list.
+        labels: int64 [n], label of every example.
+        item_key: ``"images"`` (uint8 [3, H, W], values 0..255) or ``"tokens"`` (int64 [N]).
+        item_shape: shape of one item.
+    """
+
+    class_names: list[str]
+    labels: np.ndarray
+    item_key: str
+    item_shape: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @abstractmethod
+    def load(self, index: int, rng: np.random.Generator) -> tuple[Tensor, int]:
+        """Return (item, label) of one example; all randomness comes from ``rng``.
+
+        Raises:
+            CorruptSample: this example cannot be read; others can.
+        """
+
+    def load_many(self, indices: Sequence[int], rngs: Sequence[np.random.Generator]) -> Tensor:
+        """Return items [B, *item_shape], equal to ``load`` one by one; overridden where a batch is cheaper."""
+        return torch.stack([self.load(index, rng)[0] for index, rng in zip(indices, rngs, strict=True)])
+
+    def class_counts(self) -> dict[str, int]:
+        """Number of examples per class name."""
+        counts = np.bincount(self.labels, minlength=len(self.class_names))
+        return {name: int(count) for name, count in zip(self.class_names, counts, strict=True)}

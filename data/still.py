@@ -1,0 +1,70 @@
+"""Data sets without random augmentation, for tokenizing and measuring, whole or in part."""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from common.build import build, choose
+from data import DATASETS
+from data.source import Source
+
+
+class Part(Source):
+    """Some examples of a source.
+
+    Args:
+        source: where they come from.
+        indices: int64 [n], which ones.
+    """
+
+    def __init__(self, source: Source, indices: np.ndarray) -> None:
+        self._source, self._indices = source, indices
+        self.class_names, self.item_key, self.item_shape = (
+            source.class_names,
+            source.item_key,
+            source.item_shape,
+        )
+        self.labels = np.asarray(source.labels)[indices]
+
+    def load(self, index: int, rng: np.random.Generator) -> tuple[Tensor, int]:
+        """Return (item, label)."""
+        return self._source.load(int(self._indices[index]), rng)
+
+    def load_many(self, indices: Sequence[int], rngs: Sequence[np.random.Generator]) -> Tensor:
+        """Return items [B, *item_shape]."""
+        return self._source.load_many([int(self._indices[i]) for i in indices], rngs)
+
+
+def still_source(
+    section: Mapping[str, Any] | None, *, split: str, config: Mapping[str, Any], **fixed: Any
+) -> Source:
+    """The data set of a section, or of a tokenizer's own run, with every random transform off.
+
+    Args:
+        section: name and options of a data set; None takes the run's `data.<split>` section.
+        split: "train" or "validation" of the run's data.
+        config: configuration of the tokenizer's run.
+        **fixed: options in place of what the section says, where the data set has them; `image_size` at least.
+
+    Raises:
+        ConfigError: the section is wrong.
+        ValueError: there is no section, or it describes no images.
+    """
+    kind = "data"
+    if section is None:
+        kind = f"data.{split}"
+        section = (config.get("data") or {}).get(split)
+        if not isinstance(section, Mapping):
+            raise ValueError(f"the tokenizer's run has no section {kind}; say data.name=... and its options")
+    builder, options = choose(kind, DATASETS, section)
+    accepted = inspect.signature(builder).parameters
+    if "image_size" not in accepted:
+        raise ValueError(f"{kind}.name={section['name']!r} holds no images")
+    for name, parameter in accepted.items():
+        if name.startswith("random_"):
+            options[name] = type(parameter.default)(0)  # False or 0.0
+    options |= {name: value for name, value in fixed.items() if name in accepted}
+    return build(kind, DATASETS, {"name": section["name"], **options})

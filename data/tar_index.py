@@ -1,0 +1,190 @@
+"""Where the samples of a tar shard lie, found in one pass over its headers and kept for the next run.
+
+Format: POSIX.1-1988 ustar with GNU long names and pax extended headers; uncompressed. Every member is a 512-byte
+header and its content padded to 512 bytes; a block of zeros ends the archive.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from common.images import IMAGE_SUFFIXES
+from data.cache import user_cache_folder, write_whole
+
+_LOG = logging.getLogger(__name__)
+_BLOCK = 512
+_VERSION = 1
+LABEL_KEYS = ("label", "cls", "class_id", "class")
+NO_LABEL = -1
+
+
+@dataclass(frozen=True)
+class ShardIndex:
+    """Samples of one shard in the order of the archive.
+
+    Attributes:
+        names: bytes [n], name of the image member.
+        offsets: int64 [n], first byte of its content in the shard.
+        sizes: int64 [n], length of its content.
+        labels: int64 [n], NO_LABEL where the label is missing or unreadable.
+    """
+
+    names: np.ndarray
+    offsets: np.ndarray
+    sizes: np.ndarray
+    labels: np.ndarray
+
+
+def open_index(shard: Path, *, label_key: str | None = None, keep: bool = True) -> ShardIndex:
+    """Index of a shard, from the file kept beside it or in the user's cache folder, or made anew.
+
+    Args:
+        shard: an uncompressed tar file.
+        label_key: key of the label in ``.json`` members; the first of LABEL_KEYS that is there if None.
+        keep: write the index for the next run; only where nothing can be written is this silently given up.
+
+    Raises:
+        FileNotFoundError: the shard does not exist.
+        ValueError: it is cut short or not a tar file.
+    """
+    if not shard.is_file():
+        raise FileNotFoundError(f"shard {shard} does not exist")
+    status = shard.stat()
+    stamp = json.dumps([_VERSION, status.st_size, status.st_mtime_ns, label_key])
+    elsewhere = hashlib.sha256(str(shard.resolve()).encode()).hexdigest()[:24]
+    places = [shard.with_name(f"{shard.name}.index"), user_cache_folder() / "shards" / f"{elsewhere}.index"]
+    for place in places:
+        index = _read(place, stamp)
+        if index is not None:
+            return index
+    index = make_index(shard, label_key=label_key)
+    for place in places if keep else []:
+        try:
+            write_whole(place, lambda file: np.savez(file, stamp=np.array(stamp), **vars(index)))
+            break
+        except OSError as error:
+            _LOG.debug("index of %s is not kept at %s: %s", shard, place, error)
+    return index
+
+
+def _read(place: Path, stamp: str) -> ShardIndex | None:
+    try:
+        with np.load(place, allow_pickle=False) as arrays:
+            if str(arrays["stamp"]) != stamp:
+                return None
+            return ShardIndex(**{key: arrays[key] for key in ("names", "offsets", "sizes", "labels")})
+    except Exception:  # whatever is wrong with a kept index, making it anew is right
+        return None
+
+
+def make_index(shard: Path, *, label_key: str | None = None) -> ShardIndex:
+    """Read all headers of a shard and the label members; errors as in ``open_index``."""
+    images: dict[str, tuple[str, int, int]] = {}
+    labels: dict[str, int] = {}
+    with open(shard, "rb", buffering=0) as file:
+        for name, offset, size in members(file.fileno(), shard):
+            # A sample's members share what stands before the first dot of the file name.
+            folder, slash, base = name.rpartition("/")
+            stem, _, ending = base.partition(".")
+            key, ending = folder + slash + stem, f".{ending.lower()}"
+            if ending in IMAGE_SUFFIXES:
+                images[key] = (name, offset, size)
+            elif ending in (".cls", ".json"):
+                label = _label(os.pread(file.fileno(), size, offset), ending, label_key)
+                if label != NO_LABEL:
+                    labels[key] = label
+    return ShardIndex(
+        names=np.array([name.encode() for name, _, _ in images.values()], dtype=np.bytes_),
+        offsets=np.array([offset for _, offset, _ in images.values()], dtype=np.int64),
+        sizes=np.array([size for _, _, size in images.values()], dtype=np.int64),
+        labels=np.array([labels.get(key, NO_LABEL) for key in images], dtype=np.int64),
+    )
+
+
+def members(handle: int, shard: Path) -> Iterator[tuple[str, int, int]]:
+    """Yield (name, offset of the content, its size) of every regular file of an open tar file."""
+    end = os.fstat(handle).st_size
+    at, longer_name, longer_size = 0, None, None
+    while True:
+        header = os.pread(handle, _BLOCK, at)
+        if len(header) < _BLOCK:
+            raise ValueError(f"shard {shard} is cut short after {end} bytes: its end mark is missing")
+        if not any(header):
+            return
+        if not _checksum_fits(header):
+            what = f"is damaged at byte {at}" if at else "is not an uncompressed tar file"
+            raise ValueError(f"shard {shard} {what}")
+        size, content = _number(header[124:136]), at + _BLOCK
+        kind = header[156:157]
+        if kind in (b"0", b"\0") and longer_size is not None:
+            size = longer_size
+        if content + size > end:
+            raise ValueError(
+                f"shard {shard} is cut short after {end} bytes: a member reaches to byte {content + size}"
+            )
+        if kind == b"L":
+            longer_name = _text(os.pread(handle, size, content))
+        elif kind == b"x":
+            records = _pax(os.pread(handle, size, content))
+            longer_name = records.get("path", longer_name)
+            longer_size = int(records["size"]) if "size" in records else None
+        else:
+            if kind in (b"0", b"\0"):
+                yield longer_name or _header_name(header), content, size
+            longer_name = longer_size = None
+        at = content + -(-size // _BLOCK) * _BLOCK
+
+
+def _checksum_fits(header: bytes) -> bool:
+    try:
+        stored = _number(header[148:156])
+    except ValueError:
+        return False
+    return sum(header) - sum(header[148:156]) + 8 * ord(" ") == stored
+
+
+def _number(field: bytes) -> int:
+    if field[0] & 0x80:  # base 256, for what does not fit into octal digits
+        return int.from_bytes(field[1:], "big")
+    return int(field.strip(b" \0") or b"0", 8)
+
+
+def _text(field: bytes) -> str:
+    return field.split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
+
+
+def _header_name(header: bytes) -> str:
+    name, prefix = _text(header[:100]), _text(header[345:500])
+    return f"{prefix}/{name}" if header[257:263] == b"ustar\0" and prefix else name
+
+
+def _pax(content: bytes) -> dict[str, str]:
+    """Records "LENGTH KEY=VALUE\\n" of an extended header."""
+    records = {}
+    while content:
+        length, _, _ = content.partition(b" ")
+        record, content = content[len(length) + 1 : int(length) - 1], content[int(length) :]
+        key, _, value = record.partition(b"=")
+        records[key.decode()] = value.decode("utf-8", "surrogateescape")
+    return records
+
+
+def _label(content: bytes, ending: str, label_key: str | None) -> int:
+    try:
+        if ending == ".cls":
+            label = int(content)
+        else:
+            record = json.loads(content)
+            keys = [label_key] if label_key else [key for key in LABEL_KEYS if key in record]
+            label = int(record[keys[0]])
+        return label if label >= 0 else NO_LABEL
+    except (ValueError, KeyError, IndexError, TypeError):
+        return NO_LABEL

@@ -1,0 +1,302 @@
+"""Tokens of a whole data set in one memory-mapped file.
+
+Layout, little-endian: magic (8 bytes), length of the JSON header and its CRC-32 and number of missing rows (uint64
+each), JSON header; at the next multiple of 4096 labels int64 [n], -1 for a row that was never written; at the next
+multiple of 4096 tokens uint16 or uint32 [n, crops, N]. Sizes follow from the header, so opening reads nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import zlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from data.source import CorruptSample, Source
+
+_MAGIC = b"TOKENS\x00\x01"
+_PREAMBLE = struct.Struct("<8sQQQ")
+_PAGE = 4096
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenHeader:
+    """What tokens are, and whose.
+
+    Attributes:
+        num_images: rows n.
+        crops: versions of every image.
+        num_tokens: tokens N of one version.
+        codebook_size: tokens are in 0..codebook_size-1.
+        tokenizer: name or folder of the tokenizer that made them.
+        weight_hash: identifies its weights; tokens of other weights mean something else.
+        image_size: side of the images it saw.
+        class_names: a name per label.
+    """
+
+    num_images: int
+    crops: int
+    num_tokens: int
+    codebook_size: int
+    tokenizer: str
+    weight_hash: str
+    image_size: int
+    class_names: list[str]
+
+    def __post_init__(self) -> None:
+        for key in ("num_images", "crops", "num_tokens", "codebook_size", "image_size"):
+            value = getattr(self, key)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"{key}={value!r} must be a positive whole number")
+        if self.codebook_size > 2**32:
+            raise ValueError(f"codebook_size={self.codebook_size} is more than 32 bits hold")
+        if not isinstance(self.class_names, list) or not self.class_names:
+            raise ValueError(f"class_names={self.class_names!r} must be a list of names")
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The smallest of uint16 and uint32 that holds every token."""
+        return np.dtype("<u2" if self.codebook_size <= 2**16 else "<u4")
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of all tokens of one image."""
+        return self.crops * self.num_tokens * self.dtype.itemsize
+
+
+@dataclass(frozen=True)
+class _Layout:
+    header: TokenHeader
+    missing: int
+    labels_at: int
+    tokens_at: int
+
+    @property
+    def file_bytes(self) -> int:
+        return self.tokens_at + self.header.num_images * self.header.row_bytes
+
+
+def _encode(header: TokenHeader, missing: int = 0) -> bytes:
+    text = json.dumps(asdict(header)).encode()
+    return _PREAMBLE.pack(_MAGIC, len(text), zlib.crc32(text), missing) + text
+
+
+def _layout(header: TokenHeader, missing: int = 0) -> _Layout:
+    labels_at = _next_page(len(_encode(header)))
+    return _Layout(header, missing, labels_at, _next_page(labels_at + 8 * header.num_images))
+
+
+def _next_page(offset: int) -> int:
+    return -(-offset // _PAGE) * _PAGE
+
+
+def _read_layout(path: Path) -> _Layout:
+    """Header and layout of a file.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a token file, damaged, or cut short.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"token file {path} does not exist")
+    with open(path, "rb") as file:
+        start = file.read(_PREAMBLE.size)
+        if len(start) < _PREAMBLE.size or not start.startswith(_MAGIC[:6]):
+            raise ValueError(f"{path} is not a token file; make one with scripts/pretokenize.py")
+        magic, length, checksum, missing = _PREAMBLE.unpack(start)
+        if magic != _MAGIC:
+            raise ValueError(
+                f"token file {path} has format version {magic[-1]}; this program reads {_MAGIC[-1]}"
+            )
+        text = file.read(min(length, path.stat().st_size))
+    if len(text) < length or zlib.crc32(text) != checksum:
+        raise ValueError(f"token file {path} has a damaged header")
+    known = {field.name for field in fields(TokenHeader)}
+    try:
+        layout = _layout(TokenHeader(**{k: v for k, v in json.loads(text).items() if k in known}), missing)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"token file {path} has an unusable header: {error}") from error
+    size = path.stat().st_size
+    if size != layout.file_bytes:
+        what = "is cut short" if size < layout.file_bytes else "has bytes at its end that do not belong to it"
+        raise ValueError(f"token file {path} {what}: {size} bytes, its header announces {layout.file_bytes}")
+    return layout
+
+
+class TokenMemmap(Source):
+    """Tokens of one crop per image, int64 [N].
+
+    Args:
+        path: file written by ``TokenWriter``.
+        random_crop: choose one of an image's crops at random each time; else always the first.
+
+    Attributes:
+        header: what the tokens are.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a token file, damaged, or cut short.
+    """
+
+    item_key = "tokens"
+
+    def __init__(self, *, path: Path, random_crop: bool = True) -> None:
+        self.path = Path(path).expanduser()
+        layout = _read_layout(self.path)
+        self.header = layout.header
+        self.class_names = list(self.header.class_names)
+        self.item_shape = (self.header.num_tokens,)
+        self.random_crop = random_crop
+        shape = (self.header.num_images, self.header.crops, self.header.num_tokens)
+        self._tokens = np.memmap(
+            self.path, dtype=self.header.dtype, mode="r", offset=layout.tokens_at, shape=shape
+        )
+        self.labels = np.memmap(self.path, dtype="<i8", mode="r", offset=layout.labels_at, shape=shape[:1])
+        # Rows of unreadable images were never written; where there are any, examples are the others.
+        self._rows = np.flatnonzero(self.labels >= 0) if layout.missing else None
+        if self._rows is not None:
+            self.labels = np.asarray(self.labels[self._rows])
+        if not len(self.labels):
+            raise ValueError(f"token file {self.path} holds no tokens")
+
+    def __reduce__(self) -> tuple:
+        # Workers that are not forked open the file again: a pickled memory map would carry all tokens along.
+        return partial(TokenMemmap, path=self.path, random_crop=self.random_crop), ()
+
+    def load(self, index: int, rng: np.random.Generator) -> tuple[torch.Tensor, int]:
+        """Return (int64 [N], label)."""
+        return self.load_many([index], [rng])[0], int(self.labels[index])
+
+    def load_many(self, indices: Sequence[int], rngs: Sequence[np.random.Generator]) -> torch.Tensor:
+        """Return int64 [B, N]."""
+        indices = np.asarray(indices, dtype=np.int64)
+        crops = [int(rng.integers(self.header.crops)) if self.random_crop else 0 for rng in rngs]
+        rows = indices if self._rows is None else self._rows[indices]
+        tokens = self._tokens[rows, crops].astype(np.int64)
+        labels = self.labels[indices]
+        wrong = (
+            (tokens >= self.header.codebook_size).any(1) | (labels < 0) | (labels >= len(self.class_names))
+        )
+        if wrong.any():
+            name = f"{self.path}: row {rows[wrong.argmax()]}"
+            raise CorruptSample(name, "a token or label is out of range; the file is damaged")
+        return torch.from_numpy(tokens)
+
+
+class TokenWriter:
+    """Fills a token file, in any order, from any number of processes with a writer each.
+
+    The main process calls ``create``, then every process makes a writer and writes rows of its own, then, when all
+    have closed theirs, the main process calls ``finish``, which gives the file its name. What an interrupted job has
+    written is kept by the next ``create`` with the same header; ``missing_rows`` says what is left to do.
+
+    Args:
+        path: the finished file; until then rows are in ``.<name>.part`` beside it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._part = _part(Path(path))
+        self._layout = _read_layout(self._part)
+        self._file = os.open(self._part, os.O_RDWR)
+
+    @staticmethod
+    def create(path: Path, header: TokenHeader) -> None:
+        """Make the unfinished file, with disk space for all rows.
+
+        Raises:
+            OSError: the disk is full or the folder cannot be written.
+        """
+        path, part = Path(path), _part(Path(path))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            if part.exists() and _read_layout(part).header == header:
+                return
+        except ValueError:
+            pass  # left behind by a job that died while making it
+        layout = _layout(header)
+        try:
+            with open(part, "wb") as file:
+                if hasattr(os, "posix_fallocate"):  # a full disk shows now and not hours later
+                    os.posix_fallocate(file.fileno(), 0, layout.file_bytes)
+                file.truncate(layout.file_bytes)
+                file.write(_encode(header))
+                file.seek(layout.labels_at)
+                for start in range(0, header.num_images, 2**20):
+                    count = min(2**20, header.num_images - start)
+                    file.write(np.full(count, -1, dtype="<i8").tobytes())
+        except OSError:
+            part.unlink(missing_ok=True)
+            raise
+
+    @property
+    def header(self) -> TokenHeader:
+        """What the tokens are."""
+        return self._layout.header
+
+    def missing_rows(self) -> np.ndarray:
+        """int64 [m], rows that nobody has written yet."""
+        count, at = self.header.num_images, self._layout.labels_at
+        return np.flatnonzero(np.memmap(self._part, dtype="<i8", mode="r", offset=at, shape=(count,)) < 0)
+
+    def write(self, rows: Sequence[int], tokens: np.ndarray, labels: Sequence[int]) -> None:
+        """Set rows [k] to tokens [k, crops, N] and labels [k].
+
+        Raises:
+            ValueError: a shape or value does not fit the header.
+            OSError: the disk is full.
+        """
+        header = self.header
+        tokens, labels = np.asarray(tokens), np.asarray(labels, dtype="<i8")
+        if tokens.shape != (len(rows), header.crops, header.num_tokens):
+            raise ValueError(
+                f"tokens of shape {tokens.shape} do not fit {(len(rows), header.crops, header.num_tokens)}"
+            )
+        for what, values, limit in (
+            ("rows", np.asarray(rows), header.num_images),
+            ("tokens", tokens, header.codebook_size),
+            ("labels", labels, len(header.class_names)),
+        ):
+            if values.size and not (values.min() >= 0 and values.max() < limit):
+                raise ValueError(f"{what} in {values.min()}..{values.max()} must be in 0..{limit - 1}")
+        for row, content, label in zip(rows, tokens.astype(header.dtype), labels, strict=True):
+            # The label goes last, so that a row with a label is complete whenever the job is killed.
+            self._write_at(self._layout.tokens_at + int(row) * header.row_bytes, content.tobytes())
+            self._write_at(self._layout.labels_at + int(row) * 8, label.tobytes())
+
+    def _write_at(self, offset: int, content: bytes) -> None:
+        # Not through a memory map: there, a full disk is a crash and not an error.
+        done = 0
+        while done < len(content):
+            done += os.pwrite(self._file, content[done:], offset + done)
+
+    def close(self) -> None:
+        """Close the file without finishing it."""
+        os.close(self._file)
+
+    @staticmethod
+    def finish(path: Path) -> int:
+        """Give the file its name; returns the number of rows never written, which readers leave out."""
+        path, part = Path(path), _part(Path(path))
+        layout = _read_layout(part)
+        labels = np.memmap(
+            part, dtype="<i8", mode="r", offset=layout.labels_at, shape=(layout.header.num_images,)
+        )
+        missing = int((labels < 0).sum())
+        del labels
+        with open(part, "r+b") as file:
+            file.write(_encode(layout.header, missing))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+        return missing
+
+
+def _part(path: Path) -> Path:
+    return path.with_name(f".{path.name}.part")

@@ -1,0 +1,77 @@
+"""Weights of the frozen networks that tokenizer training compares images with."""
+
+from pathlib import Path
+from urllib.error import URLError
+
+import torch
+
+from common.console import warn
+from modeling.losses.perceptual import PerceptualLoss, load_perceptual_loss
+
+# Published by torchvision (hash in the name) and by the authors of LPIPS (arXiv:1801.03924).
+VGG16 = "https://download.pytorch.org/models/vgg16-397923af.pth"
+LPIPS_HEADS = (
+    "https://raw.githubusercontent.com/richzhang/PerceptualSimilarity/master/lpips/weights/v0.1/vgg.pth"
+)
+CONVNEXT_SMALL = "https://download.pytorch.org/models/convnext_small-0c510722.pth"
+
+
+def find_perceptual(
+    *,
+    lpips_weight: float,
+    convnext_weight: float,
+    lpips_path: str | None,
+    convnext_path: str | None,
+    required: bool,
+) -> PerceptualLoss | None:
+    """The perceptual loss with weights from local files, or downloaded once into torch's hub folder.
+
+    Args:
+        lpips_weight, convnext_weight: shares of the two networks; 0 leaves one out.
+        lpips_path, convnext_path: local files; None downloads.
+        required: whether training must not go on without the term.
+
+    Returns:
+        None if weights cannot be had and `required` is False; a warning says so.
+
+    Raises:
+        ValueError: weights cannot be had, or do not fit; the message says what to put where.
+    """
+    try:
+        lpips_files = [lpips_path] if lpips_path else None
+        if lpips_weight and not lpips_path:
+            lpips_files = [download(VGG16), download(LPIPS_HEADS)]
+        convnext_file = convnext_path or (download(CONVNEXT_SMALL) if convnext_weight else None)
+        return load_perceptual_loss(
+            lpips_weight=lpips_weight,
+            convnext_weight=convnext_weight,
+            lpips_path=lpips_files,
+            convnext_path=convnext_file,
+        )
+    except (ConnectionError, FileNotFoundError) as error:
+        if required:
+            raise ValueError(
+                f"losses.perceptual: {error}. Put the files on this machine and name them in"
+                " losses.perceptual.lpips_path and .convnext_path, or allow training without the term by"
+                " losses.perceptual.required=false"
+            ) from error
+        warn(f"training goes on WITHOUT the perceptual term: {error}")
+        return None
+
+
+def download(url: str) -> str:
+    """Path of a weight file in torch's hub folder, downloaded if it is not there yet.
+
+    Raises:
+        ConnectionError: it is not there and cannot be downloaded; the message names both places.
+    """
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    path = folder / ("lpips_vgg_heads.pth" if url == LPIPS_HEADS else url.rsplit("/", 1)[1])
+    if not path.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        digest = path.stem.rsplit("-", 1)[1] if "-" in path.stem else None
+        try:
+            torch.hub.download_url_to_file(url, str(path), hash_prefix=digest)
+        except (URLError, OSError, RuntimeError) as error:
+            raise ConnectionError(f"{path} is missing and {url} cannot be downloaded ({error})") from error
+    return str(path)

@@ -1,0 +1,94 @@
+"""Draw class-balanced images from a generator, as PNG files, one NPZ and a picture with a row per class.
+
+    python sample_imagenet.py generator=runs/rar output=samples num_samples=80
+    torchrun --nproc_per_node 8 sample_imagenet.py generator=runs/rar output=samples png=false
+
+Sample i is of class classes[i % len(classes)], so the first n samples are as balanced as n samples can be; it depends
+on the seed and i alone, whatever the batch size and the number of processes. An interrupted job goes on where it
+stopped. The NPZ holds arr_0 uint8 [n, H, W, 3], labels [n] and tokens [n, N].
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from common.build import build_dataclass
+from common.captions import GRID_COLUMNS, GRID_ROWS, class_rows
+from common.config import option, run_script
+from common.console import Clock, banner, duration, say
+from common.distributed import is_main, world_size
+from common.image_store import ImageStore
+from common.images import save_png
+from common.launch import processes
+from modeling.pipeline import find_classes, generate_into, load_image_model
+from modeling.pretrained.safe_load import weight_hash
+from training.tasks.token_prediction import SamplingSettings
+
+
+@dataclass(kw_only=True)
+class SampleOptions:
+    """What to draw and where to put it."""
+
+    generator: str = option(help="run or checkpoint folder")
+    tokenizer: str | None = option(None, "run or checkpoint folder; null = the one the generator's run names")
+    output: str = option(help="folder for <index:06d>.png, samples.npz, samples.png and samples.json")
+    num_samples: int = option(50_000, "of all classes together")
+    classes: list[int | str] | int | str = option("all", "class numbers or names: all, 3, [3,7], [Flags]")
+    guidance_scale: float | None = option(None, "0 = off; null = as in the generator's run")
+    guidance_power: float | None = option(None, "rise of the guidance, 0 = constant; null = as in the run")
+    temperature: float | None = option(None, "0 = always the likeliest token; null = as in the run")
+    seed: int = option(0, "fixes every sample together with its number")
+    batch_size: int = option(64, "per process; changes nothing but speed and memory")
+    png: bool = option(True, "write a PNG file per sample")
+    npz: bool = option(True, "write samples.npz for evaluators")
+    grid: bool = option(True, f"write samples.png, up to {GRID_ROWS} classes of {GRID_COLUMNS} samples")
+    overwrite: bool = option(False, "replace samples made with other settings")
+
+    def __post_init__(self) -> None:
+        for key in ("num_samples", "batch_size"):
+            if getattr(self, key) < 1:
+                raise ValueError(f"{key}={getattr(self, key)} must be at least 1")
+
+
+def main(options: SampleOptions, tree: dict) -> None:
+    """Draw what is missing, then write the final files."""
+    with processes() as device:
+        model = load_image_model(options.generator, options.tokenizer, device)
+        given = {k: getattr(options, k) for k in ("guidance_scale", "guidance_power", "temperature")}
+        chosen = {**model.sampling, **{k: v for k, v in given.items() if v is not None}}
+        sampling = vars(build_dataclass(SamplingSettings, chosen, "sampling"))
+        classes = find_classes(options.classes, model.class_names)
+        labels = torch.tensor(classes)[torch.arange(options.num_samples) % len(classes)]
+        hashes = {"generator": weight_hash(model.generator), "tokenizer": weight_hash(model.tokenizer)}
+        facts = {"num_samples": options.num_samples, "classes": classes, "seed": options.seed}
+        store = ImageStore(
+            options.output,
+            count=options.num_samples,
+            side=model.tokenizer.image_size,
+            num_tokens=model.generator.num_tokens,
+            facts={**facts, **sampling, **hashes},
+            png=options.png,
+            npz=options.npz,
+            overwrite=options.overwrite,
+        )
+        if store.complete:
+            say(f"{options.output} already holds these {options.num_samples} samples; nothing to do")
+            return
+        devices = f"{world_size()} x {device.type}"
+        banner("Sampling", {**vars(options), **sampling, "classes": len(classes), "devices": devices})
+        clock = Clock()
+        generate_into(store, model, labels, seed=options.seed, batch_size=options.batch_size, **sampling)
+        seconds = clock.lap()
+        if options.grid and is_main():
+            save_png(
+                f"{options.output}/samples.png", class_rows(store, [model.class_names[c] for c in classes])
+            )
+        store.finish(labels.numpy(), seconds_per_image=seconds / max(1, store.missing))
+        say(
+            f"{store.missing} samples in {duration(seconds)}, {seconds / max(1, store.missing):.4f} s per image;"
+            f" see {options.output}"
+        )
+
+
+if __name__ == "__main__":
+    run_script(main, SampleOptions, __doc__)

@@ -1,0 +1,160 @@
+"""Send images through a tokenizer and back: pictures side by side, tokens and PSNR.
+
+    python scripts/reconstruct.py tokenizer=runs/titok input=photo.jpg output=reconstructions
+    python scripts/reconstruct.py tokenizer=runs/titok input=folder/of/images output=reconstructions
+    python scripts/reconstruct.py tokenizer=runs/titok split=validation max_images=64 output=reconstructions
+
+Writes one PNG per image (left the image, right its reconstruction), reconstructions.png with up to 64 of them, each
+above its reconstruction, and reconstructions.json with PSNR and tokens of every image (a continuous tokenizer:
+latents.npy). Images of another size are resized by their shorter side and cropped in the centre.
+"""
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import torch
+
+from common.config import option, run_script
+from common.console import progress, say, warn
+from common.images import enlarge, grid, list_images, pil_to_tensor, read_image, save_png, to_float
+from common.launch import processes
+from data.loaders import eval_loader
+from data.source import Source
+from data.still import still_source
+from data.transforms import center_crop
+from evaluator.codebook_usage import CodebookUsage
+from evaluator.image_quality import ImageQuality
+from modeling.pipeline import decode, load_tokenizer
+from modeling.pretrained.run_folder import open_run
+from training.tasks.reconstruction import side_by_side
+
+SHOWN, SHOWN_SIDE = 64, 128
+
+
+@dataclass(kw_only=True)
+class ReconstructOptions:
+    """Which images, through what, to where."""
+
+    tokenizer: str = option(help="run or checkpoint folder")
+    output: str = option(help="folder for the results")
+    input: str | None = option(None, "image file or folder of images; null = a data set")
+    data: dict | None = option(None, "section like data.train of a run; null = that of the tokenizer's run")
+    split: Literal["train", "validation"] = option("validation", "of the tokenizer's run")
+    max_images: int | None = option(None, "only the first so many; null = all")
+    batch_size: int = option(32)
+    png: bool = option(True, "write a PNG per image")
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or (self.max_images is not None and self.max_images < 1):
+            raise ValueError(
+                f"batch_size={self.batch_size} and max_images={self.max_images} must be at least 1"
+            )
+        if self.input is not None and self.data is not None:
+            raise ValueError("input and data are both given; choose one")
+
+
+Batches = Iterator[tuple[list[str], torch.Tensor]]
+
+
+def file_batches(files: list[Path], image_size: int, batch_size: int) -> Batches:
+    """Names and images uint8 [B, 3, S, S] of image files."""
+    for start in range(0, len(files), batch_size):
+        names, images = [], []
+        for file in files[start : start + batch_size]:
+            try:
+                images.append(pil_to_tensor(center_crop(read_image(file), image_size)))
+                # Two files may differ by their ending only; results must not overwrite each other.
+                names.append(file.name.replace(".", "_"))
+            except ValueError as error:
+                warn(f"skipped: {error}")
+        if images:
+            yield names, torch.stack(images)
+
+
+def source_batches(source: Source, batch_size: int) -> Batches:
+    """Names (positions) and images uint8 [B, 3, S, S] of a data set."""
+    for batch in eval_loader(source, batch_size=batch_size):
+        for name in batch["skipped"]:
+            warn(f"skipped: {name}")
+        if len(batch["images"]):
+            yield [f"{position:06d}" for position in batch["positions"].tolist()], batch["images"]
+
+
+def open_images(options: ReconstructOptions, config: dict, image_size: int) -> tuple[int, Batches]:
+    """The number of images, and an iterator over batches of them with their names."""
+    if options.input is not None:
+        files = list_images(options.input)[: options.max_images]
+        return len(files), file_batches(files, image_size, options.batch_size)
+    source = still_source(options.data, split=options.split, config=config, image_size=image_size)
+    return min(len(source), options.max_images or len(source)), source_batches(source, options.batch_size)
+
+
+def main(options: ReconstructOptions, tree: dict) -> None:
+    """Reconstruct all images and write what came out."""
+    with processes() as device:
+        config = open_run(options.tokenizer).config
+        tokenizer = load_tokenizer(options.tokenizer, device)
+        total, batches = open_images(options, config, tokenizer.image_size)
+        folder = Path(options.output)
+        folder.mkdir(parents=True, exist_ok=True)
+        quality = ImageQuality()
+        usage = CodebookUsage(tokenizer.codebook_size) if tokenizer.is_discrete else None
+        records, codes, shown = [], [], []
+        bar = progress(None, "reconstructing", total=total, unit="image")
+        for names, pixels in batches:
+            names, images = names[: total - len(records)], to_float(pixels[: total - len(records)].to(device))
+            tokens = tokenizer.encode(images)
+            results = decode(tokenizer, tokens)
+            psnr = quality.update(images, results).tolist()
+            records += [{"image": name, "psnr": round(p, 3)} for name, p in zip(names, psnr, strict=True)]
+            codes.append(tokens.cpu())
+            if usage is not None:
+                usage.update(tokens)
+            if len(shown) < SHOWN:
+                shown += list(zip(images.cpu(), results.cpu(), strict=True))
+            if options.png:
+                write_pairs(folder, names, images.cpu(), results.cpu())
+            bar.update(len(names))
+            if len(records) == total:
+                break
+        bar.close()
+        if not records:
+            raise ValueError(f"none of the {total} images can be read")
+        pairs = [torch.stack(side) for side in zip(*shown[:SHOWN], strict=True)]
+        save_png(folder / "reconstructions.png", side_by_side(*pairs))
+        measured = quality.result() | (usage.result() if usage is not None else {})
+        write_report(folder, records, torch.cat(codes), tokenizer.is_discrete, measured)
+        bits = "" if tokenizer.bits_per_image is None else f" ({tokenizer.bits_per_image:.0f} bits)"
+        say(f"{len(records)} images as {tokenizer.num_tokens} tokens{bits} each")
+        say(" | ".join(f"{name} {value:.4g}" for name, value in measured.items()) + f"; see {folder}")
+
+
+def write_pairs(folder: Path, names: list[str], images: torch.Tensor, results: torch.Tensor) -> None:
+    """One PNG per image: the image on the left, its reconstruction on the right, small ones enlarged."""
+    factor = max(1, SHOWN_SIDE // images.shape[-1])
+    for name, image, result in zip(names, images, results, strict=True):
+        save_png(folder / f"{name}.png", grid(enlarge(torch.stack([image, result]), factor), columns=2))
+
+
+def write_report(
+    folder: Path, records: list[dict], codes: torch.Tensor, is_discrete: bool, measured: dict[str, float]
+) -> None:
+    """reconstructions.json with means, then every image with PSNR and tokens; latents go to latents.npy."""
+    if is_discrete:
+        records = [{**record, "tokens": row} for record, row in zip(records, codes.tolist(), strict=True)]
+    else:
+        np.save(folder / "latents.npy", codes.numpy())
+    lines = ",\n".join(json.dumps(record) for record in records)
+    means = json.dumps(measured)
+    (folder / "reconstructions.json").write_text(f'{{"mean": {means},\n"images": [\n{lines}\n]}}\n')
+
+
+if __name__ == "__main__":
+    run_script(main, ReconstructOptions, __doc__)

@@ -1,0 +1,117 @@
+"""Tiny models with deterministic random weights, as run folders."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from common.config import write_yaml
+from data.token_memmap import TokenHeader, TokenWriter
+from modeling.factory import build_generator, build_tokenizer
+from modeling.pretrained.safe_load import weight_hash
+from tests.parity import fill_module
+
+TOKENIZER = {
+    "name": "titok",
+    "image_size": 16,
+    "num_latent_tokens": 6,
+    "encoder_patch_size": 4,
+    "encoder_hidden_size": 32,
+    "encoder_depth": 1,
+    "encoder_num_heads": 2,
+    "decoder_patch_size": 4,
+    "decoder_hidden_size": 32,
+    "decoder_depth": 1,
+    "decoder_num_heads": 2,
+    "quantizer": {"name": "vq", "codebook_size": 48, "code_dim": 8},
+}
+GENERATOR = {
+    "name": "rar",
+    "codebook_size": 48,
+    "num_tokens": 6,
+    "num_classes": 3,
+    "hidden_size": 32,
+    "depth": 2,
+    "num_heads": 2,
+    "mlp_size": 64,
+}
+CLASS_NAMES = ["cat", "dog", "Food & Drink"]
+
+
+def write_run(folder: Path, config: dict, module: torch.nn.Module) -> Path:
+    """A finished run folder of `module`."""
+    folder.mkdir(parents=True)
+    write_yaml(folder / "config.yaml", config)
+    save_file(module.state_dict(), folder / "model.safetensors")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Run folder of a TiTok: 16 x 16 pixels, 6 tokens of 48 codes."""
+    config = {
+        "tokenizer": TOKENIZER,
+        "data": {
+            "train": {"name": "openmoji", "image_size": 16, "random_flip": True},
+            "validation": {"name": "openmoji", "image_size": 16, "split": "validation"},
+        },
+    }
+    return write_run(
+        tmp_path_factory.mktemp("tokenizer") / "run", config, fill_module(build_tokenizer(TOKENIZER))
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_generator_run(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_run: Path) -> Path:
+    """Run folder of a RAR with 3 classes on the tokens of `tiny_tokenizer_run`."""
+    origin = {
+        "tokenizer": str(tiny_tokenizer_run),
+        "weight_hash": weight_hash(fill_module(build_tokenizer(TOKENIZER))),
+        "class_names": CLASS_NAMES,
+        "image_size": 16,
+    }
+    sampling = {"guidance_scale": 3.0, "guidance_power": 1.0, "temperature": 1.0}
+    config = {"generator": GENERATOR, "tokens": origin, "sampling": sampling}
+    return write_run(
+        tmp_path_factory.mktemp("generator") / "run", config, fill_module(build_generator(GENERATOR))
+    )
+
+
+@pytest.fixture(scope="session")
+def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Seven noise images of different sizes in two class folders."""
+    root, draws = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
+    for i in range(7):
+        folder = root / ("blue" if i % 3 else "apple")
+        folder.mkdir(exist_ok=True)
+        pixels = draws.integers(0, 256, (16 + i, 20, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+    return root
+
+
+@pytest.fixture(scope="session")
+def tiny_token_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """300 images of 6 random tokens of 48 codes in 3 classes; every class prefers codes of its own."""
+    path = tmp_path_factory.mktemp("tokens") / "train.tokens"
+    header = TokenHeader(
+        num_images=300,
+        crops=1,
+        num_tokens=6,
+        codebook_size=48,
+        tokenizer="nobody",
+        weight_hash="0" * 16,
+        image_size=16,
+        class_names=CLASS_NAMES,
+    )
+    rng = np.random.default_rng(0)
+    labels = np.arange(300) % 3
+    tokens = rng.integers(0, 16, (300, 1, 6)) + 16 * labels[:, None, None]
+    TokenWriter.create(path, header)
+    writer = TokenWriter(path)
+    writer.write(np.arange(300), tokens, labels)
+    writer.close()
+    TokenWriter.finish(path)
+    return path

@@ -1,0 +1,116 @@
+"""Image transforms: released values, geometry, randomness."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from common.images import pil_to_tensor
+from data.source import CorruptSample
+from data.transforms import (
+    ImageTransform,
+    adm_center_crop,
+    center_crop,
+    decode_image,
+    resize_shorter_edge,
+    ten_crop,
+    ten_crop_side,
+    train_crop,
+)
+from tests.parity import golden
+
+PARTS = {
+    "every4": np.s_[::4, ::4],
+    "tl40": np.s_[:40, :40],
+    "mid40": np.s_[108:148, 108:148],
+    "br40": np.s_[-40:, -40:],
+}
+
+
+def picture(height: int, width: int) -> Image.Image:
+    pixels = np.random.default_rng(height).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+@pytest.mark.parametrize("tag", ["wide_eval", "tall_odd_eval", "small_eval", "wide_train288_center"])
+def test_values_equal_the_reference(tag):
+    arrays = golden("image_transform")
+    name, _, kind = tag.rpartition("_eval") if "eval" in tag else tag.partition("_train")
+    image = Image.fromarray(arrays[f"{name or tag.split('_')[0]}_in"])
+    if "eval" in tag:
+        result = center_crop(image, 256)
+    else:
+        rng = np.random.default_rng(0)
+        result = train_crop(image, resize_edge=288, size=256, random_crop=False, random_flip=False, rng=rng)
+    for part, where in PARTS.items():
+        difference = np.abs(np.asarray(result)[where].astype(int) - arrays[f"{tag}_u8_{part}"].astype(int))
+        assert difference.max() <= 1 and (difference > 0).mean() <= 0.01, f"{tag} {part}"
+
+
+def test_shorter_edge_gets_the_size_and_the_longer_one_is_rounded_down():
+    assert resize_shorter_edge(picture(30, 49), 20).size == (32, 20)
+    assert resize_shorter_edge(picture(49, 30), 20).size == (20, 32)
+    assert resize_shorter_edge(picture(20, 33), 20).size == (33, 20)
+
+
+def test_random_crop_reaches_both_ends_and_flip_mirrors():
+    image = picture(8, 10)
+    pixels = np.asarray(image)
+    options = {"resize_edge": 8, "size": 8, "random_crop": True}
+    seen = set()
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        crop = np.asarray(train_crop(image, **options, random_flip=True, rng=rng))
+        matches = [
+            (left, flip)
+            for left in range(3)
+            for flip in (False, True)
+            if np.array_equal(crop[:, ::-1] if flip else crop, pixels[:, left : left + 8])
+        ]
+        seen.add(matches[0])
+    assert seen == {(left, flip) for left in range(3) for flip in (False, True)}
+
+
+def test_adm_crop_halves_first():
+    assert adm_center_crop(picture(70, 100), 16).size == (16, 16)
+    rows = np.repeat(np.array([[0, 255] * 32], dtype=np.uint8), 64, axis=0)
+    stripes = Image.fromarray(np.repeat(rows[..., None], 3, axis=2))
+    assert np.unique(np.asarray(adm_center_crop(stripes, 32))).tolist() == [128]  # box filter: plain means
+
+
+def test_ten_crops_are_in_the_released_order():
+    assert ten_crop_side(256) == 281
+    side = ten_crop_side(20)
+    images = torch.arange(2 * 3 * side * side).reshape(2, 3, side, side)
+    crops = ten_crop(images, 20)
+    assert crops.shape == (2, 10, 3, 20, 20)
+    starts = [(0, 0), (0, 2), (2, 0), (2, 2), (1, 1)]
+    for k, (top, left) in enumerate(starts):
+        wanted = images[:, :, top : top + 20, left : left + 20]
+        assert torch.equal(crops[:, k], wanted) and torch.equal(crops[:, 5 + k], wanted.flip(-1))
+
+
+def test_options_are_checked():
+    with pytest.raises(ValueError, match="resize_shorter_edge=20 is less than image_size=32"):
+        ImageTransform(image_size=32, resize_shorter_edge=20)
+    with pytest.raises(ValueError, match="adm.*random_crop"):
+        ImageTransform(image_size=32, resize="adm", random_crop=True)
+    with pytest.raises(ValueError, match="'shorter_edge', 'adm'"):
+        ImageTransform(image_size=32, resize="nearest")
+
+
+@pytest.mark.parametrize("resize", ["shorter_edge", "adm"])
+def test_transform_gives_evaluation_crops_by_default(resize):
+    image = picture(50, 70)
+    result = ImageTransform(image_size=32, resize=resize)(image, np.random.default_rng(0))
+    wanted = center_crop(image, 32) if resize == "shorter_edge" else adm_center_crop(image, 32)
+    assert result.dtype == torch.uint8 and torch.equal(result, pil_to_tensor(wanted))
+
+
+def test_bytes_that_are_no_image_are_named(tmp_path):
+    broken = tmp_path / "broken.png"
+    picture(40, 40).save(broken)
+    broken.write_bytes(broken.read_bytes()[:600])
+    for content in (broken, b"", b"plain text"):
+        with pytest.raises(CorruptSample, match="this one"):
+            decode_image(content, "this one")

@@ -1,0 +1,177 @@
+"""Tar shards: indexing, labels, random access, damaged shards."""
+
+import io
+import json
+import os
+import tarfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data.loaders import eval_loader, train_loader
+from data.source import CorruptSample
+from data.tar_index import make_index
+from data.webdataset_shards import WebDataset, expand_shards
+
+
+def image_bytes(value: int, ending: str = "png") -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (12, 8), (value, value, value)).save(file, format={"jpg": "JPEG"}.get(ending, ending))
+    return file.getvalue()
+
+
+def write_shard(path, contents: dict[str, bytes], tar_format: int = tarfile.GNU_FORMAT) -> None:
+    with tarfile.open(path, "w", format=tar_format) as tar:
+        for name, content in contents.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+
+
+def samples(values: range) -> dict[str, bytes]:
+    contents = {}
+    for value in values:
+        contents[f"{value:08d}.cls"] = str(value % 3).encode()
+        contents[f"{value:08d}.jpg"] = image_bytes(value, "jpg")
+    return contents
+
+
+@pytest.fixture
+def shards(tmp_path):
+    for shard in range(3):
+        write_shard(tmp_path / f"train-{shard:04d}.tar", samples(range(10 * shard, 10 * shard + 4)))
+    return str(tmp_path / "train-{0000..0002}.tar")
+
+
+def values(source) -> list[int]:
+    return [
+        round(source.load(i, np.random.default_rng(0))[0].float().mean().item()) for i in range(len(source))
+    ]
+
+
+def test_brace_patterns_name_shards():
+    assert [p.name for p in expand_shards(["a-{08..10}.tar", "b.tar"])] == [
+        "a-08.tar",
+        "a-09.tar",
+        "a-10.tar",
+        "b.tar",
+    ]
+    with pytest.raises(ValueError, match="braces"):
+        expand_shards("a-{0..3.tar")
+
+
+def test_samples_are_read_at_any_position(shards):
+    source = WebDataset(path=shards, image_size=8)
+    assert values(source) == [0, 1, 2, 3, 10, 11, 12, 13, 20, 21, 22, 23]
+    assert source.labels.tolist() == [v % 3 for v in values(source)]
+    assert source.class_names == ["0", "1", "2"]
+    assert values(source)[::-1] == [values(source)[i] for i in range(11, -1, -1)]
+
+
+@pytest.mark.parametrize("tar_format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_members_of_every_tar_format(tmp_path, tar_format):
+    folder = "a" * 60 + "/" + "b" * 60
+    contents = {f"{folder}/ä.x.png": image_bytes(1), "plain.webp": image_bytes(2, "webp"), "other.txt": b"12"}
+    contents |= {f"{folder}/ä.png": image_bytes(3), f"{folder}/ä.json": b'{"label": 7}'}
+    if tar_format != tarfile.USTAR_FORMAT:
+        contents["c" * 180 + ".png"] = image_bytes(4)
+    write_shard(tmp_path / "s.tar", contents, tar_format)
+    index = make_index(tmp_path / "s.tar")
+    with tarfile.open(tmp_path / "s.tar") as tar:
+        wanted = [(n, tar.getmember(n).offset_data, tar.getmember(n).size) for n in contents]
+    wanted = [w for w in wanted if w[0] not in (f"{folder}/ä.x.png", "other.txt", f"{folder}/ä.json")]
+    found = [(os.fsdecode(n), o, s) for n, o, s in zip(index.names, index.offsets, index.sizes, strict=True)]
+    assert sorted(found) == sorted(wanted)
+    assert dict(zip((n for n, _, _ in found), index.labels.tolist(), strict=True))[f"{folder}/ä.png"] == 7
+
+
+@pytest.mark.parametrize(
+    ("record", "key", "label"),
+    [
+        ({"label": 4}, None, 4),
+        ({"cls": 5, "id": 1}, None, 5),
+        ({"class_id": "6"}, None, 6),
+        ({"y": 7}, "y", 7),
+    ],
+)
+def test_labels_from_json(tmp_path, record, key, label):
+    write_shard(tmp_path / "s.tar", {"a.png": image_bytes(1), "a.json": json.dumps(record).encode()})
+    source = WebDataset(path=str(tmp_path / "s.tar"), image_size=8, label_key=key, num_classes=9)
+    assert source.labels.tolist() == [label] and len(source.class_names) == 9
+
+
+def test_index_is_kept_beside_the_shard_and_made_anew_when_it_changes(tmp_path, shards, monkeypatch):
+    WebDataset(path=shards, image_size=8)
+    assert (tmp_path / "train-0001.tar.index").is_file()
+    monkeypatch.setattr("data.tar_index.make_index", lambda *args, **kwargs: pytest.fail("indexed again"))
+    assert len(WebDataset(path=shards, image_size=8)) == 12
+    monkeypatch.undo()
+    write_shard(tmp_path / "train-0001.tar", samples(range(50, 57)))
+    assert len(WebDataset(path=shards, image_size=8)) == 15
+    (tmp_path / "train-0002.tar.index").write_bytes(b"damaged")
+    assert len(WebDataset(path=shards, image_size=8)) == 15
+
+
+def test_index_goes_to_the_cache_folder_when_the_shard_folder_is_read_only(tmp_path, shards, monkeypatch):
+    from data import tar_index
+
+    def refuse(path, write):
+        if path.parent == tmp_path:
+            raise PermissionError(f"{path} is read-only")
+        whole(path, write)
+
+    whole = tar_index.write_whole
+    monkeypatch.setattr(tar_index, "write_whole", refuse)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    WebDataset(path=shards, image_size=8)
+    assert not list(tmp_path.glob("*.index")) and len(list((tmp_path / "cache").rglob("*.index"))) == 3
+    monkeypatch.setattr(tar_index, "make_index", lambda *args, **kwargs: pytest.fail("indexed again"))
+    assert len(WebDataset(path=shards, image_size=8)) == 12
+
+
+@pytest.mark.parametrize("part", [0.5, 0.999, "boundary", "members"])
+def test_shard_cut_short_is_found_before_any_work(tmp_path, shards, part):
+    shard = tmp_path / "train-0001.tar"
+    content = shard.read_bytes()
+    with tarfile.open(shard) as tar:
+        third, last = tar.getmembers()[2], tar.getmembers()[-1]
+    ends = {"boundary": third.offset, "members": last.offset_data + -(-last.size // 512) * 512}
+    shard.write_bytes(content[: ends.get(part) or int(len(content) * part)])
+    if part == 0.999:  # the zeros after the end mark are no loss
+        shard.write_bytes(content[: last.offset_data + 100])
+    reason = "a member reaches to byte" if part == 0.999 else ""
+    with pytest.raises(ValueError, match=f"shard .*train-0001.tar is cut short.*{reason}"):
+        WebDataset(path=shards, image_size=8)
+
+
+def test_unusable_shards_are_named(tmp_path, shards):
+    (tmp_path / "train-0002.tar").unlink()
+    with pytest.raises(FileNotFoundError, match="train-0002.tar does not exist"):
+        WebDataset(path=shards, image_size=8)
+    (tmp_path / "text.tar").write_bytes(b"no archive" * 100)
+    with pytest.raises(ValueError, match="text.tar is not an uncompressed tar file"):
+        WebDataset(path=str(tmp_path / "text.tar"), image_size=8)
+    write_shard(tmp_path / "empty.tar", {})
+    with pytest.raises(ValueError, match="empty.tar holds no images"):
+        WebDataset(path=str(tmp_path / "empty.tar"), image_size=8)
+    write_shard(tmp_path / "plain.tar", {"a.png": image_bytes(1), "b.png": image_bytes(2)})
+    with pytest.raises(ValueError, match="plain.tar has no labels"):
+        WebDataset(path=str(tmp_path / "plain.tar"), image_size=8)
+    with pytest.raises(ValueError, match="00000002.jpg has label 2, but there are 2 classes"):
+        WebDataset(path=str(tmp_path / "train-0000.tar"), image_size=8, num_classes=2)
+
+
+def test_corrupt_members_are_skipped_and_named(tmp_path):
+    contents = samples(range(6))
+    contents["00000002.jpg"] = contents["00000002.jpg"][:100]
+    contents["00000004.cls"] = b"four"
+    write_shard(tmp_path / "s.tar", contents)
+    source = WebDataset(path=str(tmp_path / "s.tar"), image_size=8)
+    for index, name in ((2, "s.tar: 00000002.jpg"), (4, "s.tar: 00000004.jpg: no readable label")):
+        with pytest.raises(CorruptSample, match=name):
+            source.load(index, np.random.default_rng(0))
+    batch = next(iter(train_loader(source, seed=0, batch_size=6)))
+    assert len(batch["skipped"]) == 2 and (batch["labels"] >= 0).all()
+    batches = list(eval_loader(source, batch_size=4))
+    assert [p for b in batches for p in b["positions"].tolist()] == [0, 1, 3, 5]
