@@ -57,7 +57,7 @@ def main(run: TokenizerRun, tree: dict) -> None:
         validation=build("data.validation", DATASETS, run.data.validation),
         loss=run.losses,
         optimizer=run.optimizer,
-        discriminator_optimizer=replace(run.optimizer, learning_rate=rate),
+        discriminator_optimizer=replace(run.optimizer, learning_rate=rate, muon_learning_rate=None),
         batch_size=run.training.per_gpu_batch_size,
         num_workers=run.training.num_workers,
     )

@@ -25,12 +25,15 @@ class ExperimentSettings:
 
 @dataclass(kw_only=True)
 class OptimizerSettings:
-    """AdamW (arXiv:1711.05101)."""
+    """AdamW (arXiv:1711.05101), on request with Muon for the matrices of transformer blocks."""
 
     learning_rate: float = option(1e-4, "peak learning rate")
     beta1: float = option(0.9)
     beta2: float = option(0.999)
     epsilon: float = option(1e-8)
+    muon_learning_rate: float | None = option(
+        None, "peak rate of Muon for the matrices of transformer blocks; null = AdamW everywhere"
+    )
     weight_decay: float = option(1e-4, "not applied to norms, biases, embeddings and learned tokens")
 
 

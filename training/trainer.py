@@ -252,7 +252,7 @@ class Trainer:
                 total=total,
             )
             for group in self.optimizers[phase.module].param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * group["ratio"]
             rates[phase.module] = rate
         return rates
 
