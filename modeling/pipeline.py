@@ -20,10 +20,10 @@ from common.config import find_file
 from common.console import progress
 from common.image_store import ImageStore
 from common.images import to_uint8
+from common.weights import CheckpointError, load_weights, weight_hash
 from modeling.factory import build_generator, build_tokenizer
 from modeling.generators.base import AutoregressiveGenerator, Generator
 from modeling.pretrained.run_folder import RunFolder, open_run
-from modeling.pretrained.safe_load import CheckpointError, load_weights, weight_hash
 from modeling.sampling import sample, sample_uniforms
 from modeling.tokenizers.base import Tokenizer
 

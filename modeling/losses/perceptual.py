@@ -1,37 +1,13 @@
 """Perceptual loss of tokenizer training: LPIPS and ConvNeXt-S terms with frozen, loaded weights."""
 
-import pickle
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
+from common.weights import read_weights
 from modeling.losses.convnext import ConvNeXtDistance
 from modeling.losses.lpips import LPIPS, torchvision_vgg16_name
-
-
-def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
-    """Tensors of a `.safetensors` file or of a state dict saved by torch, without running code from the file.
-
-    Raises:
-        FileNotFoundError: naming the path.
-        ValueError: if the file is damaged or holds anything but tensors.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"weight file {path} does not exist")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise ValueError(f"weight file {path} cannot be read: {error}") from error
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise ValueError(f"weight file {path} is not a state dict of tensors")
-    return state
 
 
 def load_frozen(
@@ -51,7 +27,7 @@ def load_frozen(
     paths = [paths] if isinstance(paths, str) else list(paths)
     found: dict[str, torch.Tensor] = {}
     for path in paths:
-        for name, tensor in read_state_dict(path).items():
+        for name, tensor in read_weights(path).items():
             target = rename(name)
             if target is not None:
                 found[target] = tensor

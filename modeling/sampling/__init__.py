@@ -2,5 +2,6 @@
 
 from modeling.sampling.autoregressive import choose_tokens, sample, sample_uniforms
 from modeling.sampling.guidance import guide, power_cosine_schedule
+from modeling.sampling.settings import SamplingSettings
 
-__all__ = ["choose_tokens", "guide", "power_cosine_schedule", "sample", "sample_uniforms"]
+__all__ = ["SamplingSettings", "choose_tokens", "guide", "power_cosine_schedule", "sample", "sample_uniforms"]

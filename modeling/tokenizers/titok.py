@@ -1,6 +1,7 @@
 """TiTok: an image as a short sequence of tokens without 2-D layout (arXiv:2406.07550, arXiv:2501.07730)."""
 
 from functools import partial
+from typing import Literal
 
 import torch
 
@@ -39,6 +40,8 @@ class TiTok(Tokenizer):
         encoder_patch_size, decoder_patch_size: patch sides; must divide `image_size`.
         layout: one of `LAYOUTS`.
         activation_checkpointing: recompute transformer blocks in the backward pass to save memory.
+        init: weights of linear layers and convolutions: "released" is a normal with std 0.02 as in the published
+            recipes; "fan_in" a normal with std 1 / sqrt(inputs), without which narrow models hardly start to learn.
         proxy_codebook_size: codes of the VQGAN (proxy and two_stage only).
         proxy_code_dim: channels of such a code (two_stage only).
         pixel_decoder_channels: base width of the pixel decoder, a multiple of 32 (two_stage only).
@@ -63,6 +66,7 @@ class TiTok(Tokenizer):
         decoder_patch_size: int,
         layout: str = "single_stage",
         activation_checkpointing: bool = False,
+        init: Literal["released", "fan_in"] = "released",
         proxy_codebook_size: int = 1024,
         proxy_code_dim: int = 256,
         pixel_decoder_channels: int = 128,
@@ -95,8 +99,8 @@ class TiTok(Tokenizer):
             depth=decoder_depth,
             num_heads=decoder_num_heads,
         )
-        self.encoder.apply(init_vit_weights)
-        self.decoder.apply(init_vit_weights)
+        for part in (self.encoder, self.decoder):
+            part.apply(partial(init_vit_weights, std=0.02 if init == "released" else None))
         self.quantize = quantizer
         if layout == "two_stage":
             self._add_pixel_decoder(proxy_codebook_size, proxy_code_dim, pixel_decoder_channels)
