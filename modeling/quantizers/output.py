@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-if TYPE_CHECKING:
-    from modeling.quantizers.gaussian import DiagonalGaussian
+from modeling.quantizers.posterior import DiagonalGaussian
 
 
 @dataclass

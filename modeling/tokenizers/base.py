@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from modeling.quantizers.gaussian import DiagonalGaussian
+from modeling.quantizers.posterior import DiagonalGaussian
 
 
 @dataclass

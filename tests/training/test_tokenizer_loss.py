@@ -8,7 +8,7 @@ from modeling.losses.convnext import ConvNeXtDistance
 from modeling.losses.discriminators import NLayerDiscriminator
 from modeling.losses.lpips import LPIPS
 from modeling.losses.perceptual import PerceptualLoss
-from modeling.quantizers.gaussian import DiagonalGaussian
+from modeling.quantizers.posterior import DiagonalGaussian
 from tests.parity import assert_close, fill_module, golden
 from training.tasks.tokenizer_loss import PerceptualSettings, TokenizerLoss, TokenizerLossSettings
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from modeling.quantizers import GaussianQuantizer
-from modeling.quantizers.gaussian import DiagonalGaussian
+from modeling.quantizers.posterior import DiagonalGaussian
 from tests.parity import assert_close, golden
 
 
