@@ -20,9 +20,9 @@ from common.distributed import is_main, world_size
 from common.image_store import ImageStore
 from common.images import save_png
 from common.launch import processes
+from common.weights import weight_hash
 from modeling.pipeline import find_classes, generate_into, load_image_model
-from modeling.pretrained.safe_load import weight_hash
-from training.tasks.token_prediction import SamplingSettings
+from modeling.sampling import SamplingSettings
 
 
 @dataclass(kw_only=True)

@@ -14,8 +14,9 @@ from common.config import option, run_script, to_tree
 from data.token_memmap import TokenMemmap
 from modeling.factory import build_generator
 from modeling.pipeline import load_tokenizer, require_tokenizer
+from modeling.sampling import SamplingSettings
 from training.settings import ExperimentSettings, OptimizerSettings, ScheduleSettings, TrainingSettings
-from training.tasks.token_prediction import RARSettings, RARTask, SamplingSettings
+from training.tasks.token_prediction import RARSettings, RARTask
 from training.trainer import Trainer, start
 
 
@@ -53,17 +54,19 @@ def main(run: GeneratorRun, tree: dict) -> None:
         "num_tokens": origin.num_tokens,
         "num_classes": len(origin.class_names),
     }
-    run.generator = {k: v for k, v in run.generator.items() if sizes.get(k) != v}
-    generator = build_generator(run.generator, **sizes)
+    for key, size in sizes.items():
+        if run.generator.setdefault(key, size) != size:
+            raise ValueError(f"generator.{key}={run.generator[key]!r}, but {run.data.tokens} has {size}")
+    generator = build_generator(run.generator)
     validation = TokenMemmap(path=run.data.validation) if run.data.validation else None
     tokenizer = load_tokenizer(run.data.tokenizer, accelerator.device) if run.data.tokenizer else None
-    if validation is not None and validation.header.weight_hash != origin.weight_hash:
-        raise ValueError(f"{run.data.validation} and {run.data.tokens} were made by different tokenizers")
+    for key in ("weight_hash", "class_names"):
+        if validation is not None and getattr(validation.header, key) != getattr(origin, key):
+            raise ValueError(f"{run.data.validation} and {run.data.tokens} differ in {key}")
     if tokenizer is not None:
         require_tokenizer(
             tokenizer, origin.weight_hash, what=run.data.tokens, tokenizer_name=run.data.tokenizer or ""
         )
-    run.generator |= sizes
     run.tokens = {
         "tokenizer": run.data.tokenizer or origin.tokenizer,
         "weight_hash": origin.weight_hash,

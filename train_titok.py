@@ -9,9 +9,10 @@ tokenizer is asked for.
 
 from dataclasses import dataclass, replace
 
-from common.build import build
+from common.build import ConfigError, build
 from common.config import option, run_script, to_tree
 from data import DATASETS
+from data.source import Source
 from modeling.factory import build_discriminator, build_tokenizer
 from modeling.pretrained.perceptual import find_perceptual
 from training.settings import ExperimentSettings, OptimizerSettings, ScheduleSettings, TrainingSettings
@@ -43,18 +44,27 @@ class TokenizerRun:
     training: TrainingSettings = option()
 
 
+def build_images(key: str, section: dict, image_size: int) -> Source:
+    """The images of a data section; they must have the size that the tokenizer takes."""
+    source = build(key, DATASETS, section)
+    if source.item_shape != (3, image_size, image_size):
+        held = f"images of {source.item_shape[-1]} pixels" if source.item_key == "images" else source.item_key
+        raise ConfigError(f"{key} gives {held}, but tokenizer.image_size={image_size}")
+    return source
+
+
 def main(run: TokenizerRun, tree: dict) -> None:
     """Build the parts of the run and train."""
     accelerator = start(run.training, run.experiment)
     tokenizer = build_tokenizer(run.tokenizer)
     discriminator = build_discriminator(run.discriminator) if run.discriminator else None
-    source = build("data.train", DATASETS, run.data.train)
+    source = build_images("data.train", run.data.train, tokenizer.image_size)
     rate = run.discriminator_learning_rate or run.optimizer.learning_rate
     task = ReconstructionTask(
         tokenizer=tokenizer,
         discriminator=discriminator,
         perceptual=find_perceptual(**vars(run.losses.perceptual)) if run.losses.perceptual_weight else None,
-        validation=build("data.validation", DATASETS, run.data.validation),
+        validation=build_images("data.validation", run.data.validation, tokenizer.image_size),
         loss=run.losses,
         optimizer=run.optimizer,
         discriminator_optimizer=replace(run.optimizer, learning_rate=rate, muon_learning_rate=None),

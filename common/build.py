@@ -34,7 +34,7 @@ def type_name(annotation: Any) -> str:
         return "null"
     if origin in (list, tuple, Sequence):
         return f"list of {type_name(get_args(annotation)[0])}"
-    if origin in (dict, Mapping) or annotation in (dict, Mapping):
+    if origin in (dict, Mapping) or annotation in (dict, Mapping) or dataclasses.is_dataclass(annotation):
         return "section"
     return getattr(annotation, "__name__", str(annotation))
 
@@ -51,6 +51,8 @@ def check_value(path: str, value: Any, annotation: Any) -> Any:
     if origin in (Union, types.UnionType):
         return _check_union(path, value, annotation)
     if origin is Literal:
+        if value is False and "no" in get_args(annotation):
+            return "no"  # what YAML makes of a bare no
         if value in get_args(annotation) and not isinstance(value, bool):
             return value
         raise ConfigError(

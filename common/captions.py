@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 from common.image_store import ImageStore
 from common.images import enlarge, grid, pil_to_tensor, to_float
 
-GRID_ROWS, GRID_COLUMNS, GRID_SIDE = 20, 8, 64
+GRID_ROWS, GRID_COLUMNS, GRID_SIDE = 20, 8, 96
 _PAD = 2
 
 

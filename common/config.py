@@ -1,17 +1,20 @@
 """`config=FILE key=value ...`: YAML files and dotted overrides, merged, checked strictly, written back resolved."""
 
+import copy
 import dataclasses
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, get_type_hints
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from common.build import ConfigError, build_dataclass, type_name
+from common.files import write_text
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -21,12 +24,8 @@ Settings = TypeVar("Settings")
 def option(default: Any = dataclasses.MISSING, help: str = "") -> Any:
     """A settings field with a help text; mutable defaults are copied for every instance."""
     if isinstance(default, (dict, list)) or dataclasses.is_dataclass(default):
-        return dataclasses.field(default_factory=lambda: _copy(default), metadata={"help": help})
+        return dataclasses.field(default_factory=lambda: copy.deepcopy(default), metadata={"help": help})
     return dataclasses.field(default=default, metadata={"help": help})
-
-
-def _copy(value: Any) -> Any:
-    return dataclasses.replace(value) if dataclasses.is_dataclass(value) else type(value)(value)
 
 
 def find_file(name: str | Path, what: str = "file") -> Path:
@@ -48,19 +47,27 @@ def read_yaml(path: str | Path) -> dict:
     Raises:
         FileNotFoundError, ConfigError: the file is missing, or is not a YAML mapping.
     """
+    tree = _load_yaml(path)
+    try:
+        return OmegaConf.to_container(tree, resolve=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"config file {path} cannot be read: {one_line(error)}") from error
+
+
+def _load_yaml(path: str | Path) -> DictConfig:
     found = find_file(path, "config file")
     try:
-        tree = OmegaConf.to_container(OmegaConf.load(found), resolve=True)
+        tree = OmegaConf.load(found)
     except (YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
-        raise ConfigError(f"config file {path} cannot be read: {' '.join(str(error).split())}") from error
-    if not isinstance(tree, dict):
-        raise ConfigError(f"config file {path} must hold keys and values, found {type(tree).__name__}")
+        raise ConfigError(f"config file {path} cannot be read: {one_line(error)}") from error
+    if not isinstance(tree, DictConfig):
+        raise ConfigError(f"config file {path} must hold keys and values, found a list")
     return tree
 
 
 def write_yaml(path: str | Path, tree: Mapping) -> None:
     """Write nested dicts as YAML."""
-    Path(path).write_text(OmegaConf.to_yaml(OmegaConf.create(dict(tree))))
+    write_text(path, OmegaConf.to_yaml(OmegaConf.create(dict(tree))))
 
 
 def merge_arguments(arguments: Sequence[str]) -> dict:
@@ -71,14 +78,23 @@ def merge_arguments(arguments: Sequence[str]) -> dict:
         if not separator or not key:
             raise ConfigError(f"argument {argument!r} is not understood; write key=value, or --help")
         if key == "config":
-            trees.append(read_yaml(value))
+            trees.append(_load_yaml(value))  # not resolved yet: values that refer to others follow overrides
         else:
             overrides.append(f"{key}={value}")
     try:
-        tree = OmegaConf.merge(*trees, OmegaConf.from_dotlist(overrides))
-        return OmegaConf.to_container(tree, resolve=True)
+        tree: dict = {}
+        for part in (*trees, OmegaConf.from_dotlist(overrides)):
+            tree = _merge(tree, OmegaConf.to_container(part))
+        return OmegaConf.to_container(OmegaConf.create(tree), resolve=True)
     except (YAMLError, OmegaConfBaseException, ValueError, TypeError) as error:
-        raise ConfigError(f"arguments cannot be merged: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"arguments cannot be merged: {one_line(error)}") from error
+
+
+def _merge(old: Any, new: Any) -> Any:
+    """Sections key by key; anything else is replaced, whatever it was, for the strict check to judge."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        return {**old, **{key: _merge(old.get(key), value) for key, value in new.items()}}
+    return new
 
 
 def load_settings(cls: type[Settings], arguments: Sequence[str]) -> tuple[Settings, dict]:
@@ -153,5 +169,13 @@ def run_script(main: Callable[[Any, dict], None], cls: type, usage: str) -> NoRe
     except (ValueError, OSError) as error:
         if os.environ.get("TRACEBACK"):
             raise
-        sys.exit(f"error: {' '.join(str(error).split())}")
+        sys.exit(f"error: {one_line(error)}")
     return None
+
+
+def one_line(error: Exception) -> str:
+    """The message of an error; of one that a data loading worker passed on, without the worker's traceback."""
+    text = str(error)
+    if "Original Traceback (most recent call last):" in text:
+        text = re.split(r"\n[\w.]+: ", text)[-1]
+    return " ".join(text.split())

@@ -1,11 +1,12 @@
 """Modules from YAML sections: nested parts are built first and handed over ready-made."""
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
 
-from common.build import ConfigError, build
+from common.build import ConfigError, build, choose
 from modeling.generators import GENERATORS
 from modeling.losses import DISCRIMINATORS
 from modeling.quantizers import QUANTIZERS
@@ -14,18 +15,19 @@ from modeling.tokenizers.base import Tokenizer
 
 
 def build_tokenizer(section: Mapping[str, Any]) -> Tokenizer:
-    """A tokenizer from its section; `quantizer` in it is a section of its own.
+    """A tokenizer from its section; `quantizer` in it, where the tokenizer takes one, is a section of its own.
 
     Raises:
         ConfigError: see `common.build.build`.
     """
-    options = dict(section)
+    builder, options = choose("tokenizer", TOKENIZERS, section)
+    if "quantizer" not in inspect.signature(builder).parameters:
+        return build("tokenizer", TOKENIZERS, section)
     quantizer = options.pop("quantizer", None)
     if not isinstance(quantizer, Mapping):
         raise ConfigError(f"tokenizer.quantizer={quantizer!r} must be a section with a name")
-    return build(
-        "tokenizer", TOKENIZERS, options, quantizer=build("tokenizer.quantizer", QUANTIZERS, quantizer)
-    )
+    part = build("tokenizer.quantizer", QUANTIZERS, quantizer)
+    return build("tokenizer", TOKENIZERS, {"name": section["name"], **options}, quantizer=part)
 
 
 def build_generator(section: Mapping[str, Any], **sizes: int) -> nn.Module:

@@ -27,6 +27,7 @@ from common.config import option, run_script
 from common.console import Clock, banner, duration, progress, say, warn
 from common.images import to_float
 from common.launch import processes
+from common.weights import weight_hash
 from data.loaders import eval_loader
 from data.source import Source
 from data.still import Part, still_source
@@ -35,7 +36,6 @@ from data.transforms import ten_crop, ten_crop_side
 from evaluator.codebook_usage import CodebookUsage
 from modeling.pipeline import load_tokenizer
 from modeling.pretrained.run_folder import open_run
-from modeling.pretrained.safe_load import weight_hash
 from modeling.tokenizers.base import Tokenizer
 
 NUM_CROPS = {"plain": 1, "flip": 2, "ten_crop": 10}

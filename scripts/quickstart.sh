@@ -17,15 +17,18 @@ echo "== 1. the shipped models: held-out emoji through the tokenizer, and a row 
 "$PYTHON" sample_imagenet.py generator=assets/models/rar_openmoji num_samples=80 png=false npz=false output="$OUT/shipped"
 
 echo "== 2. train a tokenizer from scratch"
-"$PYTHON" train_titok.py config=configs/titok/openmoji_quickstart.yaml experiment.output_dir="$OUT/titok"
+"$PYTHON" train_titok.py config=configs/titok/openmoji.yaml experiment.output_dir="$OUT/titok" \
+    training.max_steps=1500 training.evaluate_every=500 training.preview_every=500 training.save_every=250
 
 echo "== 3. turn the images into tokens"
 for split in train validation; do
-    "$PYTHON" scripts/pretokenize.py tokenizer="$OUT/titok" split="$split" output="$OUT/$split.tokens"
+    "$PYTHON" scripts/pretokenize.py tokenizer="$OUT/titok" split="$split" num_workers=0 output="$OUT/$split.tokens"
 done
 
 echo "== 4. train a generator on the tokens"
-"$PYTHON" train_rar.py config=configs/rar/openmoji_quickstart.yaml experiment.output_dir="$OUT/rar" \
+"$PYTHON" train_rar.py config=configs/rar/openmoji.yaml experiment.output_dir="$OUT/rar" \
+    training.max_steps=1200 rar.randomness_anneal_start=600 rar.randomness_anneal_end=900 \
+    training.evaluate_every=400 training.preview_every=400 training.save_every=200 \
     data.tokens="$OUT/train.tokens" data.validation="$OUT/validation.tokens" data.tokenizer="$OUT/titok"
 
 echo "== 5. what came out"

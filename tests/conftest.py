@@ -1,17 +1,23 @@
-"""Tiny models with deterministic random weights, as run folders."""
+"""Tiny models with deterministic random weights, as run folders; entry points run inside the test process."""
 
+import signal
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState, GradientState
 from PIL import Image
 from safetensors.torch import save_file
 
-from common.config import write_yaml
+from common.config import run_script, write_yaml
+from common.weights import weight_hash
 from data.token_memmap import TokenHeader, TokenWriter
 from modeling.factory import build_generator, build_tokenizer
-from modeling.pretrained.safe_load import weight_hash
 from tests.parity import fill_module
 
 TOKENIZER = {
@@ -115,3 +121,54 @@ def tiny_token_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     writer.close()
     TokenWriter.finish(path)
     return path
+
+
+@pytest.fixture
+def engine() -> Iterator[None]:
+    """For tests that train inside the test process: undoes what a training sets for its whole process."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    precision, tf32 = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    flash = torch.backends.cuda.flash_sdp_enabled()
+
+    def forget() -> None:
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
+
+    forget()
+    yield
+    forget()
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    torch.set_float32_matmul_precision(precision)
+    torch.backends.cudnn.allow_tf32 = tf32
+    torch.backends.cuda.enable_flash_sdp(flash)
+
+
+class Finished(NamedTuple):
+    """How a program ended and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def program(engine: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Callable:
+    """`program(module, SettingsClass, *arguments)` runs a script as the command line would, without a new process."""
+
+    def call(module: ModuleType, settings: type, *arguments: str) -> Finished:
+        monkeypatch.setattr(sys, "argv", [module.__file__, *arguments])
+        capsys.readouterr()
+        code = 0
+        try:
+            run_script(module.main, settings, module.__doc__)
+        except SystemExit as end:
+            code = end.code
+        finally:
+            AcceleratorState._reset_state(reset_partial_state=True)
+            GradientState._reset_state()
+        out, err = capsys.readouterr()
+        # What the interpreter does with a text given to sys.exit.
+        return Finished(1, out, f"{err}{code}\n") if isinstance(code, str) else Finished(code or 0, out, err)
+
+    return call

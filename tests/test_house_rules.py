@@ -14,7 +14,7 @@ MAY_IMPORT = {
     "modeling.quantizers": ["modeling.layers", "common.distributed"],
     "modeling.tokenizers": ["modeling.layers", "modeling.quantizers"],
     "modeling.generators": ["modeling.layers"],
-    "modeling.sampling": ["modeling.generators.base"],
+    "modeling.sampling": ["modeling.generators.base", "common.config"],
     "modeling.losses": ["modeling.layers", "common.weights"],
     "modeling.factory": ["modeling", "common"],
     "modeling.pipeline": ["modeling", "common"],

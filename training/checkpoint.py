@@ -26,7 +26,7 @@ from safetensors.torch import save_file
 
 from common.build import ConfigError
 from common.config import write_yaml
-from modeling.pretrained.safe_load import CheckpointError, load_weights
+from common.weights import CheckpointError, load_weights
 
 PREFIX = "step-"
 
@@ -84,9 +84,16 @@ class CheckpointFolder:
             info: JSON-able facts; `config` in it is stored as YAML.
 
         Raises:
-            CheckpointError: the disk is full or not writable. Earlier checkpoints are untouched.
+            CheckpointError: the disk is full or not writable, or a number is not finite. Earlier checkpoints are
+                untouched.
         """
         target, temporary = self.path(step), self.folder / f".{PREFIX}{step:08d}.part"
+        for stem, state in states.items():
+            for name, tensor in state.items():
+                if not tensor.isfinite().all():
+                    raise CheckpointError(
+                        f"step {step}: {name!r} of {stem} is not finite; it is not saved, {self._last()}"
+                    )
         shutil.rmtree(temporary, ignore_errors=True)
         try:
             temporary.mkdir(parents=True)
@@ -99,17 +106,18 @@ class CheckpointFolder:
             if target.exists():
                 shutil.rmtree(target)
             os.replace(temporary, target)
-        except (
-            OSError,
-            RuntimeError,
-            CheckpointError,
-        ) as error:  # torch.save reports a full disk as RuntimeError
+        except (OSError, RuntimeError, CheckpointError) as error:
             shutil.rmtree(temporary, ignore_errors=True)
-            kept = self.steps()
-            last = f"the last complete one is {self.path(kept[-1])}" if kept else "there is no earlier one"
-            raise CheckpointError(f"cannot save checkpoint {target}: {error}; {last}") from error
+            # What torch.save says about a full disk is a riddle.
+            guess = "is the disk full? " if isinstance(error, RuntimeError) else ""
+            reason = f"{guess}{error}; {self._last()}"
+            raise CheckpointError(f"cannot save checkpoint {target}: {reason}") from error
         self._prune()
         return target
+
+    def _last(self) -> str:
+        steps = self.steps()
+        return f"the last complete one is {self.path(steps[-1])}" if steps else "there is no earlier one"
 
     def _prune(self) -> None:
         milestones = {s for s in self.steps() if self.milestone_every and s % self.milestone_every == 0}
@@ -127,13 +135,15 @@ class CheckpointFolder:
         try:
             return json.loads(path.read_text())
         except (OSError, json.JSONDecodeError) as error:
-            raise CheckpointError(
-                f"checkpoint {path.parent} is damaged ({error}); remove that folder to go on from an earlier one"
-            ) from error
+            raise self._unusable(path, error) from error
 
     def load_module(self, step: int, stem: str, module: torch.nn.Module) -> None:
         """Load one module of a checkpoint strictly (see `load_weights`)."""
-        load_weights(self.path(step) / f"{stem}.safetensors", module)
+        path = self.path(step) / f"{stem}.safetensors"
+        try:
+            load_weights(path, module)
+        except (CheckpointError, FileNotFoundError) as error:
+            raise self._unusable(path, error) from error
 
     def load_optimizers(self, step: int) -> Any:
         """Optimizer states, read without unpickling objects."""
@@ -141,9 +151,16 @@ class CheckpointFolder:
         try:
             return torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:
-            raise CheckpointError(
-                f"{path} is damaged ({error}); remove {path.parent} to go on from an earlier checkpoint"
-            ) from error
+            raise self._unusable(path, str(error).split(". ")[0]) from error
+
+    def _unusable(self, path: Path, reason: object) -> CheckpointError:
+        reason = str(reason).split("\n")[0]
+        earlier = [s for s in self.steps() if self.path(s) < path.parent]
+        way = f"from {self.path(earlier[-1]).name}" if earlier else "anew"
+        return CheckpointError(
+            f"{path} cannot be used ({reason}); remove {path.parent} to begin {way},"
+            " or choose another experiment.output_dir"
+        )
 
 
 def require_space(folder: Path, needed: int) -> None:

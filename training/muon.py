@@ -6,6 +6,7 @@ tokenizers that train on a CPU it reaches in one tenth of the steps what AdamW r
 
 from collections import defaultdict
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,6 +35,17 @@ class MuonAdamW(torch.optim.AdamW):
     joint query-key-value projection); each is orthogonalised by itself. Nesterov momentum 0.95; updates of tall
     matrices are enlarged by the square root of rows / columns. Weight decay is decoupled, as in AdamW.
     """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        # Fused AdamW looks for overflow by itself under fp16 scaling; Muon relies on the scaler skipping the step.
+        self._step_supports_amp_scaling = False
+
+    def __setstate__(self, state: dict) -> None:
+        """What `load_state_dict` ends with; AdamW wants a step count of every parameter, Muon keeps none."""
+        for values in state["state"].values():
+            values.setdefault("step", torch.zeros(()))
+        super().__setstate__(state)
 
     @torch.no_grad()
     def step(self, closure: Callable | None = None) -> None:

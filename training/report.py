@@ -1,8 +1,7 @@
 """Progress line, skipped samples and small JSON files of a run."""
 
 import json
-import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,6 +10,10 @@ import torch
 from common import distributed
 from common.build import ConfigError
 from common.console import Clock, duration, warn
+from common.files import write_text
+
+# The share of unreadable samples is judged over at least so many, lest one in the first batch stops a run.
+FEWEST_JUDGED = 1000
 
 
 class Progress:
@@ -84,14 +87,14 @@ class SkippedSamples:
         """Name new ones (of all processes).
 
         Raises:
-            ConfigError: more than `limit` of what was read is unreadable.
+            ConfigError: more than `limit` of what was read (or of 1000 samples, if that is more) is unreadable.
         """
         gathered = distributed.gather_objects((self.fresh, self.count, self.read))
         self.fresh = []
         for name in sorted({n for names, _, _ in gathered for n in names}):
             warn(f"skipped {name}")
         count, read = sum(c for _, c, _ in gathered), sum(r for _, _, r in gathered)
-        if count > self.limit * (count + read):
+        if count > self.limit * max(count + read, FEWEST_JUDGED):
             raise ConfigError(
                 f"{count} of {count + read} samples could not be read, more than training.max_skipped={self.limit:g};"
                 " the warnings above name them"
@@ -99,7 +102,23 @@ class SkippedSamples:
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write JSON through a temporary file."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    temporary.write_text(json.dumps(value, indent=1) + "\n")
-    os.replace(temporary, path)
+    """Write JSON, whole or not at all."""
+    write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def require_finite(wrong: Mapping[str, int]) -> None:
+    """Stop a run whose numbers broke down.
+
+    Args:
+        wrong: scalars that were not finite, with the step in which each was so first.
+
+    Raises:
+        ConfigError: there are any; the message names the first step and its scalars.
+    """
+    if wrong:
+        step = min(wrong.values())
+        names = ", ".join(name for name, first in wrong.items() if first == step)
+        raise ConfigError(
+            f"step {step}: {names} is not finite; checkpoints from before are untouched. Try a lower"
+            " optimizer.learning_rate, a longer warm-up, gradient clipping, or bf16 in place of fp16"
+        )

@@ -1,5 +1,7 @@
 """State dicts of modules and optimizers, the same for one process, data parallel and sharded (FSDP) training."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -10,6 +12,7 @@ from torch.distributed.checkpoint.state_dict import (
     get_optimizer_state_dict,
     set_optimizer_state_dict,
 )
+from torch.distributed.fsdp import FSDPModule
 
 
 def module_state(accelerator: Accelerator, module: nn.Module) -> dict[str, torch.Tensor]:
@@ -18,12 +21,36 @@ def module_state(accelerator: Accelerator, module: nn.Module) -> dict[str, torch
 
 
 def optimizer_state(module: nn.Module, optimizer: Any) -> dict:
-    """Full optimizer state keyed by parameter names, on the CPU; call it on every process."""
+    """Full optimizer state keyed by parameter names, on the CPU; call it on every process.
+
+    Empty before the first update: asked for such a state, torch would make one by an update with zero gradients, and
+    the run would go on from there with one update too many counted.
+    """
+    if not optimizer.optimizer.state:
+        return {}
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
     return get_optimizer_state_dict(module, optimizer.optimizer, options=options)
 
 
 def load_optimizer_state(module: nn.Module, optimizer: Any, state: dict) -> None:
     """Inverse of `optimizer_state`, on any number of processes."""
+    if not state:
+        return
     options = StateDictOptions(full_state_dict=True)
     set_optimizer_state_dict(module, optimizer.optimizer, state, options=options)
+
+
+@contextmanager
+def whole_parameters(module: nn.Module) -> Iterator[None]:
+    """Let methods other than `forward` use a sharded (FSDP2) module: its parameters are gathered for the block.
+
+    Every process has to enter; does nothing for modules that are not sharded.
+    """
+    shards = [m for m in module.modules() if isinstance(m, FSDPModule)]
+    for shard in shards:
+        shard.unshard()
+    try:
+        yield
+    finally:
+        for shard in shards:
+            shard.reshard()

@@ -11,33 +11,40 @@ import torch
 from common import distributed
 from common.build import ConfigError
 from common.console import say
+from common.files import write_text
 
 METRICS_FILE = "metrics.jsonl"
 
 
 class Meters:
-    """Running means of scalars, kept on the device until somebody asks."""
+    """Scalars of many steps, kept on the device until somebody asks for their means."""
 
     def __init__(self) -> None:
-        self.sums: dict[str, torch.Tensor] = {}
-        self.counts: dict[str, int] = {}
+        self.values: dict[str, list[tuple[int, torch.Tensor]]] = {}
 
-    def add(self, scalars: Mapping[str, torch.Tensor | float]) -> None:
+    def add(self, step: int, scalars: Mapping[str, torch.Tensor | float]) -> None:
         """Add one observation of each scalar; no synchronisation with the device."""
         for name, value in scalars.items():
             tensor = value.detach().float() if isinstance(value, torch.Tensor) else torch.tensor(float(value))
-            self.sums[name] = self.sums[name] + tensor if name in self.sums else tensor.clone()
-            self.counts[name] = self.counts.get(name, 0) + 1
+            self.values.setdefault(name, []).append((step, tensor))
 
-    def take(self, device: torch.device) -> dict[str, float]:
-        """Means since the last call, averaged over processes; starts anew."""
-        if not self.sums:
-            return {}
-        names = sorted(self.sums)
-        means = torch.stack([self.sums[n].to(device) / self.counts[n] for n in names])
-        means = distributed.all_reduce_mean(means).tolist()
-        self.sums, self.counts = {}, {}
-        return dict(zip(names, means, strict=True))
+    def take(self, device: torch.device) -> tuple[dict[str, float], dict[str, int]]:
+        """Means since the last call, over processes too; starts anew.
+
+        Returns:
+            The means, and for scalars that were not always finite the first step in which they were not.
+        """
+        values, self.values = dict(sorted(self.values.items())), {}
+        if not values:
+            return {}, {}
+        flat = torch.stack([tensor.to(device) for series in values.values() for _, tensor in series])
+        parts = distributed.all_reduce_mean(flat).cpu().split([len(series) for series in values.values()])
+        means, wrong = {}, {}
+        for (name, series), numbers in zip(values.items(), parts, strict=True):
+            means[name] = float(numbers.mean())
+            if not numbers.isfinite().all():
+                wrong[name] = series[int(numbers.isfinite().logical_not().nonzero()[0])][0]
+        return means, wrong
 
 
 class Tracker:
@@ -62,9 +69,8 @@ class Tracker:
         if not distributed.is_main():
             return
         kept = [r for r in read_metrics(self.path) if r["step"] <= step] if step else []
-        self.file = self.path.open("w", buffering=1)
-        for record in kept:
-            self.file.write(json.dumps(record) + "\n")
+        write_text(self.path, "".join(json.dumps(record) + "\n" for record in kept))
+        self.file = self.path.open("ab", buffering=0)  # nothing is left in a buffer when the disk is full
         if "tensorboard" in mirrors:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -88,10 +94,18 @@ class Tracker:
             )
 
     def log(self, step: int, kind: str, scalars: Mapping[str, float]) -> None:
-        """Record scalars under `kind` (train, evaluate) at a step."""
+        """Record scalars under `kind` (train, evaluate) at a step.
+
+        Raises:
+            OSError: the disk is full; the message names the file.
+        """
         if self.file is None:
             return
-        self.file.write(json.dumps({"step": step, "kind": kind, **scalars}) + "\n")
+        record = json.dumps({"step": step, "kind": kind, **scalars}) + "\n"
+        try:
+            self.file.write(record.encode())
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.path)) from error
         if self.board is not None:
             for name, value in scalars.items():
                 self.board.add_scalar(f"{kind}/{name}", value, step)

@@ -25,10 +25,10 @@ from training.curves import draw_curves
 from training.ema import EMA
 from training.optim import build_optimizer
 from training.randomness import ExampleRandom, seed_step
-from training.report import Progress, SkippedSamples, write_json
+from training.report import Progress, SkippedSamples, require_finite, write_json
 from training.schedules import learning_rate
 from training.settings import ExperimentSettings, ScheduleSettings, TrainingSettings
-from training.state import load_optimizer_state, module_state, optimizer_state
+from training.state import load_optimizer_state, module_state, optimizer_state, whole_parameters
 from training.task import Batch, Phase, StepContext, Task
 from training.tracker import Meters, Tracker
 
@@ -89,7 +89,15 @@ class Trainer:
         )
         self.phases: list[Phase] = task.phases()
         self.meters, self.skipped = Meters(), SkippedSamples(training.max_skipped)
+        self.measured: dict[str, float] | None = None
         self.stop_signal: int | None = None
+        self.sharded = accelerator.distributed_type == DistributedType.FSDP
+        if self.sharded and training.ema_decay is not None:
+            raise ConfigError(
+                f"training.ema_decay={training.ema_decay} cannot be combined with FSDP; use null"
+            )
+        if self.sharded and any(o.muon_learning_rate is not None for o in task.optimizers.values()):
+            raise ConfigError("optimizer.muon_learning_rate needs whole matrices; with FSDP use null")
 
     @property
     def global_batch(self) -> int:
@@ -131,24 +139,28 @@ class Trainer:
             self._update(step, batches, progress)
             step += 1
             self._after_step(step, rates, progress)
+        if self.measured is None:  # stopped between the last checkpoint and the result
+            with whole_parameters(self.model):
+                self._evaluate(step)
         self._finish()
 
     # ---- preparation -------------------------------------------------------------------------------------------
 
     def _finished(self) -> bool:
-        steps = self.checkpoints.steps()
-        done = bool(steps) and steps[-1] >= self.training.max_steps
-        return done and (self.folder / "model.safetensors").is_file()
+        steps, result = self.checkpoints.steps(), self.folder / "model.safetensors"
+        if steps:
+            self._check_same_run(self.checkpoints.load_info(steps[-1]), steps[-1])
+        elif result.is_file():
+            raise ConfigError(f"{result} has no checkpoint beside it; choose another experiment.output_dir")
+        return bool(steps) and steps[-1] >= self.training.max_steps and result.is_file()
 
     def _prepare(self) -> int:
         """Restore what a checkpoint holds, then hand modules and optimizers to Accelerate; returns the step."""
         task, steps = self.task, self.checkpoints.steps()
         step = steps[-1] if steps else 0
         size = sum(p.numel() * p.element_size() for m in task.modules.values() for p in m.parameters())
-        if distributed.is_main():
-            require_space(
-                self.folder, 5 * size
-            )  # weights, averaged weights, two moments, and the final export
+        if distributed.is_main():  # weights, averaged weights, two moments, and the final export
+            require_space(self.folder, 5 * size)
         self.raw = dict(task.modules)
         for module in (*self.raw.values(), *task.state.values()):
             module.to(self.device)
@@ -156,7 +168,6 @@ class Trainer:
             EMA(self.raw["model"], self.training.ema_decay) if self.training.ema_decay is not None else None
         )
         if step:
-            self._check_same_run(self.checkpoints.load_info(step), step)
             for name, module in self._stored_modules(self.raw).items():
                 self.checkpoints.load_module(step, name, module)
         if distributed.is_main():
@@ -168,8 +179,6 @@ class Trainer:
         for name, module in self.raw.items():
             optimizer = build_optimizer(module, task.optimizers[name])
             self.modules[name], self.optimizers[name] = self.accelerator.prepare(module, optimizer)
-        if self.ema and self.accelerator.distributed_type == DistributedType.FSDP:
-            self.ema.module = self.accelerator.prepare(self.ema.module)
         if step:
             saved = self.checkpoints.load_optimizers(step)
             for name, optimizer in self.optimizers.items():
@@ -285,7 +294,7 @@ class Trainer:
             scalars = {**scalars, f"gradient_norm/{phase.module}": norm}
         optimizer.step()
         optimizer.zero_grad()
-        self.meters.add(scalars)
+        self.meters.add(context.step + 1, scalars)
 
     def _to_device(self, batch: Batch) -> Batch:
         self.skipped.add(batch.pop("skipped"), len(batch["positions"]))
@@ -313,10 +322,11 @@ class Trainer:
             self._log(step, rates, progress)
         stop = self._stop_requested(step)
         with progress.pause():
-            if due(settings.evaluate_every):
-                self._evaluate(step)
-            if due(settings.preview_every) and distributed.is_main():
-                self._preview(step)
+            with whole_parameters(self.model):
+                if due(settings.evaluate_every):
+                    self._evaluate(step)
+                if due(settings.preview_every) and (distributed.is_main() or self.sharded):
+                    self._preview(step)
             if due(settings.save_every) or stop:
                 self._save(step)
         if stop and not last:
@@ -334,18 +344,11 @@ class Trainer:
         return bool(distributed.all_reduce_sum(flag) > 0)
 
     def _log(self, step: int, rates: dict[str, float], progress: Progress) -> None:
-        scalars = self.meters.take(self.device)
+        scalars, wrong = self.meters.take(self.device)
         self.skipped.report()
-        wrong = [n for n, v in scalars.items() if v != v or abs(v) == float("inf")]
         # The fp16 loss scaler finds its scale by overflowing, so only its gradient norms may be infinite.
-        wrong = [
-            n for n in wrong if not (self.accelerator.scaler is not None and n.startswith("gradient_norm"))
-        ]
-        if wrong:
-            raise ConfigError(
-                f"step {step}: {', '.join(wrong)} is not finite; the last checkpoint is untouched. Try a lower"
-                " optimizer.learning_rate, a longer warm-up, gradient clipping, or bf16 in place of fp16"
-            )
+        scaled = self.accelerator.scaler is not None
+        require_finite({n: s for n, s in wrong.items() if not (scaled and n.startswith("gradient_norm"))})
         scalars |= {f"learning_rate/{name}": rate for name, rate in rates.items()}
         scalars |= progress.lap(step)
         self.tracker.log(step, "train", scalars)
@@ -361,10 +364,12 @@ class Trainer:
     @torch.no_grad()
     def _preview(self, step: int) -> None:
         self.model.eval()
+        # Sharded modules gather their parameters while they compute, so every process takes part.
         for picture in self.task.preview(self.model, self.device):
-            save_png(self.folder / "previews" / f"{picture.name}-{step:08d}.png", picture.image)
-            save_png(self.folder / f"{picture.name}.png", picture.image)
-            self.tracker.picture(step, picture.name, picture.image)
+            if distributed.is_main():
+                save_png(self.folder / "previews" / f"{picture.name}-{step:08d}.png", picture.image)
+                save_png(self.folder / f"{picture.name}.png", picture.image)
+                self.tracker.picture(step, picture.name, picture.image)
 
     def _save(self, step: int) -> None:
         modules = self._stored_modules(self.modules)

@@ -5,9 +5,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from common.config import read_yaml, write_yaml
+from common.weights import CheckpointError, weight_hash
 from modeling import pipeline
 from modeling.pretrained.run_folder import open_run
-from modeling.pretrained.safe_load import CheckpointError, load_weights, read_weights, weight_hash
 from tests.conftest import CLASS_NAMES
 
 
@@ -74,35 +74,6 @@ def test_cut_weights_are_damaged(tiny_tokenizer_run, tmp_path):
     (run / "model.safetensors").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(CheckpointError, match=r"model\.safetensors is damaged"):
         pipeline.load_tokenizer(run)
-
-
-def test_cut_pickle_is_damaged_and_code_in_it_does_not_run(tmp_path):
-    path = tmp_path / "weights.bin"
-    torch.save({"weight": torch.ones(3, 2), "bias": torch.zeros(3)}, path)
-    linear = torch.nn.Linear(2, 3)
-    load_weights(path, linear)
-    assert linear.weight.sum() == 6
-    whole = path.read_bytes()
-    path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(CheckpointError, match="damaged"):
-        read_weights(path)
-    torch.save({"weight": print}, path)
-    with pytest.raises(CheckpointError, match="damaged or of another format"):
-        read_weights(path)
-
-
-def test_weights_of_another_model_name_entry_and_shapes(tmp_path):
-    save_file({"weight": torch.ones(3, 2), "bias": torch.zeros(3)}, tmp_path / "w.safetensors")
-    with pytest.raises(
-        CheckpointError, match=r"w\.safetensors: entry 'weight' has shape \[3, 2\], .* \[3, 4\]"
-    ):
-        load_weights(tmp_path / "w.safetensors", torch.nn.Linear(4, 3))
-    with pytest.raises(CheckpointError, match="holds the entry 'bias'"):
-        load_weights(tmp_path / "w.safetensors", torch.nn.Linear(2, 3, bias=False))
-    larger = torch.nn.Linear(2, 3)
-    larger.register_buffer("usage", torch.zeros(3))
-    with pytest.raises(CheckpointError, match=r"lacks the entry 'usage' \[3\]"):
-        load_weights(tmp_path / "w.safetensors", larger)
 
 
 def test_hash_follows_weights_not_files(tiny_tokenizer_run):

@@ -9,9 +9,9 @@ import torch
 
 from common.config import REPOSITORY
 from common.images import to_float
+from common.weights import weight_hash
 from data import ImageFolder, TokenMemmap
 from modeling.pipeline import load_tokenizer
-from modeling.pretrained.safe_load import weight_hash
 from scripts import pretokenize
 from scripts.pretokenize import PretokenizeOptions
 

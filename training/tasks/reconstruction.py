@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from common import distributed
+from common.build import ConfigError
 from common.images import enlarge, grid, to_float
 from data.loaders import eval_loader
 from data.source import Source
@@ -19,7 +20,7 @@ from training.task import Batch, Phase, Picture, Scalars, StepContext, Task
 from training.tasks.tokenizer_loss import TokenizerLoss, TokenizerLossSettings
 
 PREVIEW_IMAGES = 64
-PREVIEW_SIDE = 128  # pixels; smaller images are enlarged to about this size for people
+PREVIEW_SIDE = 96  # pixels; smaller images are enlarged towards this size for people
 
 
 class ReconstructionTask(Task):
@@ -48,6 +49,10 @@ class ReconstructionTask(Task):
         batch_size: int,
         num_workers: int = 0,
     ):
+        if not tokenizer.predicts_pixels:
+            raise ConfigError(
+                "tokenizer.layout='proxy' predicts codes, not pixels; this task trains 'single_stage'"
+            )
         self.loss = TokenizerLoss(loss, perceptual)
         self.validation, self.batch_size, self.num_workers = validation, batch_size, num_workers
         self.modules = {"model": tokenizer}
@@ -125,7 +130,7 @@ class ReconstructionTask(Task):
 
 def side_by_side(images: torch.Tensor, reconstructions: torch.Tensor, columns: int = 8) -> torch.Tensor:
     """Rows of originals, each above the row of its reconstructions: both [B, 3, H, W] -> [3, h, w]."""
-    factor = max(1, PREVIEW_SIDE // images.shape[-1] // 2)
+    factor = max(1, PREVIEW_SIDE // images.shape[-1])
     images, reconstructions = images.clamp(0, 1).cpu(), reconstructions.clamp(0, 1).cpu()
     rows = []
     for start in range(0, len(images), columns):

@@ -14,13 +14,13 @@ from data.source import Source
 from modeling.generators.base import drop_labels
 from modeling.generators.orders import permute_tokens, randomness, sample_orders
 from modeling.losses.tokens import autoregressive_loss
-from modeling.sampling.autoregressive import sample, sample_uniforms
+from modeling.sampling import SamplingSettings, sample, sample_uniforms
 from modeling.tokenizers.base import Tokenizer
 from training.settings import OptimizerSettings
 from training.task import Batch, Phase, Picture, Scalars, StepContext, Task
 
 PREVIEW_CLASSES, PREVIEW_PER_CLASS = 12, 8
-PREVIEW_SIDE = 64
+PREVIEW_SIDE = 96
 
 
 @dataclass(kw_only=True)
@@ -39,15 +39,6 @@ class RARSettings:
                 f"randomness_anneal_end={self.randomness_anneal_end} is before"
                 f" randomness_anneal_start={self.randomness_anneal_start}"
             )
-
-
-@dataclass(kw_only=True)
-class SamplingSettings:
-    """How images are drawn from an autoregressive generator."""
-
-    guidance_scale: float = option(4.0, "classifier-free guidance at the last token; 0 = off")
-    guidance_power: float = option(1.0, "shape of the rise from 1 to the scale; 0 = constant")
-    temperature: float = option(1.0, "0 = always the likeliest token")
 
 
 class RARTask(Task):

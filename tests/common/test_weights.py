@@ -1,0 +1,67 @@
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from common.weights import CheckpointError, load_weights, read_weights, weight_hash
+
+
+def test_cut_pickle_is_damaged_and_code_in_it_does_not_run(tmp_path):
+    path = tmp_path / "weights.bin"
+    torch.save({"weight": torch.ones(3, 2), "bias": torch.zeros(3)}, path)
+    linear = torch.nn.Linear(2, 3)
+    load_weights(path, linear)
+    assert linear.weight.sum() == 6
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(CheckpointError, match="damaged"):
+        read_weights(path)
+    torch.save({"weight": print}, path)
+    with pytest.raises(CheckpointError, match="damaged or of another format"):
+        read_weights(path)
+
+
+def test_weights_of_another_model_name_entry_and_shapes(tmp_path):
+    save_file({"weight": torch.ones(3, 2), "bias": torch.zeros(3)}, tmp_path / "w.safetensors")
+    with pytest.raises(
+        CheckpointError, match=r"w\.safetensors: entry 'weight' has shape \[3, 2\], .* \[3, 4\]"
+    ):
+        load_weights(tmp_path / "w.safetensors", torch.nn.Linear(4, 3))
+    with pytest.raises(CheckpointError, match="holds the entry 'bias'"):
+        load_weights(tmp_path / "w.safetensors", torch.nn.Linear(2, 3, bias=False))
+    larger = torch.nn.Linear(2, 3)
+    larger.register_buffer("usage", torch.zeros(3))
+    with pytest.raises(CheckpointError, match=r"lacks the entry 'usage' \[3\]"):
+        load_weights(tmp_path / "w.safetensors", larger)
+
+
+def test_missing_and_cut_files_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.safetensors does not exist"):
+        read_weights(tmp_path / "nowhere.safetensors")
+    save_file({"weight": torch.ones(30, 20)}, tmp_path / "w.safetensors")
+    whole = (tmp_path / "w.safetensors").read_bytes()
+    for size in (0, 5, len(whole) // 2, len(whole) - 1):
+        (tmp_path / "w.safetensors").write_bytes(whole[:size])
+        with pytest.raises(CheckpointError, match=r"w\.safetensors is damaged"):
+            read_weights(tmp_path / "w.safetensors")
+
+
+def test_what_is_no_state_dict_is_refused(tmp_path):
+    for content in ([torch.ones(2)], {"step": 3}, torch.ones(2)):
+        torch.save(content, tmp_path / "w.pt")
+        with pytest.raises(CheckpointError, match="not a state dict of tensors"):
+            read_weights(tmp_path / "w.pt")
+
+
+def test_hash_tells_names_types_shapes_and_values_apart():
+    def module(name: str, tensor: torch.Tensor) -> torch.nn.Module:
+        made = torch.nn.Module()
+        made.register_buffer(name, tensor)
+        return made
+
+    zeros = torch.zeros(2, 3)
+    others = [("b", zeros), ("a", zeros.double()), ("a", zeros.t()), ("a", zeros + 1e-45)]
+    hashes = {weight_hash(module(name, tensor)) for name, tensor in [("a", zeros), *others]}
+    assert len(hashes) == 5 and all(len(h) == 16 for h in hashes)
+    assert weight_hash(module("a", zeros.clone())) in hashes
+    column_major = torch.arange(6.0).view(3, 2).t()
+    assert weight_hash(module("a", column_major)) == weight_hash(module("a", column_major.contiguous()))

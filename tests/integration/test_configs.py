@@ -1,0 +1,106 @@
+"""Every shipped configuration passes the strict checks and describes models, optimizers and schedules that build."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from common.build import build_dataclass, check_options, choose
+from common.config import REPOSITORY, read_yaml
+from data import DATASETS
+from modeling.factory import build_discriminator, build_generator, build_tokenizer
+from modeling.generators.base import Generator
+from modeling.tokenizers.base import Tokenizer
+from train_rar import GeneratorRun
+from train_titok import TokenizerRun
+from training.optim import build_optimizer, parameter_groups
+from training.schedules import learning_rate
+from training.settings import OptimizerSettings, ScheduleSettings
+
+CONFIGS = sorted((REPOSITORY / "configs").rglob("*.yaml"))
+# What a generator's run takes from its tokens where its section leaves it out.
+SIZES = {"codebook_size": 64, "num_tokens": 16, "num_classes": 10}
+
+
+def kind_of(tree: dict[str, Any]) -> str | None:
+    """Which entry point a file is for; None for those of Accelerate."""
+    if "compute_environment" in tree or "distributed_type" in tree:
+        return None
+    kinds = [kind for kind in ("tokenizer", "generator") if kind in tree]
+    assert len(kinds) == 1, f"sections {list(tree)} belong to no entry point"
+    return kinds[0]
+
+
+def files(kind: str) -> Any:
+    found = [path for path in CONFIGS if kind_of(read_yaml(path)) == kind]
+    return pytest.mark.parametrize("path", found, ids=lambda p: str(p.relative_to(REPOSITORY / "configs")))
+
+
+def assert_trainable(module: nn.Module, optimizer: OptimizerSettings) -> None:
+    """Every trainable parameter is in exactly one group, and the optimizer takes the settings."""
+    grouped = [p for group in parameter_groups(module, optimizer) for p in group["params"]]
+    trainable = [p for p in module.parameters() if p.requires_grad]
+    assert {id(p) for p in grouped} == {id(p) for p in trainable} and len(grouped) == len(trainable)
+    build_optimizer(nn.Linear(2, 2), optimizer)
+
+
+def assert_learns(run: TokenizerRun | GeneratorRun, optimizer: OptimizerSettings, start: int = 0) -> None:
+    """The learning rate rises to its peak, and ends where it should."""
+    schedule: ScheduleSettings = run.schedule
+    total = run.training.max_steps - start
+    assert 0 <= schedule.warmup_steps < total and 0 <= schedule.end_lr < run.optimizer.learning_rate
+    rates = [
+        learning_rate(
+            step,
+            peak=optimizer.learning_rate,
+            base=run.optimizer.learning_rate,
+            settings=schedule,
+            total=total,
+        )
+        for step in (schedule.warmup_steps, total - 1, total)
+    ]
+    assert rates[0] == pytest.approx(optimizer.learning_rate) and all(rate > 0 for rate in rates[:2])
+    if schedule.name == "cosine":
+        expected = schedule.end_lr * optimizer.learning_rate / run.optimizer.learning_rate
+        assert rates[2] == pytest.approx(expected)
+
+
+def test_there_are_configurations():
+    assert {"debug/titok.yaml", "debug/rar.yaml"} <= {
+        str(p.relative_to(REPOSITORY / "configs")) for p in CONFIGS
+    }
+
+
+@files("tokenizer")
+def test_tokenizer_run(path):
+    run = build_dataclass(TokenizerRun, read_yaml(path))
+    with torch.device("meta"):
+        tokenizer = build_tokenizer(run.tokenizer)
+        discriminator = build_discriminator(run.discriminator) if run.discriminator else None
+    assert isinstance(tokenizer, Tokenizer)
+    assert_trainable(tokenizer, run.optimizer)
+    assert_learns(run, run.optimizer)
+    assert (discriminator is not None) == (run.losses.discriminator_weight > 0)
+    if discriminator is not None:
+        rate = run.discriminator_learning_rate or run.optimizer.learning_rate
+        optimizer = replace(run.optimizer, learning_rate=rate, muon_learning_rate=None)
+        assert_trainable(discriminator, optimizer)
+        assert_learns(run, optimizer, start=run.losses.discriminator_start)
+    for name, section in (("data.train", run.data.train), ("data.validation", run.data.validation)):
+        builder, options = choose(name, DATASETS, section)
+        checked = check_options(name, builder, options)
+        assert checked["image_size"] == tokenizer.image_size
+
+
+@files("generator")
+def test_generator_run(path):
+    run = build_dataclass(GeneratorRun, read_yaml(path))
+    with torch.device("meta"):
+        generator = build_generator({**SIZES, **run.generator})
+    assert isinstance(generator, Generator)
+    assert_trainable(generator, run.optimizer)
+    assert_learns(run, run.optimizer)
+    assert run.rar.randomness_anneal_end <= run.training.max_steps
+    assert run.tokens is None, "it is filled in by training"
