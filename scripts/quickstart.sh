@@ -22,7 +22,9 @@ echo "== 2. train a tokenizer from scratch"
 
 echo "== 3. turn the images into tokens"
 for split in train validation; do
-    "$PYTHON" scripts/pretokenize.py tokenizer="$OUT/titok" split="$split" num_workers=0 output="$OUT/$split.tokens"
+    # Without skin-tone variants, or more than half of what the generator sees would be people.
+    "$PYTHON" scripts/pretokenize.py tokenizer="$OUT/titok" num_workers=0 output="$OUT/$split.tokens" \
+        data.name=openmoji data.image_size=48 data.skin_tones=false data.split="$split"
 done
 
 echo "== 4. train a generator on the tokens"

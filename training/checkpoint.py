@@ -42,6 +42,9 @@ def save_weights(
             temporary,
             metadata=dict(metadata or {}),
         )
+        mask = os.umask(0)  # safetensors makes files that only their owner can read; follow the umask instead
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)
         os.replace(temporary, path)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"cannot write {path}: {error}") from error
