@@ -27,7 +27,7 @@ from common.images import enlarge, grid, list_images, pil_to_tensor, read_image,
 from common.launch import processes
 from data.loaders import eval_loader
 from data.source import Source
-from data.still import still_source
+from data.still import Part, still_source
 from data.transforms import center_crop
 from evaluator.codebook_usage import CodebookUsage
 from evaluator.image_quality import ImageQuality
@@ -47,7 +47,9 @@ class ReconstructOptions:
     input: str | None = option(None, "image file or folder of images; null = a data set")
     data: dict | None = option(None, "section like data.train of a run; null = that of the tokenizer's run")
     split: Literal["train", "validation"] = option("validation", "of the tokenizer's run")
-    max_images: int | None = option(None, "only the first so many; null = all")
+    max_images: int | None = option(
+        None, "only the first files, or evenly chosen from a data set; null = all"
+    )
     batch_size: int = option(32)
     png: bool = option(True, "write a PNG per image")
 
@@ -78,13 +80,13 @@ def file_batches(files: list[Path], image_size: int, batch_size: int) -> Batches
             yield names, torch.stack(images)
 
 
-def source_batches(source: Source, batch_size: int) -> Batches:
-    """Names (positions) and images uint8 [B, 3, S, S] of a data set."""
-    for batch in eval_loader(source, batch_size=batch_size):
+def source_batches(source: Source, chosen: np.ndarray, batch_size: int) -> Batches:
+    """Names (positions in the data set) and images uint8 [B, 3, S, S] of the chosen examples."""
+    for batch in eval_loader(Part(source, chosen), batch_size=batch_size):
         for name in batch["skipped"]:
             warn(f"skipped: {name}")
         if len(batch["images"]):
-            yield [f"{position:06d}" for position in batch["positions"].tolist()], batch["images"]
+            yield [f"{chosen[i]:06d}" for i in batch["positions"].tolist()], batch["images"]
 
 
 def open_images(options: ReconstructOptions, config: dict, image_size: int) -> tuple[int, Batches]:
@@ -93,7 +95,9 @@ def open_images(options: ReconstructOptions, config: dict, image_size: int) -> t
         files = list_images(options.input)[: options.max_images]
         return len(files), file_batches(files, image_size, options.batch_size)
     source = still_source(options.data, split=options.split, config=config, image_size=image_size)
-    return min(len(source), options.max_images or len(source)), source_batches(source, options.batch_size)
+    count = min(len(source), options.max_images or len(source))
+    chosen = np.arange(count) * len(source) // count
+    return count, source_batches(source, chosen, options.batch_size)
 
 
 def main(options: ReconstructOptions, tree: dict) -> None:
