@@ -4,6 +4,9 @@ from pathlib import Path
 
 from training.tracker import METRICS_FILE, read_metrics
 
+# Of interest while a run goes on, not afterwards.
+SKIPPED = ("step", "kind", "images", "data_fraction", "seconds_per_step", "images_per_second")
+
 
 def draw_curves(folders: dict[str, Path], output: Path) -> bool:
     """One panel per scalar that changes over time; several runs side by side.
@@ -20,7 +23,7 @@ def draw_curves(folders: dict[str, Path], output: Path) -> bool:
         series: dict[str, list[tuple[int, float]]] = {}
         for record in read_metrics(Path(folder) / METRICS_FILE):
             for name, value in record.items():
-                if name not in ("step", "kind") and isinstance(value, (int, float)):
+                if name not in SKIPPED and isinstance(value, (int, float)):
                     series.setdefault(f"{record['kind']}/{name}", []).append((record["step"], value))
         panels += [
             (f"{title}: {n}", p)
@@ -40,5 +43,8 @@ def draw_curves(folders: dict[str, Path], output: Path) -> bool:
         axis.set_title(name, fontsize=9)
         axis.tick_params(labelsize=7)
         axis.grid(alpha=0.3)
+        values = [value for _, value in points]
+        if min(values) > 0 and max(values) > 20 * min(values):  # a tall start would flatten all that follows
+            axis.set_yscale("log")
     figure.savefig(output, dpi=110)
     return True

@@ -21,8 +21,8 @@ pytestmark = pytest.mark.slow
 )
 def test_equals_the_released_step(networks, file, model, options, step):  # noqa: F811
     arrays, norms = golden(file), golden_json(f"{file}.grad_norms")
-    tokenizer = released(model).train()
-    image = torch.from_numpy(arrays["image_u8"] if "image_u8" in arrays else golden("titok_s128")["image_u8"])
+    tokenizer = fill_module(released(model)).train()
+    image = torch.from_numpy(arrays["image_u8"])
     image = image.permute(2, 0, 1).float()[None] / 255
     noise = torch.from_numpy(arrays["eps"]) if "eps" in arrays else None
     output = tokenizer(image, noise)
