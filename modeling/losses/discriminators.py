@@ -59,10 +59,14 @@ class NLayerDiscriminator(nn.Module):
         )
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Logits [B, 1, pooled_size, pooled_size] of images [B, C, H, W], about [0, 1]; high means real."""
-        x = self.block_in(images)
-        for block in self.blocks:
-            x = block(x)
-        if self.pooled_size is not None:
-            x = F.adaptive_max_pool2d(x, self.pooled_size)
-        return self.to_logits(x)
+        """Logits [B, 1, pooled_size, pooled_size] of images [B, C, H, W], about [0, 1]; high means real.
+
+        Always in float32: the published recipes keep the adversarial loss out of mixed precision.
+        """
+        with torch.autocast(images.device.type, enabled=False):
+            x = self.block_in(images.float())
+            for block in self.blocks:
+                x = block(x)
+            if self.pooled_size is not None:
+                x = F.adaptive_max_pool2d(x, self.pooled_size)
+            return self.to_logits(x)

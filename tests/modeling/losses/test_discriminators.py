@@ -42,3 +42,12 @@ def test_small_images_and_widths(pooled_size: int | None, side: int) -> None:
 def test_impossible_sizes_are_named(options: dict) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(options))}=0"):
         NLayerDiscriminator(**options)
+
+
+def test_it_stays_in_float32_under_autocast():
+    model, images = NLayerDiscriminator(base_channels=32, num_stages=1), torch.rand(2, 3, 16, 16)
+    expected = model(images)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = model(images)
+    assert logits.dtype == torch.float32
+    assert torch.equal(logits, expected)
