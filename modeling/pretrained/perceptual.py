@@ -36,6 +36,7 @@ def find_perceptual(
 
     Raises:
         ValueError: weights cannot be had, or do not fit; the message says what to put where.
+        FileNotFoundError: a local file does not exist, whatever `required` says.
     """
     try:
         lpips_files = [lpips_path] if lpips_path else None
@@ -48,7 +49,7 @@ def find_perceptual(
             lpips_path=lpips_files,
             convnext_path=convnext_file,
         )
-    except (ConnectionError, FileNotFoundError) as error:
+    except ConnectionError as error:
         if required:
             raise ValueError(
                 f"losses.perceptual: {error}. Put the files on this machine and name them in"
