@@ -322,11 +322,12 @@ class Trainer:
             self._log(step, rates, progress)
         stop = self._stop_requested(step)
         with progress.pause():
-            with whole_parameters(self.model):
-                if due(settings.evaluate_every):
-                    self._evaluate(step)
-                if due(settings.preview_every) and (distributed.is_main() or self.sharded):
-                    self._preview(step)
+            if due(settings.evaluate_every) or due(settings.preview_every):
+                with whole_parameters(self.model):
+                    if due(settings.evaluate_every):
+                        self._evaluate(step)
+                    if due(settings.preview_every) and (distributed.is_main() or self.sharded):
+                        self._preview(step)
             if due(settings.save_every) or stop:
                 self._save(step)
         if stop and not last:
