@@ -1,10 +1,19 @@
 """Generators: label -> tokens. `GENERATORS` maps the names used in configurations to classes."""
 
-from modeling.generators.base import AutoregressiveGenerator, DecodeSession, Generator, drop_labels
+from modeling.generators.base import (
+    AutoregressiveGenerator,
+    DecodeSession,
+    Generator,
+    MaskedGenerator,
+    drop_labels,
+)
+from modeling.generators.maskgit import MaskGIT
+from modeling.generators.masking import mask_counts, mask_ratio, sample_masks
 from modeling.generators.orders import permute_tokens, randomness, sample_orders
 from modeling.generators.rar import RAR
+from modeling.generators.uvit import UViT
 
-GENERATORS: dict[str, type[Generator]] = {"rar": RAR}
+GENERATORS: dict[str, type[Generator]] = {"rar": RAR, "maskgit": MaskGIT, "uvit": UViT}
 
 __all__ = [
     "GENERATORS",
@@ -12,8 +21,14 @@ __all__ = [
     "AutoregressiveGenerator",
     "DecodeSession",
     "Generator",
+    "MaskGIT",
+    "MaskedGenerator",
+    "UViT",
     "drop_labels",
+    "mask_counts",
+    "mask_ratio",
     "permute_tokens",
     "randomness",
+    "sample_masks",
     "sample_orders",
 ]

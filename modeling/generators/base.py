@@ -77,3 +77,42 @@ class AutoregressiveGenerator(Generator):
     @abstractmethod
     def start_decoding(self, labels: Tensor) -> DecodeSession:
         """Begin generating, in raster order, one row per label (int64 `[R]`, `0 ... num_classes`)."""
+
+
+class MaskedGenerator(Generator):
+    """Predicts all tokens of an image at once, from those that are already known (MaskGIT, arXiv 2202.04200).
+
+    Ids of the embedding table: tokens, `mask_token`, classes, "no class".
+    """
+
+    @property
+    def mask_token(self) -> int:
+        """Stands in the input at the places that are to be predicted."""
+        return self.codebook_size
+
+    @property
+    def num_ids(self) -> int:
+        """Rows of the embedding table."""
+        return self.codebook_size + 1 + self.num_classes + 1
+
+    def input_ids(self, tokens: Tensor, labels: Tensor) -> Tensor:
+        """The id of the label, then the tokens: int64 `[B, N + 1]`.
+
+        Raises:
+            ValueError: `tokens` are not `[B, num_tokens]`.
+        """
+        if tokens.ndim != 2 or tokens.shape[1] != self.num_tokens:
+            raise ValueError(f"tokens have shape {list(tokens.shape)}, expected [B, {self.num_tokens}]")
+        return torch.cat([labels[:, None] + (self.codebook_size + 1), tokens], dim=1)
+
+    @abstractmethod
+    def forward(self, tokens: Tensor, labels: Tensor) -> Tensor:
+        """Logits of every token.
+
+        Args:
+            tokens: int64 `[B, N]`, `mask_token` at the places that are not known.
+            labels: int64 `[B]`, `0 ... num_classes` (the last one: no class).
+
+        Returns:
+            Logits `[B, N, codebook_size]`; masks and labels cannot be predicted.
+        """

@@ -22,6 +22,7 @@ from modeling.generators.base import AutoregressiveGenerator
 from modeling.generators.orders import permute_tokens
 from modeling.generators.rar_decoding import RARDecodeSession
 from modeling.layers.adaln import ModulatedNorm, Modulation, activate, modulate
+from modeling.layers.mlp import MLP
 
 _EPS = 1e-6  # of every layer norm
 _PREFIX = 2  # sequence positions before the first token: cls and class
@@ -54,20 +55,6 @@ class CausalAttention(nn.Module):
         # No mask tensor: that would rule out the flash kernel.
         mixed = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=True)
         return self.proj_drop(self.proj(mixed.transpose(1, 2).flatten(2)))
-
-
-class MLP(nn.Module):
-    """Linear, exact GELU, linear; dropout after each of the last two."""
-
-    def __init__(self, *, hidden_size: int, mlp_size: int, dropout: float) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(hidden_size, mlp_size)
-        self.fc2 = nn.Linear(mlp_size, hidden_size)
-        self.drop = nn.Dropout(dropout)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`[..., D] -> [..., D]`."""
-        return self.drop(self.fc2(self.drop(F.gelu(self.fc1(x)))))
 
 
 class RARBlock(nn.Module):

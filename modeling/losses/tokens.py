@@ -4,6 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _IGNORED = -100
+_NO_ZERO = 1e-8  # added to denominators
 
 
 def autoregressive_loss(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -27,3 +28,34 @@ def autoregressive_loss(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor
     padded = F.pad(targets, (0, unused), value=_IGNORED)
     loss = F.cross_entropy(logits.flatten(0, 1).float(), padded.flatten(), ignore_index=_IGNORED)
     return loss, correct.float().mean()
+
+
+def masked_token_loss(
+    logits: Tensor, tokens: Tensor, mask: Tensor, label_smoothing: float = 0.1, unmasked_weight: float = 0.1
+) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of hidden tokens (MaskGIT, arXiv 2202.04200, equation 2), the visible ones with a small weight.
+
+    Args:
+        logits: `[B, N, V]`.
+        tokens: int64 `[B, N]`, the true ones.
+        mask: bool `[B, N]`, true where the token was hidden.
+        label_smoothing: share of the target that is spread evenly over the codebook, in `[0, 1]`.
+        unmasked_weight: weight of a visible token; a hidden one weighs 1.
+
+    Returns:
+        Weighted mean over the whole batch in float32 (nats per token), and the mean over samples of the share
+        of hidden tokens that are the argmax.
+
+    Raises:
+        ValueError: the shapes don't belong together.
+    """
+    if logits.shape[:2] != tokens.shape or mask.shape != tokens.shape:
+        shapes = f"logits {list(logits.shape)}, tokens {list(tokens.shape)}, mask {list(mask.shape)}"
+        raise ValueError(f"{shapes}: expected [B, N, V], [B, N] and [B, N]")
+    losses = F.cross_entropy(
+        logits.flatten(0, 1).float(), tokens.flatten(), label_smoothing=label_smoothing, reduction="none"
+    ).view_as(tokens)
+    weights = mask.float() + unmasked_weight * (~mask).float()
+    loss = (weights * losses).sum() / (weights.sum() + _NO_ZERO)
+    correct = (logits.argmax(dim=-1) == tokens) & mask
+    return loss, (correct.sum(dim=1) / (mask.sum(dim=1) + _NO_ZERO)).mean()

@@ -1,9 +1,14 @@
-"""Classifier-free guidance (arXiv 2207.12598) with the power-cosine schedule of arXiv 2411.00776."""
+"""Classifier-free guidance (arXiv 2207.12598) and the schedules of its weight.
+
+All weights are meant as `guide` takes them: 0 is unconditional, 1 conditional, more is beyond that.
+"""
 
 import math
 
 import torch
 from torch import Tensor
+
+GUIDANCE_SCHEDULES = ("constant", "linear", "power-cosine")
 
 
 def power_cosine_schedule(num_steps: int, scale: float, power: float) -> list[float]:
@@ -22,15 +27,45 @@ def power_cosine_schedule(num_steps: int, scale: float, power: float) -> list[fl
     return [float((1 - torch.cos(part**power * math.pi)) * 0.5 * (scale - 1) + 1) for part in progress]
 
 
+def guidance_weights(schedule: str, num_steps: int, scale: float, power: float) -> list[float]:
+    """Guidance weight of every step of a masked generator.
+
+    Args:
+        schedule: "constant" is `1 + scale`, "linear" rises from 1 by `scale / num_steps` a step: both add
+            `scale` on top of the conditional logits. "power-cosine" is `power_cosine_schedule` (arXiv
+            2411.00776) and goes to `scale` itself.
+        num_steps: number of weights, at least 1.
+        scale: 0 switches guidance off (1 throughout), whatever the schedule.
+        power: of power-cosine; the others ignore it.
+
+    Raises:
+        ValueError: an argument is out of range or the schedule is unknown.
+    """
+    if num_steps < 1:
+        raise ValueError(f"num_steps={num_steps} must be at least 1")
+    if scale < 0 or power < 0:
+        raise ValueError(f"guidance_scale={scale} and guidance_power={power} must not be negative")
+    if schedule not in GUIDANCE_SCHEDULES:
+        choices = ", ".join(GUIDANCE_SCHEDULES)
+        raise ValueError(f"guidance_schedule={schedule!r} is unknown; choose {choices}")
+    if scale == 0:
+        return [1.0] * num_steps
+    if schedule == "constant":
+        return [1.0 + scale] * num_steps
+    if schedule == "linear":
+        return [1.0 + scale * step / num_steps for step in range(num_steps)]
+    return power_cosine_schedule(num_steps, scale, power)
+
+
 def guide(logits: Tensor, weight: float) -> Tensor:
     """Move unconditional logits `weight` times the way to the conditional ones.
 
     Args:
-        logits: `[2B, V]`, conditional rows first, unconditional rows second.
+        logits: `[2B, ...]`, conditional rows first, unconditional rows second.
         weight: 0 unconditional, 1 conditional, above 1 beyond it.
 
     Returns:
-        `[B, V]`.
+        `[B, ...]`.
     """
     conditional, unconditional = logits.chunk(2)
     return torch.lerp(unconditional, conditional, weight)

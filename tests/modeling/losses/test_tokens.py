@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from modeling.losses.tokens import autoregressive_loss
+from modeling.losses.tokens import autoregressive_loss, masked_token_loss
 from tests.parity import assert_close, golden
 
 
@@ -28,3 +28,38 @@ def test_without_unused_rows_and_in_bfloat16():
 def test_too_few_rows_are_refused():
     with pytest.raises(ValueError, match="3 logit rows cannot predict 4 targets"):
         autoregressive_loss(torch.zeros(1, 3, 5), torch.zeros(1, 4, dtype=torch.long))
+
+
+def masked_inputs() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Logits (a leaf), tokens and mask of the golden file."""
+    arrays = golden("generator_functions")
+    logits = torch.from_numpy(arrays["mlm_logits"]).requires_grad_()
+    return logits, torch.from_numpy(arrays["mlm_targets"]), torch.from_numpy(arrays["mlm_mask"])
+
+
+@pytest.mark.parametrize(("smoothing", "unmasked"), [(0.1, 0.1), (0.0, 0.0), (0.1, 1.0)])
+def test_masked_loss_accuracy_and_gradient_equal_reference(smoothing, unmasked):
+    arrays, name = golden("generator_functions"), f"mlm_ls{smoothing}_wu{unmasked}"
+    logits, tokens, mask = masked_inputs()
+    loss, accuracy = masked_token_loss(
+        logits, tokens, mask, label_smoothing=smoothing, unmasked_weight=unmasked
+    )
+    loss.backward()
+    assert_close(loss, arrays[f"{name}_loss"], atol=1e-5, rtol=1e-5)
+    assert_close(accuracy, arrays[f"{name}_correct"], atol=1e-6)
+    assert_close(logits.grad, arrays[f"{name}_grad"], atol=1e-7, rtol=1e-4)
+
+
+def test_masked_loss_counts_a_hit_only_where_hidden():
+    tokens = torch.tensor([[0, 1], [1, 0]])
+    logits = 50 * F.one_hot(tokens, 3).bfloat16()
+    mask = torch.tensor([[True, False], [False, False]])
+    loss, accuracy = masked_token_loss(logits, tokens, mask, label_smoothing=0, unmasked_weight=0.5)
+    assert loss.dtype == torch.float32 and loss.item() == pytest.approx(0, abs=1e-6)
+    assert accuracy.item() == pytest.approx(0.5)
+
+
+def test_masked_loss_of_shapes_that_do_not_fit_is_refused():
+    logits, tokens, mask = masked_inputs()
+    with pytest.raises(ValueError, match=r"mask \[3, 8\]: expected"):
+        masked_token_loss(logits, tokens, mask[:, 1:])

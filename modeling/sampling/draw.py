@@ -1,0 +1,110 @@
+"""Drawing tokens without knowing which kind of generator one holds."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from modeling.generators.base import AutoregressiveGenerator, Generator, MaskedGenerator
+from modeling.sampling.autoregressive import sample
+from modeling.sampling.masked import sample_masked
+from modeling.sampling.noise import SampleNoise
+from modeling.sampling.settings import MaskedSamplingSettings, SamplingSettings
+
+_SETTINGS: dict[type[Generator], type] = {
+    AutoregressiveGenerator: SamplingSettings,
+    MaskedGenerator: MaskedSamplingSettings,
+}
+
+
+def settings_type(generator: Generator) -> type[SamplingSettings] | type[MaskedSamplingSettings]:
+    """The dataclass of the settings that `draw` takes for this generator.
+
+    Raises:
+        ValueError: there is no sampler for this kind of generator.
+    """
+    for kind, settings in _SETTINGS.items():
+        if isinstance(generator, kind):
+            return settings
+    kinds = " or ".join(kind.__name__ for kind in _SETTINGS)
+    raise ValueError(f"cannot sample from a {type(generator).__name__}, expected an {kinds}")
+
+
+def _check_settings(generator: Generator, settings: SamplingSettings | MaskedSamplingSettings) -> None:
+    expected = settings_type(generator)
+    if not isinstance(settings, expected):
+        raise ValueError(
+            f"a {type(generator).__name__} takes {expected.__name__}, not {type(settings).__name__}"
+        )
+
+
+def numbers_needed(generator: Generator, settings: SamplingSettings | MaskedSamplingSettings) -> int:
+    """Random numbers that one sample takes; none if the temperature is 0.
+
+    Raises:
+        ValueError: see `settings_type`; or the settings are for another kind of generator.
+    """
+    _check_settings(generator, settings)
+    if settings.temperature == 0:
+        return 0
+    if isinstance(settings, MaskedSamplingSettings):
+        return settings.num_steps * 2 * generator.num_tokens
+    return generator.num_tokens
+
+
+def draw(
+    generator: Generator,
+    labels: Tensor,
+    uniforms: Tensor | None,
+    settings: SamplingSettings | MaskedSamplingSettings,
+    progress: Callable[[int, int], None] | None = None,
+) -> Tensor:
+    """Generate the tokens of one image per label.
+
+    Args:
+        generator: autoregressive or masked; `labels` live on its device.
+        labels: int64 `[B]`, `0 ... num_classes`.
+        uniforms: float64 `[B, numbers_needed]` in `[0, 1)` (`sample_uniforms`, `generator_uniforms`). Sample b
+            depends on row b alone. May be None if no numbers are needed.
+        settings: of the type that `settings_type` names.
+        progress: called as `progress(done, total)` after every step.
+
+    Returns:
+        int64 `[B, N]`.
+
+    Raises:
+        ValueError: a shape, label or setting is out of range, or of the wrong kind.
+    """
+    count = numbers_needed(generator, settings)
+    if count == 0:
+        uniforms = None
+    elif uniforms is None or uniforms.shape != (labels.shape[0], count):
+        found = None if uniforms is None else list(uniforms.shape)
+        raise ValueError(f"uniforms have shape {found}, expected {[labels.shape[0], count]}")
+    else:
+        uniforms = uniforms.to(device=labels.device, dtype=torch.float64)
+    if isinstance(settings, MaskedSamplingSettings):
+        noise = None
+        if uniforms is not None:
+            noise = SampleNoise(uniforms.unflatten(1, (settings.num_steps, 2, generator.num_tokens)))
+        return sample_masked(generator, labels, **vars(settings), noise=noise, progress=progress)
+    return sample(generator, labels, **vars(settings), uniforms=uniforms, progress=progress)
+
+
+def generator_uniforms(generators: Sequence[torch.Generator], count: int) -> Tensor:
+    """Random numbers of one sample per `torch.Generator`, an alternative to `sample_uniforms`.
+
+    Args:
+        generators: each moves on by `count` numbers; sample b depends on the b-th alone.
+        count: numbers per sample (`numbers_needed`).
+
+    Returns:
+        float64 `[len(generators), count]` in `[0, 1)`, on the CPU.
+
+    Raises:
+        ValueError: there are no generators.
+    """
+    if not generators:
+        raise ValueError("generators are empty, expected one per sample")
+    rows = [torch.rand(count, dtype=torch.float64, device=g.device, generator=g) for g in generators]
+    return torch.stack([row.cpu() for row in rows])
