@@ -55,7 +55,8 @@ def train_loader(
     """Endless loader of this process's micro-batches; ``accumulation`` of them make one step.
 
     Each batch is a dict of "images" uint8 [B, 3, H, W] or "tokens" int64 [B, N], "labels" int64 [B],
-    "positions" int64 [B], and "skipped", the names of corrupt examples met while making it. ``iter()`` always
+    "positions" int64 [B], "captions" list[str] if the source has them, and "skipped", the names of corrupt examples met
+    while making it. ``iter()`` always
     begins at ``start_step``. The content depends on the seed and the step alone.
     """
     positions = MicroBatchPositions(

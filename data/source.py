@@ -35,12 +35,14 @@ class Source(ABC):
         labels: int64 [n], label of every example.
         item_key: ``"images"`` (uint8 [3, H, W], values 0..255) or ``"tokens"`` (int64 [N]).
         item_shape: shape of one item.
+        has_captions: whether ``captions`` can be asked; batches then hold them.
     """
 
     class_names: list[str]
     labels: np.ndarray
     item_key: str
     item_shape: tuple[int, ...]
+    has_captions: bool = False
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -56,6 +58,14 @@ class Source(ABC):
     def load_many(self, indices: Sequence[int], rngs: Sequence[np.random.Generator]) -> Tensor:
         """Return items [B, *item_shape], equal to ``load`` one by one; overridden where a batch is cheaper."""
         return torch.stack([self.load(index, rng)[0] for index, rng in zip(indices, rngs, strict=True)])
+
+    def captions(self, indices: Sequence[int]) -> list[str]:
+        """Texts of examples that ``load`` can read; only where ``has_captions`` is true.
+
+        Raises:
+            ValueError: this source has no captions.
+        """
+        raise ValueError(f"{type(self).__name__} has no captions")
 
     def class_counts(self) -> dict[str, int]:
         """Number of examples per class name."""

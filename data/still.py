@@ -28,6 +28,7 @@ class Part(Source):
             source.item_shape,
         )
         self.labels = np.asarray(source.labels)[indices]
+        self.has_captions = source.has_captions
 
     def load(self, index: int, rng: np.random.Generator) -> tuple[Tensor, int]:
         """Return (item, label)."""
@@ -36,6 +37,10 @@ class Part(Source):
     def load_many(self, indices: Sequence[int], rngs: Sequence[np.random.Generator]) -> Tensor:
         """Return items [B, *item_shape]."""
         return self._source.load_many([int(self._indices[i]) for i in indices], rngs)
+
+    def captions(self, indices: Sequence[int]) -> list[str]:
+        """Texts of examples, where the source has them."""
+        return self._source.captions([int(self._indices[i]) for i in indices])
 
 
 def still_source(

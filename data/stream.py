@@ -61,7 +61,7 @@ class TrainStream:
         return int(self._permutations[epoch][offset])
 
     def __getitems__(self, positions: Sequence[int]) -> Batch:
-        """Batch of the given positions: item key, labels, positions int64 [B], skipped names."""
+        """Batch of the given positions: item key, labels, positions int64 [B], skipped names, captions if any."""
         indices = [self.example(position) for position in positions]
         skipped: list[str] = []
         try:
@@ -117,7 +117,7 @@ class EvalStream:
 def _batch(
     source: Source, items: torch.Tensor, indices: Sequence[int], positions: Sequence[int], skipped: list[str]
 ) -> Batch:
-    return {
+    batch: Batch = {
         source.item_key: items,
         "labels": torch.from_numpy(
             np.asarray(source.labels[np.asarray(indices, dtype=np.int64)], dtype=np.int64)
@@ -125,3 +125,6 @@ def _batch(
         "positions": torch.tensor(positions, dtype=torch.int64),
         "skipped": skipped,
     }
+    if source.has_captions:
+        batch["captions"] = source.captions(indices)
+    return batch

@@ -11,8 +11,9 @@ import json
 import logging
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,9 +22,10 @@ from data.cache import user_cache_folder, write_whole
 
 _LOG = logging.getLogger(__name__)
 _BLOCK = 512
-_VERSION = 1
+_VERSION = 2
 LABEL_KEYS = ("label", "cls", "class_id", "class")
 NO_LABEL = -1
+NO_CAPTION = -1
 
 
 @dataclass(frozen=True)
@@ -35,12 +37,24 @@ class ShardIndex:
         offsets: int64 [n], first byte of its content in the shard.
         sizes: int64 [n], length of its content.
         labels: int64 [n], NO_LABEL where the label is missing or unreadable.
+        caption_offsets: int64 [n], first byte of the caption in the shard, NO_CAPTION where there is none.
+        caption_sizes: int32 [n], length of the caption in bytes.
+        heights, widths: int32 [n], pixels of the image before it was put into the shard (``original_height`` and
+            ``original_width`` of the ``.json`` member), 0 where they are not told.
     """
 
     names: np.ndarray
     offsets: np.ndarray
     sizes: np.ndarray
     labels: np.ndarray
+    caption_offsets: np.ndarray
+    caption_sizes: np.ndarray
+    heights: np.ndarray
+    widths: np.ndarray
+
+    def part(self, kept: np.ndarray) -> ShardIndex:
+        """The samples where bool [n] ``kept`` is true."""
+        return ShardIndex(**{name: array[kept] for name, array in vars(self).items()})
 
 
 def open_index(shard: Path, *, label_key: str | None = None, keep: bool = True) -> ShardIndex:
@@ -80,7 +94,7 @@ def _read(place: Path, stamp: str) -> ShardIndex | None:
         with np.load(place, allow_pickle=False) as arrays:
             if str(arrays["stamp"]) != stamp:
                 return None
-            return ShardIndex(**{key: arrays[key] for key in ("names", "offsets", "sizes", "labels")})
+            return ShardIndex(**{field.name: arrays[field.name] for field in fields(ShardIndex)})
     except Exception:  # whatever is wrong with a kept index, making it anew is right
         return None
 
@@ -88,7 +102,9 @@ def _read(place: Path, stamp: str) -> ShardIndex | None:
 def make_index(shard: Path, *, label_key: str | None = None) -> ShardIndex:
     """Read all headers of a shard and the label members; errors as in ``open_index``."""
     images: dict[str, tuple[str, int, int]] = {}
+    captions: dict[str, tuple[int, int]] = {}
     labels: dict[str, int] = {}
+    sides: dict[str, tuple[int, int]] = {}
     with open(shard, "rb", buffering=0) as file:
         for name, offset, size in members(file.fileno(), shard):
             # A sample's members share what stands before the first dot of the file name.
@@ -97,15 +113,25 @@ def make_index(shard: Path, *, label_key: str | None = None) -> ShardIndex:
             key, ending = folder + slash + stem, f".{ending.lower()}"
             if ending in IMAGE_SUFFIXES:
                 images[key] = (name, offset, size)
+            elif ending == ".txt":
+                captions[key] = (offset, size)
             elif ending in (".cls", ".json"):
-                label = _label(os.pread(file.fileno(), size, offset), ending, label_key)
+                content = os.pread(file.fileno(), size, offset)
+                record = _record(content) if ending == ".json" else {}
+                label = _label(content if ending == ".cls" else _first(record, label_key))
                 if label != NO_LABEL:
                     labels[key] = label
+                if ending == ".json":
+                    sides[key] = (_side(record, "original_height"), _side(record, "original_width"))
     return ShardIndex(
         names=np.array([name.encode() for name, _, _ in images.values()], dtype=np.bytes_),
         offsets=np.array([offset for _, offset, _ in images.values()], dtype=np.int64),
         sizes=np.array([size for _, _, size in images.values()], dtype=np.int64),
         labels=np.array([labels.get(key, NO_LABEL) for key in images], dtype=np.int64),
+        caption_offsets=np.array([captions.get(key, (NO_CAPTION, 0))[0] for key in images], dtype=np.int64),
+        caption_sizes=np.array([captions.get(key, (NO_CAPTION, 0))[1] for key in images], dtype=np.int32),
+        heights=np.array([sides.get(key, (0, 0))[0] for key in images], dtype=np.int32),
+        widths=np.array([sides.get(key, (0, 0))[1] for key in images], dtype=np.int32),
     )
 
 
@@ -177,14 +203,31 @@ def _pax(content: bytes) -> dict[str, str]:
     return records
 
 
-def _label(content: bytes, ending: str, label_key: str | None) -> int:
+def _record(content: bytes) -> dict[str, Any]:
+    """A ``.json`` member, empty if it cannot be read."""
     try:
-        if ending == ".cls":
-            label = int(content)
-        else:
-            record = json.loads(content)
-            keys = [label_key] if label_key else [key for key in LABEL_KEYS if key in record]
-            label = int(record[keys[0]])
+        record = json.loads(content)
+    except ValueError:
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def _first(record: dict[str, Any], label_key: str | None) -> Any:
+    keys = [label_key] if label_key else LABEL_KEYS
+    return next((record[key] for key in keys if key in record), None)
+
+
+def _label(value: Any) -> int:
+    try:
+        label = int(value)
         return label if label >= 0 else NO_LABEL
-    except (ValueError, KeyError, IndexError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return NO_LABEL
+
+
+def _side(record: dict[str, Any], key: str) -> int:
+    try:
+        side = int(record.get(key) or 0)
+        return side if 0 <= side < 2**31 else 0
+    except (ValueError, TypeError, OverflowError):
+        return 0

@@ -2,13 +2,14 @@
 
 A sample is an image member (``.jpg``, ``.jpeg``, ``.png`` or ``.webp``) and a label member with the same name before
 the first dot: ``.cls`` holds the class number as text, ``.json`` holds it under ``label``, ``cls``, ``class_id`` or
-``class``. Shards are indexed once, so that any sample can be read by its position: shuffling is global and a run
-resumes anywhere.
+``class``. A ``.txt`` member is its caption, UTF-8. Shards are indexed once, so that any sample can be read by its
+position: shuffling is global and a run resumes anywhere.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ import torch
 from braceexpand import UnbalancedBracesError, braceexpand
 
 from data.source import CorruptSample, Source
-from data.tar_index import LABEL_KEYS, NO_LABEL, open_index
+from data.tar_index import LABEL_KEYS, NO_CAPTION, NO_LABEL, ShardIndex, open_index
 from data.transforms import ImageTransform, Resize, decode_image
 
 
@@ -30,12 +31,18 @@ class WebDataset(Source):
         label_key: key of the label in ``.json`` members, if it is another than those above.
         num_classes: number of classes; one more than the largest label found if None.
         class_names: a name per class; the numbers if None.
+        captions: deliver captions; a sample without one counts as corrupt. Labels may then be missing from all
+            samples: they are 0, of a class named "image".
+        max_aspect: leave out images whose longer side was more than this many times the shorter one, at least 1.
+        min_side: leave out images whose LONGER side was less than this many pixels, the rule that the data of the
+            released text-aware tokenizers were chosen by. Both limits need ``original_height`` and
+            ``original_width`` in the ``.json`` members; images that do not tell them are left out.
         keep_index: keep what was found beside each shard, or in the user's cache folder if that is read-only.
 
     Raises:
         FileNotFoundError: a shard does not exist.
-        ValueError: a shard is cut short or is no tar file; there are no images, or no labels, or larger labels
-            than classes.
+        ValueError: a shard is cut short or is no tar file; there are no images, or none within the limits; there
+            are no labels, or larger labels than classes; ``captions`` is true and there are none.
     """
 
     item_key = "images"
@@ -52,8 +59,12 @@ class WebDataset(Source):
         label_key: str | None = None,
         num_classes: int | None = None,
         class_names: list[str] | None = None,
+        captions: bool = False,
+        max_aspect: float | None = None,
+        min_side: int | None = None,
         keep_index: bool = True,
     ) -> None:
+        _check_limits(max_aspect, min_side)
         self.transform = ImageTransform(
             image_size=image_size,
             resize_shorter_edge=resize_shorter_edge,
@@ -67,16 +78,32 @@ class WebDataset(Source):
             if not shard.is_file():
                 raise FileNotFoundError(f"shard {shard} does not exist")
         indices = [open_index(shard, label_key=label_key, keep=keep_index) for shard in self.shards]
+        if not any(len(index.labels) for index in indices):
+            raise ValueError(f"{path} holds no images")
+        if max_aspect is not None or min_side is not None:
+            indices = [index.part(_within(index, max_aspect, min_side)) for index in indices]
         self._shard_of = np.repeat(np.arange(len(indices), dtype=np.int32), [len(i.labels) for i in indices])
         self._names = np.concatenate([index.names for index in indices])
         self._offsets = np.concatenate([index.offsets for index in indices])
         self._sizes = np.concatenate([index.sizes for index in indices])
         self.labels = np.concatenate([index.labels for index in indices])
         if not len(self.labels):
-            raise ValueError(f"{path} holds no images")
+            raise ValueError(
+                f"{path} holds no images within max_aspect={max_aspect}, min_side={min_side}"
+                " (original_height and original_width in .json members)"
+            )
+        self.has_captions = captions
+        if captions:
+            self._caption_offsets = np.concatenate([index.caption_offsets for index in indices])
+            self._caption_sizes = np.concatenate([index.caption_sizes for index in indices])
+            if (self._caption_offsets == NO_CAPTION).all():
+                raise ValueError(f"{path} has no captions: expected .txt members")
         if (self.labels == NO_LABEL).all():
-            keys = label_key or ", ".join(LABEL_KEYS)
-            raise ValueError(f"{path} has no labels: expected .cls members, or .json members with {keys}")
+            if not captions:
+                keys = label_key or ", ".join(LABEL_KEYS)
+                raise ValueError(f"{path} has no labels: expected .cls members, or .json members with {keys}")
+            self.labels = np.zeros_like(self.labels)
+            class_names = class_names or (["image"] if num_classes is None else None)
         self.class_names = self._choose_names(num_classes, class_names)
 
     def _choose_names(self, num_classes: int | None, class_names: list[str] | None) -> list[str]:
@@ -100,12 +127,56 @@ class WebDataset(Source):
         """Return (uint8 [3, H, W], label)."""
         if self.labels[index] == NO_LABEL:
             raise CorruptSample(self.name(index), "no readable label")
+        if self.has_captions:
+            self._caption(
+                index
+            )  # an image that could not be delivered with its caption is as good as unreadable
+        content = self._read(index, int(self._offsets[index]), int(self._sizes[index]))
+        return self.transform(decode_image(content, self.name(index)), rng), int(self.labels[index])
+
+    def captions(self, indices: Sequence[int]) -> list[str]:
+        """Captions of examples, without the space around them.
+
+        Raises:
+            ValueError: the option ``captions`` is off.
+            CorruptSample: a caption is missing or not UTF-8; ``load`` fails on such an example too.
+        """
+        if not self.has_captions:
+            return super().captions(indices)
+        return [self._caption(int(index)) for index in indices]
+
+    def _caption(self, index: int) -> str:
+        offset = int(self._caption_offsets[index])
+        if offset == NO_CAPTION:
+            raise CorruptSample(self.name(index), "no caption")
+        try:
+            return self._read(index, offset, int(self._caption_sizes[index])).decode().strip()
+        except UnicodeDecodeError as error:
+            raise CorruptSample(self.name(index), "its caption is not UTF-8") from error
+
+    def _read(self, index: int, offset: int, size: int) -> bytes:
         try:
             with open(self.shards[self._shard_of[index]], "rb", buffering=0) as file:
-                content = os.pread(file.fileno(), int(self._sizes[index]), int(self._offsets[index]))
+                return os.pread(file.fileno(), size, offset)
         except OSError as error:
             raise CorruptSample(self.name(index), str(error)) from error
-        return self.transform(decode_image(content, self.name(index)), rng), int(self.labels[index])
+
+
+def _check_limits(max_aspect: float | None, min_side: int | None) -> None:
+    for key, value in (("max_aspect", max_aspect), ("min_side", min_side)):
+        if value is not None and not value >= 1:
+            raise ValueError(f"{key}={value} must be at least 1")
+
+
+def _within(index: ShardIndex, max_aspect: float | None, min_side: int | None) -> np.ndarray:
+    """bool [n]: samples of known size within the limits."""
+    longer, shorter = np.maximum(index.heights, index.widths), np.minimum(index.heights, index.widths)
+    kept = shorter > 0
+    if max_aspect is not None:
+        kept &= longer <= max_aspect * shorter
+    if min_side is not None:
+        kept &= longer >= min_side
+    return kept
 
 
 def expand_shards(path: str | list[str]) -> list[Path]:

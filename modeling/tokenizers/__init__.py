@@ -2,6 +2,11 @@
 
 from modeling.tokenizers.base import Tokenizer
 from modeling.tokenizers.maskgit_vqgan import MaskGITVQGAN
+from modeling.tokenizers.tatitok import TATiTok
 from modeling.tokenizers.titok import TiTok
 
-TOKENIZERS: dict[str, type[Tokenizer]] = {"titok": TiTok, "maskgit_vqgan": MaskGITVQGAN}
+TOKENIZERS: dict[str, type[Tokenizer]] = {
+    "titok": TiTok,
+    "tatitok": TATiTok,
+    "maskgit_vqgan": MaskGITVQGAN,
+}

@@ -34,9 +34,15 @@ class Tokenizer(nn.Module, ABC):
     """Images float32 [B, 3, H, W] in [0, 1] to tokens int64 [B, N] and back.
 
     A continuous tokenizer (`is_discrete` False) has latents [B, C, 1, N] in the place of tokens.
+
+    Attributes:
+        image_size: side of the square images it reads and makes.
+        needs_text: whether `decode` and `forward` want the features of a caption besides, as an argument
+            `text` float [B, text_length, text_width]; `encode` never does.
     """
 
-    image_size: int  # side of the square images it reads and makes
+    image_size: int
+    needs_text: bool = False
 
     @property
     @abstractmethod

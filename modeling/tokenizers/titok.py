@@ -5,9 +5,9 @@ from typing import Literal
 
 import torch
 
-from modeling.layers.initialization import init_vit_weights, scaled_embedding
 from modeling.quantizers.output import Quantizer, QuantizerOutput
-from modeling.tokenizers.base import Tokenizer, TokenizerOutput
+from modeling.tokenizers.base import TokenizerOutput
+from modeling.tokenizers.latent_tokenizer import LatentTokenizer, init_part
 from modeling.tokenizers.maskgit_vqgan import MaskGITVQGAN, PixelCodebook, VQGANDecoder, check_base_channels
 from modeling.tokenizers.titok_parts import (
     PixelTokenDecoder,
@@ -20,7 +20,7 @@ LAYOUTS = ("single_stage", "proxy", "two_stage")
 PIXEL_DECODER_MULTIPLIERS = (1, 1, 2, 2, 4)
 
 
-class TiTok(Tokenizer):
+class TiTok(LatentTokenizer):
     """One-dimensional image tokenizer. State-dict names are those of the released checkpoints.
 
     Layouts:
@@ -71,37 +71,32 @@ class TiTok(Tokenizer):
         proxy_code_dim: int = 256,
         pixel_decoder_channels: int = 128,
     ) -> None:
-        super().__init__()
-        _check_layout(layout, num_latent_tokens, quantizer)
-        self.image_size = image_size
-        self.layout = layout
+        _check_layout(layout, quantizer)
         single_stage = layout == "single_stage"
-        shared = dict(
+        super().__init__(
+            quantizer=quantizer,
             image_size=image_size,
             num_latent_tokens=num_latent_tokens,
+            query_width=encoder_hidden_size,
             activation_checkpointing=activation_checkpointing,
+            encoder=partial(
+                TokenEncoder if single_stage else ReviewedTokenEncoder,
+                patch_size=encoder_patch_size,
+                hidden_size=encoder_hidden_size,
+                depth=encoder_depth,
+                num_heads=encoder_num_heads,
+            ),
+            decoder=partial(
+                PixelTokenDecoder if single_stage else partial(ProxyTokenDecoder, proxy_codebook_size),
+                patch_size=decoder_patch_size,
+                hidden_size=decoder_hidden_size,
+                depth=decoder_depth,
+                num_heads=decoder_num_heads,
+            ),
         )
-        self.latent_tokens = scaled_embedding(num_latent_tokens, encoder_hidden_size)
-        self.encoder = (TokenEncoder if single_stage else ReviewedTokenEncoder)(
-            **shared,
-            patch_size=encoder_patch_size,
-            latent_channels=quantizer.latent_channels,
-            hidden_size=encoder_hidden_size,
-            depth=encoder_depth,
-            num_heads=encoder_num_heads,
-        )
-        decoder = PixelTokenDecoder if single_stage else partial(ProxyTokenDecoder, proxy_codebook_size)
-        self.decoder = decoder(
-            **shared,
-            patch_size=decoder_patch_size,
-            code_dim=quantizer.code_dim,
-            hidden_size=decoder_hidden_size,
-            depth=decoder_depth,
-            num_heads=decoder_num_heads,
-        )
+        self.layout = layout
         for part in (self.encoder, self.decoder):
-            part.apply(partial(init_vit_weights, std=0.02 if init == "released" else None))
-        self.quantize = quantizer
+            init_part(part, init)
         if layout == "two_stage":
             self._add_pixel_decoder(proxy_codebook_size, proxy_code_dim, pixel_decoder_channels)
             self._freeze_encoder()
@@ -136,38 +131,9 @@ class TiTok(Tokenizer):
         return self
 
     @property
-    def num_tokens(self) -> int:
-        """Tokens per image N."""
-        return self.latent_tokens.shape[0]
-
-    @property
-    def codebook_size(self) -> int | None:
-        """Number of codes, None for a Gaussian bottleneck."""
-        return self.quantize.codebook_size
-
-    @property
-    def bits_per_image(self) -> float | None:
-        """N log2(codebook_size), None for a Gaussian bottleneck."""
-        bits = self.quantize.bits_per_token
-        return None if bits is None else self.num_tokens * bits
-
-    @property
     def predicts_pixels(self) -> bool:
         """Whether `decode` gives images; False for layout proxy."""
         return self.layout != "proxy"
-
-    def encode_latents(self, images: torch.Tensor) -> torch.Tensor:
-        """Encoder output before the bottleneck: [B, 3, S, S] in [0, 1] -> [B, latent_channels, 1, N].
-
-        Raises:
-            ValueError: if the images have another size than the model.
-        """
-        if images.shape[1:] != (3, self.image_size, self.image_size):
-            size = self.image_size
-            raise ValueError(
-                f"images must be [B, 3, {size}, {size}] for this tokenizer, got {tuple(images.shape)}"
-            )
-        return self.encoder(images, self.latent_tokens)
 
     def decode_latents(self, quantized: torch.Tensor) -> torch.Tensor:
         """Decoder input [B, C, 1, N] -> images [B, 3, S, S], not clamped (proxy: logits [B, K, g, g])."""
@@ -177,18 +143,10 @@ class TiTok(Tokenizer):
         return decoded
 
     @torch.no_grad()
-    def encode(self, images: torch.Tensor) -> torch.Tensor:
-        """Images to tokens int64 [B, N], or to the mode [B, C, 1, N]; never moves codes."""
-        latents = self.encode_latents(images)
-        return self.quantize.encode(latents)
-
-    @torch.no_grad()
     def decode(self, tokens: torch.Tensor) -> torch.Tensor:
         """Tokens [B, N] (or [B, 1, N]) to images, not clamped; with a Gaussian bottleneck latents [B, C, 1,
         N]."""
-        if not self.is_discrete:
-            return self.decode_latents(tokens)
-        return self.decode_latents(self.quantize.lookup(tokens.view(tokens.shape[0], -1)))
+        return self.decode_latents(self._lookup(tokens))
 
     def forward(
         self, images: torch.Tensor, noise: torch.Tensor | None = None, bypass: torch.Tensor | None = None
@@ -206,26 +164,15 @@ class TiTok(Tokenizer):
             reconstructions (layout proxy: logits) and what the bottleneck returned.
         """
         result = self._bottleneck(images, noise, bypass)
-        return TokenizerOutput(
-            reconstructions=self.decode_latents(result.quantized),
-            tokens=result.tokens,
-            quantized=result.quantized,
-            losses=result.losses,
-            posterior=result.posterior,
-        )
+        return self._output(self.decode_latents(result.quantized), result)
 
     def _bottleneck(
         self, images: torch.Tensor, noise: torch.Tensor | None, bypass: torch.Tensor | None
     ) -> QuantizerOutput:
         if self.layout != "two_stage":
-            latents = self.encode_latents(images)
-            result = self.quantize(latents, noise)
-            if bypass is not None:
-                latents = self.quantize.normalize(latents)
-                result.quantized = torch.where(bypass[:, None, None, None], latents, result.quantized)
-            return result
+            return super()._bottleneck(images, noise, bypass)
         with torch.no_grad():
-            result = self.quantize(self.encode_latents(images), noise)
+            result = super()._bottleneck(images, noise, None)
         result.losses = {name: torch.zeros_like(loss) for name, loss in result.losses.items()}
         return result
 
@@ -234,18 +181,23 @@ class TiTok(Tokenizer):
         """Start the second stage from a trained VQGAN: copy its decoder and codebook (layout two_stage only).
 
         Raises:
-            ValueError: for another layout.
+            ValueError: for another layout, or a VQGAN of other sizes.
         """
         if self.layout != "two_stage":
             raise ValueError(f"layout={self.layout!r} has no pixel decoder; use layout='two_stage'")
-        self.pixel_decoder.load_state_dict(vqgan.decoder.state_dict())
-        self.pixel_quantize.load_state_dict(vqgan.quantize.state_dict())
+        for own, other in ((self.pixel_decoder, vqgan.decoder), (self.pixel_quantize, vqgan.quantize)):
+            needed, given = ({k: list(v.shape) for k, v in m.state_dict().items()} for m in (own, other))
+            for name in sorted(needed.keys() | given.keys()):
+                if needed.get(name) != given.get(name):
+                    raise ValueError(
+                        f"the VQGAN does not fit the pixel decoder: {name!r} has shape {given.get(name)}, needed is"
+                        f" {needed.get(name)}"
+                    )
+            own.load_state_dict(other.state_dict())
 
 
-def _check_layout(layout: str, num_latent_tokens: int, quantizer: Quantizer) -> None:
+def _check_layout(layout: str, quantizer: Quantizer) -> None:
     if layout not in LAYOUTS:
         raise ValueError(f"layout={layout!r} is unknown; choose one of {list(LAYOUTS)}")
-    if num_latent_tokens < 1:
-        raise ValueError(f"num_latent_tokens={num_latent_tokens} must be at least 1")
     if layout == "two_stage" and quantizer.codebook_size is None:
         raise ValueError("layout='two_stage' freezes a discrete bottleneck; a Gaussian one cannot be used")

@@ -1,9 +1,10 @@
-"""Encoder and decoders of TiTok (arXiv:2406.07550): images to a short 1-D sequence of latents and back.
+"""Encoder and decoders of TiTok (arXiv:2406.07550, 2501.07730): images to a short 1-D sequence and back.
 
 Sequences, with P patch positions and N latent positions:
 
     encoder   [class | patch 1 ... patch P | latent 1 ... latent N]   the latent positions are the output
     decoder   [class | mask  1 ... mask  P | latent 1 ... latent N]   the mask positions are the output
+    with text [class | mask  1 ... mask  P | latent 1 ... latent N | text 1 ... text T]
 """
 
 import torch
@@ -163,8 +164,12 @@ class LatentDecoder(nn.Module):
         self.transformer = make_blocks(hidden_size, depth, num_heads)
         self.ln_post = nn.LayerNorm(hidden_size)
 
-    def patch_features(self, quantized: torch.Tensor) -> torch.Tensor:
+    def patch_features(self, quantized: torch.Tensor, context: torch.Tensor | None = None) -> torch.Tensor:
         """Features at the patch positions: [B, C, 1, N] -> [B, P, D], row-major.
+
+        Args:
+            quantized: [B, C, 1, N].
+            context: [B, T, D], further tokens at the end of the sequence; None for none.
 
         Raises:
             ValueError: if `quantized` is not [B, C, 1, N] with this decoder's N.
@@ -181,7 +186,8 @@ class LatentDecoder(nn.Module):
         masks = self.mask_token[0].expand(self.grid**2, -1)
         # The same for every image until the first block, so built once.
         canvas = torch.cat([self.class_embedding, masks]) + self.positional_embedding
-        x = torch.cat([canvas.expand(quantized.shape[0], -1, -1), latents], dim=1)
+        tokens = [latents] if context is None else [latents, context]
+        x = torch.cat([canvas.expand(quantized.shape[0], -1, -1), *tokens], dim=1)
         x = run_blocks(
             self.transformer, self.ln_pre(x), slice(1, canvas.shape[0]), self.activation_checkpointing
         )
@@ -199,9 +205,40 @@ class PixelTokenDecoder(LatentDecoder):
 
     def forward(self, quantized: torch.Tensor) -> torch.Tensor:
         """[B, C, 1, N] -> images [B, 3, S, S], not clamped."""
+        return self.paint(self.patch_features(quantized))
+
+    def paint(self, features: torch.Tensor) -> torch.Tensor:
+        """Patch features [B, P, D] -> images [B, 3, S, S], not clamped."""
         head = self.ffn[0]  # a 1x1 convolution: a matrix product on tokens, without a transposed copy
-        pixels = F.linear(self.patch_features(quantized), head.weight.flatten(1), head.bias)
+        pixels = F.linear(features, head.weight.flatten(1), head.bias)
         return self.conv_out(depth_to_space(pixels, self.patch_size))
+
+
+class TextTokenDecoder(PixelTokenDecoder):
+    """Decoder of TA-TiTok (arXiv:2501.07730, section 3.2): features of a caption close the sequence.
+
+    Args:
+        text_length: text positions T.
+        text_width: channels per text position.
+        options: arguments of `LatentDecoder`.
+
+    Raises:
+        ValueError: if `text_length` or `text_width` is below 1.
+    """
+
+    def __init__(self, *, text_length: int, text_width: int, **options) -> None:
+        for key, value in (("text_length", text_length), ("text_width", text_width)):
+            if value < 1:
+                raise ValueError(f"{key}={value} must be at least 1")
+        super().__init__(**options)
+        width = self.ln_pre.normalized_shape[0]
+        self.text_guidance_positional_embedding = scaled_embedding(text_length, width)
+        self.text_guidance_proj = nn.Linear(text_width, width)
+
+    def forward(self, quantized: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+        """[B, C, 1, N] and text [B, T, text_width] -> images [B, 3, S, S], not clamped."""
+        context = self.text_guidance_proj(text) + self.text_guidance_positional_embedding
+        return self.paint(self.patch_features(quantized, context))
 
 
 class ProxyTokenDecoder(LatentDecoder):

@@ -1,4 +1,4 @@
-"""Tar shards: indexing, labels, random access, damaged shards."""
+"""Tar shards: indexing, labels, captions, limits of size, random access, damaged shards."""
 
 import io
 import json
@@ -175,3 +175,98 @@ def test_corrupt_members_are_skipped_and_named(tmp_path):
     assert len(batch["skipped"]) == 2 and (batch["labels"] >= 0).all()
     batches = list(eval_loader(source, batch_size=4))
     assert [p for b in batches for p in b["positions"].tolist()] == [0, 1, 3, 5]
+
+
+def captioned(values: range, **sides) -> dict[str, bytes]:
+    contents = {}
+    for value in values:
+        contents[f"{value:04d}.txt"] = f" Bild Nr. {value} \u00e4\n".encode()
+        contents[f"{value:04d}.png"] = image_bytes(value)
+        contents[f"{value:04d}.json"] = json.dumps({"uid": str(value), **sides}).encode()
+    return contents
+
+
+def test_captions_follow_their_images_through_loaders_and_resume(tmp_path):
+    for shard in range(2):
+        write_shard(tmp_path / f"{shard}.tar", captioned(range(10 * shard, 10 * shard + 5)))
+    source = WebDataset(path=str(tmp_path / "{0..1}.tar"), image_size=8, captions=True)
+    assert source.has_captions and source.class_names == ["image"] and source.class_counts() == {"image": 10}
+
+    def shown(batch):
+        values = batch["images"][:, 0, 0, 0].tolist()
+        assert batch["captions"] == [f"Bild Nr. {value} \u00e4" for value in values]
+        assert batch["labels"].tolist() == [0] * len(values) and not batch["skipped"]
+        return values
+
+    assert [v for b in eval_loader(source, batch_size=4) for v in shown(b)] == values(source)
+    batches = iter(train_loader(source, seed=1, batch_size=4))
+    run = [shown(next(batches)) for _ in range(6)]
+    assert sorted(sum(run, [])[:10]) == values(source)
+    resumed = iter(train_loader(source, seed=1, batch_size=4, start_step=3, num_workers=1))
+    assert [shown(next(resumed)) for _ in range(3)] == run[3:]
+
+
+def test_captions_are_delivered_only_on_demand(tmp_path, shards):
+    write_shard(tmp_path / "s.tar", captioned(range(3), label=2))
+    source = WebDataset(path=str(tmp_path / "s.tar"), image_size=8)
+    assert "captions" not in next(iter(eval_loader(source, batch_size=3)))
+    with pytest.raises(ValueError, match="WebDataset has no captions"):
+        source.captions([0])
+    labelled = WebDataset(path=str(tmp_path / "s.tar"), image_size=8, captions=True)
+    assert labelled.labels.tolist() == [2, 2, 2] and labelled.class_names == ["0", "1", "2"]
+    with pytest.raises(ValueError, match="has no captions: expected .txt members"):
+        WebDataset(path=shards, image_size=8, captions=True)
+
+
+def test_samples_without_a_readable_caption_are_skipped_and_named(tmp_path):
+    contents = captioned(range(6))
+    del contents["0001.txt"]
+    contents["0004.txt"] = b"\xff\xfe\xff"
+    write_shard(tmp_path / "s.tar", contents)
+    source = WebDataset(path=str(tmp_path / "s.tar"), image_size=8, captions=True)
+    (batch,) = list(eval_loader(source, batch_size=6))
+    assert batch["positions"].tolist() == [0, 2, 3, 5] and len(batch["captions"]) == 4
+    assert [name.split(": ", 1)[1] for name in batch["skipped"]] == [
+        "0001.png: no caption",
+        "0004.png: its caption is not UTF-8",
+    ]
+    batch = next(iter(train_loader(source, seed=0, batch_size=6)))
+    assert batch["captions"] == [f"Bild Nr. {v} \u00e4" for v in batch["images"][:, 0, 0, 0].tolist()]
+    assert len(batch["skipped"]) == 2 and len(batch["captions"]) == 6
+
+
+def test_limits_of_size_and_shape_are_those_of_the_original_image(tmp_path):
+    sides = [
+        (256, 256),
+        (128, 256),
+        (256, 128),
+        (127, 256),
+        (255, 255),
+        (600, 1300),
+        (4000, 2000),
+        (None, 300),
+    ]
+    contents = {}
+    for value, (height, width) in enumerate(sides):
+        contents |= captioned(range(value, value + 1), original_height=height, original_width=width)
+    del contents["0000.json"], contents["0005.txt"]
+    contents["0000.json"] = b'{"original_height": "256", "original_width": 256.0}'
+    write_shard(tmp_path / "s.tar", contents)
+    write_shard(tmp_path / "bare.tar", samples(range(3)))
+
+    def kept(**limits):
+        path = [str(tmp_path / "s.tar"), str(tmp_path / "bare.tar")]
+        return values(WebDataset(path=path, image_size=8, captions="max_aspect" in limits, **limits))
+
+    assert kept(max_aspect=2.0, min_side=256) == [0, 1, 2, 6]
+    assert kept(max_aspect=2.0) == [0, 1, 2, 4, 6]
+    with pytest.raises(CorruptSample, match="0005.png: no caption"):
+        kept(max_aspect=3.0)
+    assert (
+        len(WebDataset(path=str(tmp_path / "s.tar"), image_size=8, captions=True)) == 8
+    )  # no limit, no loss
+    with pytest.raises(ValueError, match="no images within max_aspect=None, min_side=5000"):
+        kept(min_side=5000)
+    for limits in ({"max_aspect": 0.5}, {"min_side": 0}):
+        with pytest.raises(ValueError, match="must be at least 1"):
+            kept(**limits)

@@ -1,0 +1,182 @@
+"""The frozen text encoder that TA-TiTok reads captions through: the text tower of CLIP ViT-L/14-336 (arXiv:2103.00020).
+
+Network and byte-pair vocabulary come from the library open_clip, an optional dependency. Only the text tower is built
+and only its weights are read; a file that also holds the image tower, as published ones do, is fine.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from huggingface_hub import hf_hub_download
+from torch import nn
+
+from common.weights import CheckpointError, read_weights
+
+# Hub repository of OpenAI's weights in safetensors form; the original file is a program archive, not a state dict.
+WEIGHTS_REPOSITORY = "timm/vit_large_patch14_clip_336.openai"
+WEIGHTS_FILE = "open_clip_model.safetensors"
+TEXT_LENGTH, TEXT_WIDTH, TEXT_DEPTH, TEXT_HEADS = 77, 768, 12, 12
+VOCABULARY = 49408
+
+
+class TextEncoder(nn.Module):
+    """Captions to per-token features; frozen, always in eval mode and float32.
+
+    Args:
+        tower: text tower, int64 [B, T] -> (pooled features, per-token features [B, T, width]).
+        tokenize: captions to token numbers int64 [B, T], padded with zeros, cut off if too long.
+    """
+
+    def __init__(self, *, tower: nn.Module, tokenize: Callable[[list[str]], torch.Tensor]) -> None:
+        super().__init__()
+        self.tower = tower.float()
+        self._tokenize = tokenize
+        self.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> "TextEncoder":
+        """Stay in eval mode whatever is asked."""
+        return super().train(False)
+
+    @property
+    def length(self) -> int:
+        """Positions per caption T."""
+        return self.tower.context_length
+
+    @property
+    def width(self) -> int:
+        """Channels per position."""
+        return self.tower.width
+
+    @torch.no_grad()
+    def encode(self, captions: Sequence[str]) -> torch.Tensor:
+        """Features of captions, float32 [B, T, width], on the device of the weights.
+
+        The output of the final LayerNorm at every position, padding included, under the causal mask; neither
+        projected nor pooled, which is what released TA-TiTok decoders were trained with.
+        """
+        device = self.tower.positional_embedding.device
+        tokens = self._tokenize(list(captions)).to(device)
+        with torch.autocast(device.type, enabled=False):
+            return self.tower(tokens)[1]
+
+
+def load_text_encoder(weights: str | Path | None = None, device: torch.device | str = "cpu") -> TextEncoder:
+    """The text encoder of the released TA-TiTok models.
+
+    Args:
+        weights: local file of CLIP ViT-L/14-336 in the names of open_clip, `.safetensors` or a state dict that torch
+            saved; None takes it from the Hugging Face cache, downloading it on first use.
+        device: where to compute.
+
+    Raises:
+        FileNotFoundError: the local file does not exist.
+        ValueError: open_clip is not installed, the weights cannot be downloaded, are damaged, or do not fit; the
+            message says what to do.
+    """
+    open_clip = _open_clip()
+    path = Path(weights).expanduser() if weights is not None else _download()
+    tower = build_text_tower(**_sizes(path))
+    load_text_tower(path, tower)
+    tokenize = open_clip.SimpleTokenizer(context_length=tower.positional_embedding.shape[0])
+    return TextEncoder(tower=tower, tokenize=tokenize).to(device)
+
+
+def build_text_tower(
+    *,
+    text_length: int = TEXT_LENGTH,
+    hidden_size: int = TEXT_WIDTH,
+    depth: int = TEXT_DEPTH,
+    num_heads: int = TEXT_HEADS,
+    vocabulary: int = VOCABULARY,
+) -> nn.Module:
+    """A text tower without projection, randomly initialised: int64 [B, T] -> (pooled, [B, T, hidden_size]).
+
+    Raises:
+        ValueError: open_clip is not installed.
+    """
+    _open_clip()
+    from open_clip.transformer import QuickGELU, TextTransformer
+
+    return TextTransformer(
+        context_length=text_length,
+        vocab_size=vocabulary,
+        width=hidden_size,
+        heads=num_heads,
+        layers=depth,
+        output_dim=None,  # no projection
+        act_layer=QuickGELU,  # the activation OpenAI trained with
+        output_tokens=True,
+    )
+
+
+def _sizes(path: Path) -> dict[str, int]:
+    """Sizes of the text tower in a weight file: those of ViT-L/14-336, unless its shapes say otherwise.
+
+    Heads are 64 wide in all CLIP models; their number cannot be seen in the shapes.
+    """
+    state = {name.removeprefix("text."): tensor.shape for name, tensor in read_weights(path).items()}
+    needed = ("token_embedding.weight", "positional_embedding")
+    if any(len(state.get(name, ())) != 2 for name in needed):
+        return {}  # `load_text_tower` says what is missing
+    blocks = {name.split(".")[2] for name in state if name.startswith("transformer.resblocks.")}
+    vocabulary, width = state["token_embedding.weight"]
+    return {
+        "text_length": state["positional_embedding"][0],
+        "hidden_size": width,
+        "depth": len(blocks),
+        "num_heads": max(1, width // 64),
+        "vocabulary": vocabulary,
+    }
+
+
+def load_text_tower(path: str | Path, tower: nn.Module) -> None:
+    """Load the text half of a CLIP weight file; entries of the image tower, projection and scale are ignored.
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+        CheckpointError: it is damaged, or an entry is missing or of another shape; the message names it.
+    """
+    # Two layouts exist: the text tower at the top level, beside `visual.`, or below `text.`.
+    state = {name.removeprefix("text."): tensor for name, tensor in read_weights(path).items()}
+    wanted = tower.state_dict()
+    for name, tensor in wanted.items():
+        if name not in state:
+            raise CheckpointError(
+                f"{path} lacks the entry {name!r}; expected CLIP ViT-L/14-336 in the names of open_clip"
+                f" ({WEIGHTS_FILE} of {WEIGHTS_REPOSITORY})"
+            )
+        if state[name].shape != tensor.shape:
+            raise CheckpointError(
+                f"{path}: entry {name!r} has shape {list(state[name].shape)}, but the text encoder needs"
+                f" {list(tensor.shape)}; expected CLIP ViT-L/14-336"
+            )
+    tower.load_state_dict({name: state[name] for name in wanted}, strict=True)
+
+
+def class_captions(names: Sequence[str]) -> list[str]:
+    """Captions for images known by class only, the template TA-TiTok is evaluated with."""
+    return [f"A photo of a {name}." for name in names]
+
+
+def _open_clip() -> ModuleType:
+    try:
+        import open_clip
+    except ImportError as error:
+        raise ValueError(
+            f"captions need the library open_clip ({error}): pip install -r requirements-text.txt"
+        ) from error
+    return open_clip
+
+
+def _download() -> Path:
+    try:
+        return Path(hf_hub_download(WEIGHTS_REPOSITORY, WEIGHTS_FILE))
+    except Exception as error:  # the hub client's errors share no base class over its versions
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"the weights of the text encoder cannot be downloaded ({reason}). Get"
+            f" https://huggingface.co/{WEIGHTS_REPOSITORY}/resolve/main/{WEIGHTS_FILE} on another machine, put it"
+            " anywhere on this one and name that file as the weights of the text encoder"
+        ) from error

@@ -1,0 +1,120 @@
+"""What TiTok and TA-TiTok share: an encoder with learned queries, a bottleneck, a decoder of the latents."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import nn
+
+from modeling.layers.initialization import init_vit_weights, scaled_embedding
+from modeling.quantizers.output import Quantizer, QuantizerOutput
+from modeling.tokenizers.base import Tokenizer, TokenizerOutput
+from modeling.tokenizers.titok_parts import LatentDecoder, TokenEncoder
+
+
+class LatentTokenizer(Tokenizer):
+    """One-dimensional tokenizer; subclasses say how latents become images.
+
+    Args:
+        quantizer: the bottleneck.
+        image_size: side of the square images.
+        num_latent_tokens: tokens per image N, at least 1.
+        query_width: encoder width D, that of the learned queries.
+        activation_checkpointing: recompute transformer blocks in the backward pass to save memory.
+        encoder, decoder: make the two halves from the keywords they share and the channels of the bottleneck.
+
+    Raises:
+        ValueError: for sizes that do not fit together.
+    """
+
+    def __init__(
+        self,
+        *,
+        quantizer: Quantizer,
+        image_size: int,
+        num_latent_tokens: int,
+        query_width: int,
+        activation_checkpointing: bool,
+        encoder: Callable[..., TokenEncoder],
+        decoder: Callable[..., LatentDecoder],
+    ) -> None:
+        super().__init__()
+        if num_latent_tokens < 1:
+            raise ValueError(f"num_latent_tokens={num_latent_tokens} must be at least 1")
+        self.image_size = image_size
+        shared = dict(
+            image_size=image_size,
+            num_latent_tokens=num_latent_tokens,
+            activation_checkpointing=activation_checkpointing,
+        )
+        self.latent_tokens = scaled_embedding(num_latent_tokens, query_width)
+        self.encoder = encoder(**shared, latent_channels=quantizer.latent_channels)
+        self.decoder = decoder(**shared, code_dim=quantizer.code_dim)
+        self.quantize = quantizer
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens per image N."""
+        return self.latent_tokens.shape[0]
+
+    @property
+    def codebook_size(self) -> int | None:
+        """Number of codes, None for a Gaussian bottleneck."""
+        return self.quantize.codebook_size
+
+    @property
+    def bits_per_image(self) -> float | None:
+        """N log2(codebook_size), None for a Gaussian bottleneck."""
+        bits = self.quantize.bits_per_token
+        return None if bits is None else self.num_tokens * bits
+
+    def encode_latents(self, images: torch.Tensor) -> torch.Tensor:
+        """Encoder output before the bottleneck: [B, 3, S, S] in [0, 1] -> [B, latent_channels, 1, N].
+
+        Raises:
+            ValueError: if the images have another size than the model.
+        """
+        if images.shape[1:] != (3, self.image_size, self.image_size):
+            size = self.image_size
+            raise ValueError(
+                f"images must be [B, 3, {size}, {size}] for this tokenizer, got {tuple(images.shape)}"
+            )
+        return self.encoder(images, self.latent_tokens)
+
+    @torch.no_grad()
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
+        """Images to tokens int64 [B, N], or to the mode [B, C, 1, N]; never moves codes."""
+        latents = self.encode_latents(images)
+        return self.quantize.encode(latents)
+
+    def _lookup(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Decoder input [B, C, 1, N] of tokens [B, N] or [B, 1, N]; latents pass as they are."""
+        if not self.is_discrete:
+            return tokens
+        return self.quantize.lookup(tokens.view(tokens.shape[0], -1))
+
+    def _bottleneck(
+        self, images: torch.Tensor, noise: torch.Tensor | None, bypass: torch.Tensor | None
+    ) -> QuantizerOutput:
+        latents = self.encode_latents(images)
+        result = self.quantize(latents, noise)
+        if bypass is not None:
+            latents = self.quantize.normalize(latents)
+            result.quantized = torch.where(bypass[:, None, None, None], latents, result.quantized)
+        return result
+
+    @staticmethod
+    def _output(reconstructions: torch.Tensor, result: QuantizerOutput) -> TokenizerOutput:
+        return TokenizerOutput(
+            reconstructions=reconstructions,
+            tokens=result.tokens,
+            quantized=result.quantized,
+            losses=result.losses,
+            posterior=result.posterior,
+        )
+
+
+def init_part(part: nn.Module, init: Literal["released", "fan_in"]) -> None:
+    """Initialise encoder or decoder: "released" is a normal with std 0.02, "fan_in" one with 1 / sqrt(inputs)."""
+    part.apply(partial(init_vit_weights, std=0.02 if init == "released" else None))

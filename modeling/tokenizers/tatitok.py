@@ -1,0 +1,154 @@
+"""TA-TiTok: a TiTok whose decoder also reads a caption, so that tokens need not say it (arXiv:2501.07730)."""
+
+from functools import partial
+from typing import Literal
+
+import torch
+
+from modeling.quantizers.output import Quantizer
+from modeling.tokenizers.base import TokenizerOutput
+from modeling.tokenizers.latent_tokenizer import LatentTokenizer, init_part
+from modeling.tokenizers.titok_parts import TextTokenDecoder, TokenEncoder
+
+
+class TATiTok(LatentTokenizer):
+    """Text-aware one-dimensional tokenizer, trained in one stage. State-dict names are those of the released weights.
+
+    The decoder receives the per-token features of a caption from a frozen text encoder (released models: CLIP
+    ViT-L/14-336, 77 positions of 768 channels); encoder and bottleneck never see text.
+
+    Args:
+        quantizer: the bottleneck.
+        image_size: side of the square images.
+        num_latent_tokens: tokens per image N.
+        encoder_hidden_size, encoder_depth, encoder_num_heads: encoder transformer.
+        decoder_hidden_size, decoder_depth, decoder_num_heads: decoder transformer.
+        encoder_patch_size, decoder_patch_size: patch sides; must divide `image_size`.
+        text_length: positions of the text features.
+        text_width: channels of the text features.
+        activation_checkpointing: recompute transformer blocks in the backward pass to save memory.
+        init: weights of linear layers and convolutions. "released": those of the encoder from a normal with std 0.02,
+            those of the decoder as PyTorch draws them (Kaiming-uniform; the joint query-key-value projection
+            Xavier-uniform), as the published models were trained. "fan_in": a normal with std 1 / sqrt(inputs) in
+            both, without which narrow models hardly start to learn.
+
+    Raises:
+        ValueError: for sizes that do not fit together.
+    """
+
+    layout = "single_stage"
+    needs_text = True
+
+    def __init__(
+        self,
+        *,
+        quantizer: Quantizer,
+        image_size: int,
+        num_latent_tokens: int,
+        encoder_hidden_size: int,
+        encoder_depth: int,
+        encoder_num_heads: int,
+        decoder_hidden_size: int,
+        decoder_depth: int,
+        decoder_num_heads: int,
+        encoder_patch_size: int,
+        decoder_patch_size: int,
+        text_length: int = 77,
+        text_width: int = 768,
+        activation_checkpointing: bool = False,
+        init: Literal["released", "fan_in"] = "released",
+    ) -> None:
+        super().__init__(
+            quantizer=quantizer,
+            image_size=image_size,
+            num_latent_tokens=num_latent_tokens,
+            query_width=encoder_hidden_size,
+            activation_checkpointing=activation_checkpointing,
+            encoder=partial(
+                TokenEncoder,
+                patch_size=encoder_patch_size,
+                hidden_size=encoder_hidden_size,
+                depth=encoder_depth,
+                num_heads=encoder_num_heads,
+            ),
+            decoder=partial(
+                TextTokenDecoder,
+                text_length=text_length,
+                text_width=text_width,
+                patch_size=decoder_patch_size,
+                hidden_size=decoder_hidden_size,
+                depth=decoder_depth,
+                num_heads=decoder_num_heads,
+            ),
+        )
+        init_part(self.encoder, init)
+        if init == "fan_in":  # otherwise the decoder keeps what its layers drew themselves
+            init_part(self.decoder, init)
+
+    @property
+    def text_length(self) -> int:
+        """Positions of the text features T."""
+        return self.decoder.text_guidance_positional_embedding.shape[0]
+
+    @property
+    def text_width(self) -> int:
+        """Channels of the text features."""
+        return self.decoder.text_guidance_proj.in_features
+
+    def decode_latents(self, quantized: torch.Tensor, text: torch.Tensor | None) -> torch.Tensor:
+        """Decoder input [B, C, 1, N] and text [B, T, text_width] -> images [B, 3, S, S], not clamped.
+
+        Raises:
+            ValueError: text is missing or of another shape.
+        """
+        self._check_text(text, len(quantized))
+        return self.decoder(quantized, text)
+
+    @torch.no_grad()
+    def decode(self, tokens: torch.Tensor, text: torch.Tensor | None = None) -> torch.Tensor:
+        """Tokens [B, N] (or [B, 1, N]) and the features of their captions to images, not clamped.
+
+        Args:
+            tokens: int64; with a Gaussian bottleneck latents [B, C, 1, N].
+            text: float [B, text_length, text_width]; optional in the signature only, for a better message.
+
+        Raises:
+            ValueError: text is missing or of another shape.
+        """
+        self._check_text(text, len(tokens))
+        return self.decode_latents(self._lookup(tokens), text)
+
+    def forward(
+        self,
+        images: torch.Tensor,
+        noise: torch.Tensor | None = None,
+        bypass: torch.Tensor | None = None,
+        text: torch.Tensor | None = None,
+    ) -> TokenizerOutput:
+        """Encode, quantize and decode with gradient.
+
+        Args:
+            images: [B, 3, S, S] in [0, 1].
+            noise: standard normal [B, C, 1, N] for a Gaussian bottleneck; None draws it in training mode and
+                uses the mode in eval mode.
+            bypass: bool [B]; where true, the decoder sees the latents as they are instead of their codes.
+            text: float [B, text_length, text_width], features of the captions; required.
+
+        Raises:
+            ValueError: text is missing or of another shape.
+        """
+        self._check_text(text, len(images))  # before the encoder runs for nothing
+        result = self._bottleneck(images, noise, bypass)
+        return self._output(self.decode_latents(result.quantized, text), result)
+
+    def _check_text(self, text: torch.Tensor | None, batch: int) -> None:
+        wanted = (batch, self.text_length, self.text_width)
+        if text is None:
+            raise ValueError(
+                f"this tokenizer decodes with captions: text features {list(wanted)} are missing"
+            )
+        if tuple(text.shape) != wanted or not text.is_floating_point():
+            raise ValueError(
+                f"text must be float {list(wanted)} (batch, text_length, text_width),"
+                f" got {text.dtype} {list(text.shape)}"
+            )
