@@ -1,14 +1,33 @@
 """Weight files: read without running code from them, loaded strictly, told apart by a hash of their content."""
 
 import hashlib
+import os
 import pickle
-from collections.abc import Mapping
+import struct
+import zipfile
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
 from torch import nn
+
+# What readers raise for files that are cut, of another format, or hold more than tensors.
+_UNREADABLE = (
+    SafetensorError,
+    OSError,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    AssertionError,
+    struct.error,
+    pickle.UnpicklingError,
+)
 
 
 class CheckpointError(ValueError):
@@ -17,6 +36,8 @@ class CheckpointError(ValueError):
 
 def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
     """Tensors of a `.safetensors` file, or of a state dict that torch saved (`.bin`, `.pt`, `.pth`), on the CPU.
+
+    Code in a file is never run: what is not a tensor is refused.
 
     Raises:
         FileNotFoundError: the file does not exist.
@@ -28,23 +49,66 @@ def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        reason = str(error).split("\n")[0].split(". ")[0]  # torch goes on with advice that does not apply
-        raise CheckpointError(f"weight file {path} is damaged or of another format ({reason})") from error
+        # Mapped rather than read: large files are copied once, into the model, and names alone cost nothing.
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except _UNREADABLE as error:
+        raise CheckpointError(_unreadable(path, error)) from error
     if not isinstance(state, Mapping) or not all(torch.is_tensor(tensor) for tensor in state.values()):
         raise CheckpointError(f"weight file {path} is not a state dict of tensors")
     return dict(state)
 
 
-def load_weights(path: str | Path, module: nn.Module) -> None:
+def weight_names(path: str | Path) -> set[str]:
+    """Names of the entries of a weight file, without reading their values; raises as `read_weights`."""
+    path = Path(path)
+    if path.suffix != ".safetensors" or not path.is_file():
+        return set(read_weights(path))
+    try:
+        with safe_open(path, framework="pt") as file:
+            return set(file.keys())
+    except _UNREADABLE as error:
+        raise CheckpointError(_unreadable(path, error)) from error
+
+
+def _unreadable(path: Path, error: Exception) -> str:
+    reason = str(error).split("\n")[0].split(". ")[0]  # torch goes on with advice that does not apply
+    if isinstance(error, pickle.UnpicklingError):
+        reason = "it holds something else than tensors, possibly code, which was not run"
+    return f"weight file {path} is damaged or of another format ({reason})"
+
+
+def write_weights(path: str | Path, module: nn.Module) -> None:
+    """Write a module's state dict as `.safetensors`, whole or not at all.
+
+    Raises:
+        OSError: the folder cannot be written or the disk is full.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
+    try:
+        save_file(state, temporary, metadata={"format": "pt"})
+        os.replace(temporary, path)
+    except SafetensorError as error:
+        raise OSError(f"{path} cannot be written ({error})") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_weights(path: str | Path, module: nn.Module, drop: Sequence[str] = ()) -> None:
     """Load a weight file strictly into `module`: the same names, the same shapes.
+
+    Args:
+        drop: names, with wildcards, of entries that files may hold and that are left out where the module has none.
 
     Raises:
         FileNotFoundError: the file does not exist.
         CheckpointError: it is damaged, or does not fit; the message names the file, the entry and both shapes.
     """
     state, wanted = read_weights(path), module.state_dict()
+    surplus = [name for name in state if name not in wanted and any(fnmatch(name, d) for d in drop)]
+    for name in surplus:
+        del state[name]
     for name, tensor in wanted.items():
         if name not in state:
             raise CheckpointError(

@@ -1,5 +1,9 @@
-"""Modules from YAML sections: nested parts are built first and handed over ready-made."""
+"""Modules from YAML sections: nested parts are built first and handed over ready-made.
 
+Tokenizers and generators keep their section as attribute `section`, so that they can be saved with it.
+"""
+
+import copy
 import inspect
 from collections.abc import Mapping
 from typing import Any
@@ -22,12 +26,13 @@ def build_tokenizer(section: Mapping[str, Any]) -> Tokenizer:
     """
     builder, options = choose("tokenizer", TOKENIZERS, section)
     if "quantizer" not in inspect.signature(builder).parameters:
-        return build("tokenizer", TOKENIZERS, section)
+        return _remember(build("tokenizer", TOKENIZERS, section), section)
     quantizer = options.pop("quantizer", None)
     if not isinstance(quantizer, Mapping):
         raise ConfigError(f"tokenizer.quantizer={quantizer!r} must be a section with a name")
     part = build("tokenizer.quantizer", QUANTIZERS, quantizer)
-    return build("tokenizer", TOKENIZERS, {"name": section["name"], **options}, quantizer=part)
+    tokenizer = build("tokenizer", TOKENIZERS, {"name": section["name"], **options}, quantizer=part)
+    return _remember(tokenizer, section)
 
 
 def build_generator(section: Mapping[str, Any], **sizes: int) -> nn.Module:
@@ -37,7 +42,12 @@ def build_generator(section: Mapping[str, Any], **sizes: int) -> nn.Module:
         section: name and options.
         **sizes: `codebook_size`, `num_tokens` and `num_classes` where they come from the tokens it learns.
     """
-    return build("generator", GENERATORS, section, **sizes)
+    return _remember(build("generator", GENERATORS, section, **sizes), {**section, **sizes})
+
+
+def _remember(module: Any, section: Mapping[str, Any]) -> Any:
+    module.section = copy.deepcopy(dict(section))
+    return module
 
 
 def build_discriminator(section: Mapping[str, Any]) -> nn.Module:

@@ -8,15 +8,16 @@ images = generate(model.generator, model.tokenizer, labels, seed=0, **model.samp
 """
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import nn
 
-from common.build import nearest
+from common.build import build_dataclass, nearest
 from common.console import progress
 from common.image_store import ImageStore
 from common.images import to_uint8
-from modeling.generators.base import AutoregressiveGenerator, Generator
+from modeling.generators.base import Generator
 from modeling.pretrained.loading import (
     ImageModel,
     load_generator,
@@ -24,7 +25,7 @@ from modeling.pretrained.loading import (
     load_tokenizer,
     require_tokenizer,
 )
-from modeling.sampling import sample, sample_uniforms
+from modeling.sampling import draw, generator_uniforms, numbers_needed, sample_uniforms, settings_type
 from modeling.tokenizers.base import Tokenizer
 
 __all__ = [
@@ -42,64 +43,69 @@ __all__ = [
 ]
 
 
-def reconstruct(tokenizer: Tokenizer, images: torch.Tensor, batch_size: int = 64) -> torch.Tensor:
-    """Encode and decode images [B, 3, H, W] in [0, 1]; the result has the same shape, range and device."""
-    device = _device(tokenizer)
-    with torch.inference_mode():
-        parts = [
-            tokenizer.decode(tokenizer.encode(p.to(device))).clamp(0, 1) for p in images.split(batch_size)
-        ]
-    return torch.cat(parts).clone().to(images.device)
+def reconstruct(
+    tokenizer: Tokenizer, images: torch.Tensor, batch_size: int = 64, text: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Encode and decode images [B, 3, H, W] in [0, 1]; the result has the same shape, range and device.
+
+    Args:
+        text: embeddings [B, L, C] of captions for a tokenizer whose decoder reads text, else None.
+    """
+    parts = []
+    for start in range(0, len(images), batch_size):
+        part = slice(start, start + batch_size)
+        with torch.inference_mode():
+            tokens = tokenizer.encode(images[part].to(_device(tokenizer)))
+        parts.append(decode(tokenizer, tokens, None if text is None else text[part]))
+    return torch.cat(parts).to(images.device)
 
 
 def generate_tokens(
     generator: Generator,
     labels: torch.Tensor,
     *,
-    seed: int,
+    seed: int = 0,
     indices: Sequence[int] | torch.Tensor | None = None,
-    guidance_scale: float = 4.0,
-    guidance_power: float = 1.0,
-    temperature: float = 1.0,
+    random: Sequence[torch.Generator] | None = None,
     batch_size: int = 64,
+    **sampling: Any,
 ) -> torch.Tensor:
     """Draw the tokens of one image per label.
 
     Args:
         labels: int64 [B], 0 ... num_classes - 1 (num_classes: no class).
         seed, indices: sample b depends on (seed, indices[b]) and its label alone; indices are 0 ... B - 1 if None.
-        guidance_scale, guidance_power, temperature: see `modeling.sampling.sample`.
+        random: in place of seed and indices, one CPU generator per sample.
         batch_size: labels are worked through in parts of this size.
+        sampling: settings of the generator's kind (modeling/sampling/settings.py): guidance_scale, temperature, ...
 
     Returns:
         int64 [B, N] on the generator's device.
 
     Raises:
-        ValueError: a setting or label is out of range, or the generator is of a kind that this cannot sample.
+        ValueError: a setting or label is out of range or unknown.
     """
-    if not isinstance(generator, AutoregressiveGenerator):
-        raise ValueError(f"{type(generator).__name__} is not an autoregressive generator")
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size} must be at least 1")
+    settings = build_dataclass(settings_type(generator), sampling, "sampling")
+    count = numbers_needed(generator, settings)
     numbers = torch.arange(len(labels)) if indices is None else torch.as_tensor(indices)
-    parts = [
-        sample(
-            generator,
-            part.to(_device(generator)),
-            guidance_scale=guidance_scale,
-            guidance_power=guidance_power,
-            temperature=temperature,
-            uniforms=sample_uniforms(seed, numbers_of_part, generator.num_tokens),
-        )
-        for part, numbers_of_part in zip(labels.split(batch_size), numbers.split(batch_size), strict=True)
-    ]
+    parts = []
+    for start in range(0, len(labels), batch_size):
+        part = slice(start, start + batch_size)
+        if random is None:
+            uniforms = sample_uniforms(seed, numbers[part], count)
+        else:
+            uniforms = generator_uniforms(random[part], count)
+        parts.append(draw(generator, labels[part].to(_device(generator)), uniforms, settings))
     return torch.cat(parts)
 
 
-def decode(tokenizer: Tokenizer, tokens: torch.Tensor) -> torch.Tensor:
-    """Images [B, 3, H, W] in [0, 1] of tokens [B, N]."""
+def decode(tokenizer: Tokenizer, tokens: torch.Tensor, text: torch.Tensor | None = None) -> torch.Tensor:
+    """Images [B, 3, H, W] in [0, 1] of tokens [B, N]; `text` [B, L, C] where the tokenizer's decoder reads text."""
+    options = {} if text is None else {"text": text.to(_device(tokenizer))}
     with torch.inference_mode():
-        images = tokenizer.decode(tokens.to(_device(tokenizer)))
+        images = tokenizer.decode(tokens.to(_device(tokenizer)), **options)
     return images.clamp(0, 1).clone()
 
 
@@ -108,25 +114,20 @@ def generate(
     tokenizer: Tokenizer,
     labels: torch.Tensor,
     *,
-    seed: int,
-    indices: Sequence[int] | torch.Tensor | None = None,
-    guidance_scale: float = 4.0,
-    guidance_power: float = 1.0,
-    temperature: float = 1.0,
     batch_size: int = 64,
+    text: torch.Tensor | None = None,
+    **options: Any,
 ) -> torch.Tensor:
-    """Draw one image per label, float32 [B, 3, H, W] in [0, 1]; arguments and errors as `generate_tokens`."""
-    tokens = generate_tokens(
-        generator,
-        labels,
-        seed=seed,
-        indices=indices,
-        guidance_scale=guidance_scale,
-        guidance_power=guidance_power,
-        temperature=temperature,
-        batch_size=batch_size,
-    )
-    return torch.cat([decode(tokenizer, part) for part in tokens.split(batch_size)])
+    """Draw one image per label, float32 [B, 3, H, W] in [0, 1].
+
+    Args:
+        text: embeddings [B, L, C] for a tokenizer whose decoder reads text, else None.
+        options: of `generate_tokens`, which also says what is raised.
+    """
+    tokens = generate_tokens(generator, labels, batch_size=batch_size, **options)
+    parts = range(0, len(tokens), batch_size)
+    slices = [slice(start, start + batch_size) for start in parts]
+    return torch.cat([decode(tokenizer, tokens[s], None if text is None else text[s]) for s in slices])
 
 
 def generate_into(
@@ -136,7 +137,7 @@ def generate_into(
     *,
     seed: int,
     batch_size: int,
-    **sampling: float,
+    **sampling: Any,
 ) -> None:
     """Make the samples that `store` lacks, each process its share, with progress on the main process.
 

@@ -1,5 +1,6 @@
 """Load trained models: tokenizers, generators, and a generator together with its tokenizer."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -7,40 +8,62 @@ from typing import Any
 import torch
 from torch import nn
 
-from common.config import find_file
 from common.weights import CheckpointError, load_weights, weight_hash
 from modeling.factory import build_generator, build_tokenizer
 from modeling.generators.base import Generator
-from modeling.pretrained.run_folder import RunFolder, open_run
+from modeling.pretrained.references import Reference, open_model
+from modeling.pretrained.run_folder import ModelFiles
 from modeling.tokenizers.base import Tokenizer
 
+Config = str | Path | Mapping[str, Any] | None
+BUILDERS: dict[str, Callable[[Mapping[str, Any]], nn.Module]] = {
+    "tokenizer": build_tokenizer,
+    "generator": build_generator,
+}
 
-def load_tokenizer(path: str | Path, device: torch.device | str = "cpu") -> Tokenizer:
-    """The tokenizer of a run or checkpoint folder, in eval mode and without gradient.
+
+def load_tokenizer(
+    reference: Reference, device: torch.device | str = "cpu", config: Config = None
+) -> Tokenizer:
+    """A trained tokenizer in eval mode and without gradient.
+
+    Args:
+        reference: a name such as "titok-l32", a run or checkpoint folder, a weight file, a Hub repository, ...: see
+            `modeling.pretrained.references`.
+        config: configuration of a weight file that has none beside it, of ours or of the original project.
 
     Raises:
-        FileNotFoundError: the folder, its configuration or its weights do not exist.
+        OSError: the folder, its configuration or its weights do not exist, or cannot be downloaded.
         ValueError: it holds another kind of model, or weights that are damaged or do not fit.
     """
-    run = open_run(path)
-    tokenizer = build_tokenizer(run.section("tokenizer"))
-    load_weights(run.weights, tokenizer)
-    return _frozen(tokenizer, device)
+    return _load(open_model(reference, "tokenizer", config), "tokenizer", device)
 
 
-def load_generator(path: str | Path, device: torch.device | str = "cpu") -> Generator:
-    """The generator of a run or checkpoint folder, in eval mode and without gradient; raises as `load_tokenizer`."""
-    return _load_generator(open_run(path), device)
+def load_generator(
+    reference: Reference, device: torch.device | str = "cpu", config: Config = None
+) -> Generator:
+    """A trained generator in eval mode and without gradient; arguments and errors as `load_tokenizer`."""
+    return _load(open_model(reference, "generator", config), "generator", device)
 
 
-def _load_generator(run: RunFolder, device: torch.device | str) -> Generator:
-    generator = build_generator(run.section("generator"))
-    load_weights(run.weights, generator)
-    return _frozen(generator, device)
+def load_files(files: ModelFiles, device: torch.device | str = "cpu") -> nn.Module:
+    """The tokenizer or generator, whichever it is, that `open_model` found; errors as `load_tokenizer`."""
+    return _load(files, files.kind, device)
 
 
-def _frozen(module: nn.Module, device: torch.device | str) -> Any:
+def _load(files: ModelFiles, kind: str, device: torch.device | str) -> Any:
+    module = _allocate(BUILDERS[kind], files.section(kind))
+    load_weights(files.weights, module, files.drop)
     return module.to(device).eval().requires_grad_(False)
+
+
+def _allocate(build: Callable[[Mapping[str, Any]], nn.Module], section: Mapping[str, Any]) -> nn.Module:
+    """A module whose values are about to be loaded: drawing random ones for a billion parameters takes a minute."""
+    with torch.device("meta"):
+        module = build(section)
+    if any(part._non_persistent_buffers_set for part in module.modules()):
+        return build(section)  # files do not hold these, so they must be computed
+    return module.to_empty(device="cpu")
 
 
 @dataclass(frozen=True)
@@ -49,62 +72,71 @@ class ImageModel:
 
     Attributes:
         class_names: name of every label.
-        sampling: settings that the generator's run suggests, keywords of `generate`; empty if it suggests none.
+        sampling: settings that the generator's run suggests or its authors published, keywords of `generate`; empty if
+            there are none.
     """
 
     generator: Generator
     tokenizer: Tokenizer
     class_names: list[str]
-    sampling: dict[str, float]
+    sampling: dict[str, Any]
 
 
 def load_image_model(
-    generator: str | Path, tokenizer: str | Path | None = None, device: torch.device | str = "cpu"
+    generator: Reference,
+    tokenizer: Reference | None = None,
+    device: torch.device | str = "cpu",
+    config: Config = None,
 ) -> ImageModel:
     """Load a generator and its tokenizer, and make sure that they belong together.
 
     Args:
-        generator: run or checkpoint folder.
-        tokenizer: run or checkpoint folder; None is the one that the generator's run names.
+        generator: see `load_tokenizer`.
+        tokenizer: likewise; None is the one that belongs to the generator: what its run names, or what was released
+            with it.
+        config: configuration of a generator's weight file that has none beside it.
 
     Raises:
-        FileNotFoundError, ValueError: as `load_tokenizer`; ValueError also if the generator learned the tokens of
+        OSError, ValueError: as `load_tokenizer`; ValueError also if the generator learned the tokens of
             another tokenizer.
     """
-    run = open_run(generator)
-    run.section("generator")
-    origin = run.config.get("tokens") or {}
+    files = open_model(generator, "generator", config)
+    files.section("generator")
+    origin = files.config.get("tokens") or {}
     named = tokenizer or origin.get("tokenizer")
     if named is None:
         raise ValueError(
-            f"{run.path} does not say which tokenizer it learned from; name it by tokenizer=FOLDER"
+            f"{files.name} does not say which tokenizer it learned from; name it by tokenizer=FOLDER"
         )
-    find_file(named, "tokenizer folder")  # before the generator, which may be large, is loaded
-    loaded = load_tokenizer(named, device)
+    # The generator may be large: everything else is found and loaded before.
+    tokenizer_files = open_model(named, "tokenizer")
+    loaded = _load(tokenizer_files, "tokenizer", device)
     made_by = origin.get("weight_hash")
-    if made_by is not None:
-        require_tokenizer(loaded, made_by, what=f"generator {run.path}", tokenizer_name=str(named))
-    module = _load_generator(run, device)
+    if made_by:
+        require_tokenizer(
+            loaded, made_by, what=f"generator {files.name}", tokenizer_name=tokenizer_files.name
+        )
+    module = _load(files, "generator", device)
     if (module.codebook_size, module.num_tokens) != (loaded.codebook_size, loaded.num_tokens):
         raise CheckpointError(
-            f"generator {run.path} makes {module.num_tokens} tokens of {module.codebook_size} codes, but tokenizer"
-            f" {named} has {loaded.num_tokens} of {loaded.codebook_size}"
+            f"generator {files.name} makes {module.num_tokens} tokens of {module.codebook_size} codes, but tokenizer"
+            f" {tokenizer_files.name} has {loaded.num_tokens} of {loaded.codebook_size}"
         )
     names = [str(name) for name in origin.get("class_names") or range(module.num_classes)]
-    return ImageModel(module, loaded, names, dict(run.config.get("sampling") or {}))
+    return ImageModel(module, loaded, names, dict(files.config.get("sampling") or {}))
 
 
 def require_tokenizer(tokenizer: Tokenizer, made_by: str, *, what: str, tokenizer_name: str) -> None:
     """Refuse tokens that another tokenizer made.
 
     Args:
-        made_by: `weight_hash` of the tokenizer that made the tokens.
+        made_by: `weight_hash` of the tokenizer that made the tokens; empty if nobody knows, then nothing is refused.
         what: whose tokens these are, for the message.
 
     Raises:
         CheckpointError: the hashes differ.
     """
-    own = weight_hash(tokenizer)
+    own = weight_hash(tokenizer) if made_by else ""
     if own != made_by:
         raise CheckpointError(
             f"{what} belongs to tokens of another tokenizer (weights {made_by}) than {tokenizer_name} (weights {own})"

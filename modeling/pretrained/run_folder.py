@@ -4,9 +4,14 @@ run/config.yaml                            section `tokenizer` or `generator`: h
 run/model.safetensors                      the result of a finished run
 run/checkpoints/step-00001000/             a folder of the same kind: config.yaml and
     ema.safetensors, model.safetensors     averaged weights (they are preferred) and raw ones
+
+Output folders of the original project have a config.yaml too; their weights lie in
+
+run/pytorch_model.bin                      the result of a finished run
+run/checkpoint-1000/ema_model/, run/checkpoint-1000/unwrapped_model/
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,41 +20,57 @@ from common.config import find_file, read_yaml
 
 CONFIG = "config.yaml"
 WEIGHTS = ("ema.safetensors", "model.safetensors", "pytorch_model.bin")  # in order of preference
+PARTS = ("ema_model", "unwrapped_model")  # folders inside a checkpoint of the original
 MODEL_SECTIONS = ("tokenizer", "generator")
 
 
 @dataclass(frozen=True)
-class RunFolder:
+class ModelFiles:
     """Where a model's parts were found.
 
     Attributes:
-        path: what the user named.
-        config: the resolved configuration of the run.
+        name: what the user named.
+        config: the configuration in our terms: section `tokenizer` or `generator`, and what else is known, such as
+            `sampling`, `data`, and in `tokens` the tokenizer and the class names of a generator.
         weights: the weight file to load.
+        drop: entries, with wildcards, that this file may hold and no model of ours needs.
     """
 
-    path: Path
+    name: str
     config: dict[str, Any]
     weights: Path
+    drop: tuple[str, ...] = ()
+
+    @property
+    def kind(self) -> str:
+        """What the configuration describes: "tokenizer" or "generator".
+
+        Raises:
+            ValueError: the configuration describes no model.
+        """
+        for kind in MODEL_SECTIONS:
+            if isinstance(self.config.get(kind), Mapping):
+                return kind
+        raise ValueError(f"{self.name}: its configuration describes no model")
 
     def section(self, name: str) -> dict[str, Any]:
         """The section that describes the model.
 
         Raises:
-            ValueError: this folder holds another kind of model, or none.
+            ValueError: these files hold another kind of model, or none.
         """
         section = self.config.get(name)
         if isinstance(section, Mapping):
             return dict(section)
         found = [s for s in MODEL_SECTIONS if isinstance(self.config.get(s), Mapping)]
-        kinds = f"it holds a {found[0]}" if found else "its config.yaml describes no model"
-        raise ValueError(f"{self.path} is not the folder of a {name}: {kinds}")
+        kinds = f"it holds a {found[0]}" if found else "its configuration describes no model"
+        raise ValueError(f"{self.name} is not the folder of a {name}: {kinds}")
 
 
-def open_run(path: str | Path) -> RunFolder:
+def open_run(path: str | Path) -> ModelFiles:
     """Find configuration and weights in a run folder, a checkpoint folder, or beside a weight file.
 
-    A run that is not finished gives its newest checkpoint.
+    A run that is not finished gives its newest checkpoint. `config` is as in the file, not translated.
 
     Raises:
         FileNotFoundError: the path, the configuration or the weights do not exist; the message says which.
@@ -57,26 +78,42 @@ def open_run(path: str | Path) -> RunFolder:
     """
     found = find_file(path, "model folder")
     folder = found.parent if found.is_file() else found
-    weights = found if found.is_file() else _newest_weights(folder)
-    if weights is None:
-        raise FileNotFoundError(
-            f"{found} holds no weights: neither {' nor '.join(WEIGHTS)}, nor a checkpoint under checkpoints/"
-        )
+    weights = found if found.is_file() else newest_weights(folder)
     # A checkpoint knows its own configuration; that of the run may have been changed since.
-    for candidate in (weights.parent / CONFIG, folder / CONFIG):
-        if candidate.is_file():
-            return RunFolder(path=found, config=read_yaml(candidate), weights=weights)
+    for candidate in _config_folders(weights.parent, folder):
+        if (candidate / CONFIG).is_file():
+            return ModelFiles(name=str(found), config=read_yaml(candidate / CONFIG), weights=weights)
     raise FileNotFoundError(f"{weights.parent / CONFIG}, which describes the model, does not exist")
 
 
-def _newest_weights(folder: Path) -> Path | None:
-    """The weight file of a folder, else that of its newest checkpoint that has one."""
-    for name in WEIGHTS:
-        if (folder / name).is_file():
-            return folder / name
-    checkpoints = [p for p in folder.glob("checkpoints/step-*") if p.name.removeprefix("step-").isdigit()]
-    for checkpoint in sorted(checkpoints, key=lambda p: int(p.name.removeprefix("step-")), reverse=True):
-        for name in WEIGHTS:
-            if (checkpoint / name).is_file():
-                return checkpoint / name
-    return None
+def newest_weights(folder: Path) -> Path:
+    """The weight file of a folder, else that of its newest checkpoint that has one.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    checkpoints = {
+        int(p.name.rsplit("-", 1)[1]): p
+        for pattern in ("checkpoints/step-*", "checkpoint-*")
+        for p in folder.glob(pattern)
+        if p.name.rsplit("-", 1)[1].isdigit()
+    }
+    for candidate in (folder, *(checkpoints[step] for step in sorted(checkpoints, reverse=True))):
+        for place in (candidate, *(candidate / part for part in PARTS)):
+            for name in WEIGHTS:
+                if (place / name).is_file():
+                    return place / name
+    raise FileNotFoundError(
+        f"{folder} holds no weights: neither {' nor '.join(WEIGHTS)}, nor a checkpoint under checkpoints/"
+    )
+
+
+def _config_folders(folder: Path, named: Path) -> Iterator[Path]:
+    """Where the configuration of weights in `folder` may lie."""
+    yield folder
+    yield named
+    while folder.name in PARTS or folder.name.startswith(
+        "checkpoint-"
+    ):  # the original's have none of their own
+        folder = folder.parent
+        yield folder

@@ -68,6 +68,7 @@ class VectorQuantizer(Quantizer):
         self.embedding = nn.Embedding(codebook_size, code_dim)
         nn.init.uniform_(self.embedding.weight, -1.0 / codebook_size, 1.0 / codebook_size)
         self.revive_below = revive_below
+        self.revived: torch.Tensor | None = None  # scalar: codes that the last training forward moved
         if online_clustering:
             self.register_buffer("embed_prob", torch.zeros(codebook_size))
         elif revive_below > 0:
@@ -172,6 +173,7 @@ class VectorQuantizer(Quantizer):
         scale = self.codebook_size * 10.0 / (1.0 - USAGE_DECAY)
         strength = torch.exp(-self.embed_prob * scale - 1e-3)[:, None]
         self.embedding.weight.lerp_(anchors.to(self.embedding.weight.dtype), strength)
+        self.revived = (strength > 0.5).sum()
 
     @torch.no_grad()
     def _track_usage(self, tokens: torch.Tensor) -> None:
@@ -192,5 +194,6 @@ class VectorQuantizer(Quantizer):
         pool = all_gather_cat(features)
         chosen = torch.randint(len(pool), (self.codebook_size,), generator=generator).to(pool.device)
         dead = self.embed_prob < self.revive_below / self.codebook_size
+        self.revived = dead.sum()
         self.embedding.weight.copy_(torch.where(dead[:, None], pool[chosen], self.embedding.weight))
         self.embed_prob.copy_(torch.where(dead, 1.0 / self.codebook_size, self.embed_prob))

@@ -2,7 +2,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from common.weights import CheckpointError, load_weights, read_weights, weight_hash
+from common.weights import (
+    CheckpointError,
+    load_weights,
+    read_weights,
+    weight_hash,
+    weight_names,
+    write_weights,
+)
 
 
 def test_cut_pickle_is_damaged_and_code_in_it_does_not_run(tmp_path):
@@ -65,3 +72,33 @@ def test_hash_tells_names_types_shapes_and_values_apart():
     assert weight_hash(module("a", zeros.clone())) in hashes
     column_major = torch.arange(6.0).view(3, 2).t()
     assert weight_hash(module("a", column_major)) == weight_hash(module("a", column_major.contiguous()))
+
+
+def test_only_entries_that_the_model_lacks_are_dropped_by_pattern(tmp_path):
+    path = tmp_path / "w.safetensors"
+    save_file(
+        {"weight": torch.ones(3, 2), "bias": torch.ones(3), "a.ids": torch.zeros(1), "b.ids": torch.zeros(1)},
+        path,
+    )
+    linear = torch.nn.Linear(2, 3)
+    load_weights(path, linear, drop=("*.ids", "bias"))
+    assert linear.bias.sum() == 3  # a pattern does not take away what the model has
+    with pytest.raises(CheckpointError, match=r"holds the entry 'b\.ids'"):
+        load_weights(path, linear, drop=("a.*",))
+
+
+def test_names_are_read_without_values_and_written_files_are_whole(tmp_path):
+    linear = torch.nn.Linear(2, 3)
+    write_weights(tmp_path / "w.safetensors", linear)
+    torch.save(linear.state_dict(), tmp_path / "w.bin")
+    torch.save(linear.state_dict(), tmp_path / "old.bin", _use_new_zipfile_serialization=False)
+    for name in ("w.safetensors", "w.bin", "old.bin"):
+        assert weight_names(tmp_path / name) == {"weight", "bias"}
+        other = torch.nn.Linear(2, 3)
+        load_weights(tmp_path / name, other)
+        assert torch.equal(other.weight, linear.weight)
+        (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:40])
+        with pytest.raises(CheckpointError, match="damaged"):
+            weight_names(tmp_path / name)
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        weight_names(tmp_path / "nowhere.safetensors")

@@ -1,0 +1,342 @@
+"""Models with published weights, by name: what they are, where their files lie, and what was measured with them.
+
+Sizes, files and numbers are those of the authors' code releases and papers (TiTok arXiv:2406.07550, TA-TiTok
+arXiv:2501.07730, RAR arXiv:2411.00776, MaskGIT arXiv:2202.04200). Layouts agree with the published state dicts entry
+by entry; the files themselves were never opened here.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from common.build import nearest
+from modeling.pretrained.original import SIZES
+
+TITOK, TATITOK, RAR = "fun-research/TiTok", "fun-research/TA-TiTok", "yucornetto/RAR"
+LICENCE = "Apache-2.0 (as stated by the authors' code release; check the repository of the weights)"
+OPENMOJI_LICENCE = "CC BY-SA 4.0 (trained on drawings of OpenMoji, openmoji.org)"
+CLASS_FILE = Path(__file__).with_name("imagenet_classes.txt")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Release:
+    """A model that `load_tokenizer`, `load_generator` or `load_image_model` finds by its name.
+
+    Attributes:
+        name: its name here.
+        kind: "tokenizer" or "generator".
+        licence: of the weights.
+        tokens: tokens (continuous: latent vectors) per image.
+        bits_per_image: tokens times log2 of the codebook size; None if continuous.
+        parameters: entries of the state dict, in numbers.
+        metrics: published results. Tokenizers: rfid, inception_score of reconstructions of the ImageNet validation set.
+            Generators: gfid, inception_score, precision, recall of 50,000 samples. 256 x 256 pixels.
+        section: our `tokenizer` or `generator` section; empty for a model in `folder`, which has it in its config.yaml.
+        sampling: published settings of a generator's sampler.
+        tokenizer: name of the tokenizer whose tokens a generator makes.
+        repo, file: Hub repository and file of the plain state dict.
+        hub_repo: Hub repository with config.json and model.safetensors, if there is one.
+        manifest: name of the list of state-dict entries that the tests compare with.
+        folder: run folder of a model that comes with this repository.
+    """
+
+    name: str
+    kind: str
+    licence: str
+    tokens: int
+    bits_per_image: float | None
+    parameters: int
+    metrics: Mapping[str, float]
+    section: Mapping[str, Any] = field(default_factory=dict)
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    tokenizer: str | None = None
+    repo: str | None = None
+    file: str | None = None
+    hub_repo: str | None = None
+    manifest: str | None = None
+    folder: str | None = None
+
+    @property
+    def sources(self) -> list[tuple[str, str]]:
+        """(Hub repository, file) where the weights lie, the safer format first."""
+        places = [(self.hub_repo, "model.safetensors"), (self.repo, self.file)]
+        return [(repo, file) for repo, file in places if repo and file]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The configuration as a run folder would have it."""
+        if self.kind == "tokenizer":
+            return {"tokenizer": dict(self.section)}
+        origin = {"tokenizer": self.tokenizer, "class_names": imagenet_classes()}
+        return {"generator": dict(self.section), "sampling": dict(self.sampling), "tokens": origin}
+
+
+@cache
+def _imagenet_classes() -> tuple[str, ...]:
+    return tuple(CLASS_FILE.read_text().splitlines())
+
+
+def imagenet_classes() -> list[str]:
+    """Short English names of the 1000 ImageNet classes in the order of the labels (sorted synsets)."""
+    return list(_imagenet_classes())
+
+
+def _vq(codes: int, channels: int, unit: bool) -> dict[str, Any]:
+    return {
+        "name": "vq",
+        "codebook_size": codes,
+        "code_dim": channels,
+        "commitment_cost": 0.25,
+        "use_l2_norm": unit,
+        "online_clustering": False,
+    }
+
+
+QUANTIZERS = {
+    "vq4k": _vq(4096, 12, True),
+    "vq8k": _vq(8192, 64, False),
+    "vae": {"name": "vae", "code_dim": 16},
+}
+
+
+def _titok_section(sizes: str, tokens: int, quantizer: str, text: bool) -> dict[str, Any]:
+    letters = {"s": "small", "b": "base", "l": "large"}
+    section: dict[str, Any] = {
+        "name": "tatitok" if text else "titok",
+        "image_size": 256,
+        "num_latent_tokens": tokens,
+    }
+    for side, letter in zip(("encoder", "decoder"), (sizes[0], sizes[-1]), strict=True):
+        width, depth, heads = SIZES[letters[letter]]
+        section |= {
+            f"{side}_hidden_size": width,
+            f"{side}_depth": depth,
+            f"{side}_num_heads": heads,
+            f"{side}_patch_size": 16,
+        }
+    if text:
+        section |= {"text_length": 77, "text_width": 768}
+    else:
+        section["layout"] = "two_stage" if quantizer == "vq4k" else "single_stage"
+    return section | {"quantizer": dict(QUANTIZERS[quantizer])}
+
+
+def _titok(
+    sizes: str, tokens: int, quantizer: str, parameters: int, rfid: float, **published: float
+) -> Release:
+    """A TiTok, or with the Inception Score that is published for all of them, a TA-TiTok."""
+    text, short = bool(published), f"{sizes}{tokens}"
+    codes = QUANTIZERS[quantizer].get("codebook_size")
+    if text:
+        kind = "vae" if codes is None else "vq"
+        name, manifest, hub = (
+            f"tatitok-{short}-{kind}",
+            f"tatitok_{short}_{kind}",
+            f"turkeyju/tokenizer_tatitok_{short}_{kind}",
+        )
+        file = f"{manifest}.bin"
+    else:
+        ending = {"vq4k": "", "vq8k": "_vq8k", "vae": "_vae_c16"}[quantizer]
+        name = f"titok-{short}" + {"vq4k": "", "vq8k": "-vq8k", "vae": "-vae"}[quantizer]
+        manifest, hub = f"titok_{short}{ending}", f"yucornetto/tokenizer_titok_{short}{ending}_imagenet"
+        file = f"{manifest}.bin" if quantizer == "vae" else f"tokenizer_{manifest}.bin"
+    return Release(
+        name=name,
+        kind="tokenizer",
+        licence=LICENCE,
+        tokens=tokens,
+        bits_per_image=None if codes is None else tokens * math.log2(codes),
+        parameters=parameters,
+        metrics={"rfid": rfid, **published},
+        section=_titok_section(sizes, tokens, quantizer, text),
+        repo=TATITOK if text else TITOK,
+        file=file,
+        hub_repo=hub,
+        manifest=manifest,
+    )
+
+
+def _generator(name: str, section: dict[str, Any], **options: Any) -> Release:
+    bits = section["num_tokens"] * math.log2(section["codebook_size"])
+    return Release(
+        name=name,
+        kind="generator",
+        licence=LICENCE,
+        tokens=section["num_tokens"],
+        bits_per_image=bits,
+        section=section,
+        **options,
+    )
+
+
+def _sizes(codes: int, tokens: int, width: int, depth: int, mlp: int) -> dict[str, int]:
+    return {
+        "codebook_size": codes,
+        "num_tokens": tokens,
+        "num_classes": 1000,
+        "hidden_size": width,
+        "depth": depth,
+        "num_heads": 16,
+        "mlp_size": mlp,
+    }
+
+
+DROPOUT = {"dropout": 0.1, "attention_dropout": 0.1}
+
+
+def _rar(
+    size: str,
+    shape: tuple[int, int, int],
+    guidance: tuple[float, float, float],
+    parameters: int,
+    metrics: tuple[float, ...],
+) -> Release:
+    width, depth, mlp = shape
+    return _generator(
+        f"rar-{size}",
+        {"name": "rar", **_sizes(1024, 256, width, depth, mlp), **DROPOUT},
+        sampling=dict(zip(("guidance_scale", "guidance_power", "temperature"), guidance, strict=True)),
+        tokenizer="maskgit-vqgan",
+        repo=RAR,
+        file=f"rar_{size}.bin",
+        manifest=f"rar_{size}",
+        parameters=parameters,
+        metrics=dict(zip(("gfid", "inception_score", "precision", "recall"), metrics, strict=True)),
+    )
+
+
+def _maskgit(
+    short: str,
+    section: dict[str, Any],
+    steps: int,
+    schedule: str,
+    guidance: float,
+    temperature: float,
+    **published: Any,
+) -> Release:
+    sampling = {
+        "num_steps": steps,
+        "guidance_schedule": schedule,
+        "guidance_scale": guidance,
+        "guidance_power": 3.0,
+        "temperature": temperature,
+        "softmax_annealing": True,
+    }
+    return _generator(
+        f"maskgit-titok-{short}",
+        section,
+        sampling=sampling,
+        tokenizer=f"titok-{short}",
+        repo=TITOK,
+        file=f"generator_titok_{short}.bin",
+        hub_repo=f"yucornetto/generator_titok_{short}_imagenet",
+        manifest=f"generator_titok_{short}",
+        **published,
+    )
+
+
+def _bert(tokens: int) -> dict[str, Any]:
+    return {"name": "maskgit", **_sizes(4096, tokens, 768, 24, 3072), **DROPOUT}
+
+
+_ALL = (
+    _titok("l", 32, "vq4k", 641_054_735, 2.21),
+    _titok("b", 64, "vq4k", 204_814_095, 1.70),
+    _titok("s", 128, "vq4k", 83_674_639, 1.71),
+    _titok("bl", 64, "vq8k", 390_016_148, 2.06),
+    _titok("bl", 128, "vq8k", 390_179_988, 1.49),
+    _titok("sl", 256, "vq8k", 330_260_884, 1.03),
+    _titok("ll", 32, "vae", 606_879_604, 1.61),
+    _titok("bl", 64, "vae", 389_418_100, 1.25),
+    _titok("bl", 128, "vae", 389_581_940, 0.84),
+    _titok("bl", 32, "vq8k", 390_800_532, 3.95, inception_score=219.6),
+    _titok("bl", 64, "vq8k", 390_882_452, 2.43, inception_score=218.8),
+    _titok("bl", 128, "vq8k", 391_046_292, 1.53, inception_score=222.8),
+    _titok("bl", 32, "vae", 390_202_484, 1.53, inception_score=222.0),
+    _titok("bl", 64, "vae", 390_284_404, 1.47, inception_score=220.7),
+    _titok("sl", 128, "vae", 330_275_188, 0.90, inception_score=227.7),
+    Release(
+        name="maskgit-vqgan",
+        kind="tokenizer",
+        licence=LICENCE,
+        tokens=256,
+        bits_per_image=2560.0,
+        parameters=54_515_587,
+        metrics={"rfid": 2.28},
+        section={"name": "maskgit_vqgan"},
+        repo=TITOK,
+        file="maskgit-vqgan-imagenet-f16-256.bin",
+        manifest="maskgit_vqgan",
+    ),
+    _maskgit(
+        "l32", _bert(32), 8, "linear", 4.5, 9.5,
+        parameters=177_202_432, metrics={"gfid": 2.77, "inception_score": 194.0},
+    ),
+    _maskgit(
+        "b64", _bert(64), 8, "linear", 3.0, 11.0,
+        parameters=177_227_008, metrics={"gfid": 2.48, "inception_score": 214.7},
+    ),
+    _maskgit(
+        "s128", {"name": "uvit", **_sizes(4096, 128, 1024, 20, 4096)}, 64, "power-cosine", 6.9, 2.8,
+        parameters=294_990_848, metrics={"gfid": 1.97, "inception_score": 281.8},
+    ),
+    _rar("b", (768, 24, 3072), (16.0, 2.75, 1.0), 260_923_648, (1.95, 290.5, 0.82, 0.58)),
+    _rar("l", (1024, 24, 4096), (15.5, 2.5, 1.02), 461_668_352, (1.70, 299.5, 0.81, 0.60)),
+    _rar("xl", (1280, 32, 5120), (6.9, 1.5, 1.02), 955_425_024, (1.50, 306.9, 0.80, 0.62)),
+    _rar("xxl", (1408, 40, 6144), (8.0, 1.2, 1.02), 1_498_520_704, (1.48, 326.0, 0.80, 0.63)),
+    Release(
+        name="openmoji-titok",
+        kind="tokenizer",
+        licence=OPENMOJI_LICENCE,
+        tokens=32,
+        bits_per_image=320.0,
+        parameters=1_482_277,
+        metrics={"psnr": 18.72, "ssim": 0.847},
+        folder="assets/models/titok_openmoji",
+    ),
+    Release(
+        name="openmoji-rar",
+        kind="generator",
+        licence=OPENMOJI_LICENCE,
+        tokens=32,
+        bits_per_image=320.0,
+        parameters=2_394_112,
+        metrics={"loss": 7.61},
+        tokenizer="openmoji-titok",
+        folder="assets/models/rar_openmoji",
+    ),
+)  # fmt: skip
+
+RELEASES: dict[str, Release] = {release.name: release for release in _ALL}
+
+
+def find_release(name: str) -> Release:
+    """The release of that name.
+
+    Raises:
+        ValueError: there is none; the message names the nearest.
+    """
+    if name not in RELEASES:
+        raise ValueError(f"model {name!r} is unknown{nearest(name, list(RELEASES))}")
+    return RELEASES[name]
+
+
+def release_of_file(file: str) -> Release | None:
+    """The release whose published weight file has this name (without folders), if there is one."""
+    return next((release for release in _ALL if release.file == file), None)
+
+
+def release_of_section(section: Mapping[str, Any]) -> Release | None:
+    """The released tokenizer of this design; the weight of the training loss does not count."""
+
+    def design(tree: Mapping[str, Any]) -> dict[str, Any]:
+        quantizer = tree.get("quantizer")
+        if not isinstance(quantizer, Mapping):
+            return dict(tree)
+        return {**tree, "quantizer": {k: v for k, v in quantizer.items() if k != "commitment_cost"}}
+
+    tokenizers = (release for release in _ALL if release.kind == "tokenizer" and release.section)
+    return next((release for release in tokenizers if design(release.section) == design(section)), None)

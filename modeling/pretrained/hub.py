@@ -1,0 +1,85 @@
+"""Models as folders of two files, config.json and model.safetensors, here and on the Hugging Face Hub."""
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError
+from torch import nn
+
+from common.config import one_line
+from common.files import write_text
+from common.weights import write_weights
+from modeling.pretrained.loading import load_files
+from modeling.pretrained.references import HUB_CONFIG, Reference, open_model
+from modeling.tokenizers.base import Tokenizer
+
+WEIGHTS = "model.safetensors"
+
+
+def save_pretrained(module: nn.Module, folder: str | Path, **extra: Any) -> Path:
+    """Write a tokenizer or generator so that every loader of this project, and `from_pretrained`, takes the folder.
+
+    Args:
+        module: made by `build_tokenizer` or `build_generator`, or loaded: it must know its section.
+        extra: further sections of config.json. A generator's loaders use `sampling` (keywords of `generate`) and
+            `tokens` (`tokenizer`: a reference, `class_names`: a list).
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: the module does not know its section, or extra cannot be written as JSON.
+        OSError: the folder cannot be written.
+    """
+    section = getattr(module, "section", None)
+    if section is None:
+        raise ValueError(
+            f"{type(module).__name__} does not know its section; make it by build_tokenizer or build_generator"
+        )
+    kind = "tokenizer" if isinstance(module, Tokenizer) else "generator"
+    try:
+        text = json.dumps({kind: section, **extra}, indent=1, ensure_ascii=False)
+    except TypeError as error:
+        raise ValueError(f"{HUB_CONFIG} cannot be written: {error}") from error
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_weights(folder / WEIGHTS, module)
+    write_text(folder / HUB_CONFIG, text + "\n")
+    return folder
+
+
+def from_pretrained(reference: Reference, device: torch.device | str = "cpu") -> nn.Module:
+    """A tokenizer or a generator, whichever it is; arguments and errors as `load_tokenizer`."""
+    return load_files(open_model(reference), device)
+
+
+def push_to_hub(
+    module: nn.Module, repo_id: str, *, private: bool = True, token: str | None = None, **extra: Any
+) -> str:
+    """Upload a model to the Hugging Face Hub; the repository is made if it does not exist.
+
+    Args:
+        module, extra: see `save_pretrained`.
+        repo_id: "organisation/name".
+        private: of a repository that is made.
+        token: with permission to write; None is the one that huggingface_hub has stored.
+
+    Returns:
+        Where the files are.
+
+    Raises:
+        ValueError: see `save_pretrained`, or `repo_id` is not a name of a repository.
+        ConnectionError: the Hub cannot be reached, or refuses.
+    """
+    api = HfApi(token=token)
+    with tempfile.TemporaryDirectory() as folder:
+        save_pretrained(module, folder, **extra)
+        try:
+            api.create_repo(repo_id, private=private, exist_ok=True)
+            return str(api.upload_folder(repo_id=repo_id, folder_path=folder))
+        except (HfHubHTTPError, OSError) as error:
+            raise ConnectionError(f"{repo_id} cannot be uploaded: {one_line(error)}") from error

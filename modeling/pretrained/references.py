@@ -1,0 +1,243 @@
+"""One way to name a model, wherever it lies: `open_model` finds configuration and weights of a reference.
+
+    titok-l32                              a name of the catalog
+    runs/titok, runs/titok/checkpoints/... a run or checkpoint folder (config.yaml), also one of the original project
+    exported/titok                         config.json and model.safetensors: ours, or of the original
+    tokenizer_titok_l32.bin                a weight file: configuration beside it or given, or named as published
+    configs/infer/titok_l32.yaml           a configuration of the original that names its weight files
+    organisation/repository                on the Hugging Face Hub
+    {"weights": FILE, "tokenizer": {...}}  the parts themselves
+
+A name of the catalog comes before a path, an existing path before a Hub repository.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from common.build import ConfigError, nearest
+from common.config import REPOSITORY, find_file, read_yaml
+from common.weights import weight_names
+from modeling.pretrained.catalog import (
+    RELEASES,
+    Release,
+    imagenet_classes,
+    release_of_file,
+    release_of_section,
+)
+from modeling.pretrained.downloads import hub_model, release_weights
+from modeling.pretrained.original import (
+    generator_section,
+    is_original,
+    sampling_section,
+    tokenizer_section,
+    weight_file,
+)
+from modeling.pretrained.run_folder import CONFIG, MODEL_SECTIONS, ModelFiles, newest_weights, open_run
+
+Reference = str | Path | Mapping[str, Any]
+
+HUB_CONFIG = "config.json"
+LOCAL_FOLDERS = ("runs", "assets", "configs")
+CONFIG_SUFFIXES = (".yaml", ".yml", ".json")
+# What the original's files may hold and needs no place here: a counting buffer of old transformers releases, and the
+# usage statistics of codebooks that are no longer trained.
+DROP = ("*.position_ids", "quantize.embed_prob")
+TEXT_ENTRY = "decoder.text_guidance_proj.weight"
+
+
+def open_model(
+    reference: Reference, kind: str | None = None, config: str | Path | Mapping[str, Any] | None = None
+) -> ModelFiles:
+    """Find configuration and weights of a model, downloading them if they are only on the Hub.
+
+    Args:
+        reference: see the module's documentation.
+        kind: "tokenizer" or "generator" where a configuration describes both; None lets the weights decide.
+        config: configuration of a local weight file or folder, of ours or of the original, where none lies beside it.
+
+    Raises:
+        FileNotFoundError: nothing is there under this name; the message says what was looked for.
+        ConnectionError: it has to be downloaded and cannot be.
+        ValueError: the configuration cannot be read, or is of another kind of model.
+    """
+    if isinstance(reference, Mapping):
+        return _from_parts(reference)
+    name = str(reference)
+    path = _existing(name)
+    if config is not None:
+        if path is None:
+            raise FileNotFoundError(
+                f"a configuration was given for {name}, which is not a local file or folder"
+            )
+        weights = path if path.is_file() else newest_weights(path)
+        return _describe(name, weights, _read(config), kind)
+    if name in RELEASES:
+        return _from_release(RELEASES[name], kind)
+    if path is not None:
+        return _from_path(name, path, kind)
+    if _may_be_repository(name):
+        try:
+            found, weights = hub_model(name)
+        except OSError as error:
+            raise type(error)(
+                f"{name} is no file or folder here, and as a Hub repository: {error}"
+            ) from error
+        return _describe(name, weights, _read(found), kind)
+    hint = nearest(name, list(RELEASES))
+    raise FileNotFoundError(
+        f"{kind or 'model'} {name} does not exist: it is no file, folder or released model{hint}"
+    )
+
+
+def _existing(name: str) -> Path | None:
+    try:
+        return find_file(name)
+    except FileNotFoundError:
+        return None
+
+
+def _may_be_repository(name: str) -> bool:
+    """Whether a name that is no local path may be one of the Hub: not if its first part is (usually) a folder here."""
+    first = name.split("/")[0]
+    if first in LOCAL_FOLDERS or not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name):
+        return False
+    return _existing(first) is None
+
+
+def _from_release(release: Release, kind: str | None) -> ModelFiles:
+    if kind not in (None, release.kind):
+        raise ValueError(f"{release.name} is a {release.kind}, not a {kind}")
+    if release.folder:
+        found = open_run(REPOSITORY / release.folder)
+        return ModelFiles(name=release.name, config=found.config, weights=found.weights)
+    return ModelFiles(release.name, release.config, release_weights(release), DROP)
+
+
+def _from_parts(parts: Mapping[str, Any]) -> ModelFiles:
+    sections = [key for key in MODEL_SECTIONS if isinstance(parts.get(key), Mapping)]
+    weights = parts.get("weights")
+    if not isinstance(weights, (str, Path)) or len(sections) != 1:
+        raise ConfigError(
+            f"a model given by its parts needs `weights`, a file, and one section of {', '.join(MODEL_SECTIONS)};"
+            f" found {', '.join(parts) or 'nothing'}"
+        )
+    config = {key: value for key, value in parts.items() if key != "weights"}
+    if isinstance(origin := config.get("tokens"), Mapping):
+        config["tokens"] = dict(origin)
+    elif sections == ["generator"]:
+        config["tokens"] = _origin(config["generator"], None)
+    return ModelFiles(str(weights), config, _find_weights(str(weights), REPOSITORY), DROP)
+
+
+def _from_path(name: str, path: Path, kind: str | None) -> ModelFiles:
+    if path.is_file() and path.suffix in CONFIG_SUFFIXES:
+        return _from_config_file(name, path, kind)
+    folder = path if path.is_dir() else path.parent
+    if not (folder / CONFIG).is_file():
+        if (folder / HUB_CONFIG).is_file():
+            weights = path if path.is_file() else newest_weights(path)
+            return _describe(name, weights, _read(folder / HUB_CONFIG), kind)
+        release = release_of_file(path.name) if path.is_file() else None
+        if release is not None:
+            if kind not in (None, release.kind):
+                raise ValueError(f"{name} is the file of a {release.kind} ({release.name}), not of a {kind}")
+            return ModelFiles(name, release.config, path, DROP)
+    run = open_run(path)
+    return _describe(name, run.weights, run.config, kind) if is_original(run.config) else run
+
+
+def _from_config_file(name: str, path: Path, kind: str | None) -> ModelFiles:
+    """A configuration given for the model that it describes: weights beside it, or those that it names."""
+    tree = _read(path)
+    if not is_original(tree) or path.name == HUB_CONFIG:
+        return _describe(name, newest_weights(path.parent), tree, kind)
+    kind = kind or ("generator" if weight_file(tree, "generator") else "tokenizer")
+    named = weight_file(tree, kind)
+    if named is None:
+        raise ConfigError(
+            f"{name} names no weights: experiment.{kind}_checkpoint is missing; name the weight file instead, with this"
+            " file as its configuration"
+        )
+    return _describe(name, _find_weights(named, path.parent), tree, kind, path.parent)
+
+
+def _find_weights(named: str, beside: Path) -> Path:
+    """A weight file by its path, beside the file that names it, or by the name under which it was published."""
+    if (beside / named).is_file():
+        return beside / named
+    found = _existing(named)
+    if found is not None:
+        return found
+    release = release_of_file(Path(named).name)
+    if release is not None:
+        return release_weights(release)
+    raise FileNotFoundError(f"weight file {named} does not exist, neither here nor in {beside}")
+
+
+def _read(config: str | Path | Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration as plain nested dicts, interpolations of the original's left as they are."""
+    if isinstance(config, Mapping):
+        return dict(config)
+    path = find_file(config, "configuration")
+    if path.suffix != ".json":
+        return read_yaml(path)
+    try:
+        tree = json.loads(path.read_text())
+    except ValueError as error:  # also of undecodable bytes
+        raise ConfigError(f"{path} is not JSON: {error}") from error
+    if not isinstance(tree, Mapping):
+        raise ConfigError(f"{path} must hold keys and values, found {type(tree).__name__}")
+    return dict(tree)
+
+
+def _describe(
+    name: str, weights: Path, tree: dict[str, Any], kind: str | None, folder: Path | None = None
+) -> ModelFiles:
+    """Weights with the configuration that belongs to them, translated if it is of the original."""
+    if not is_original(tree):
+        if not any(isinstance(tree.get(key), Mapping) for key in MODEL_SECTIONS):
+            raise ConfigError(
+                f"the configuration of {name} has neither a section {' nor '.join(MODEL_SECTIONS)},"
+                " nor model.vq_model of the original project"
+            )
+        return ModelFiles(name, tree, weights)
+    names = weight_names(weights)
+    is_tokenizer = any(entry.startswith("encoder.") for entry in names)
+    if (kind or ("tokenizer" if is_tokenizer else "generator")) == "tokenizer":
+        config = {"tokenizer": tokenizer_section(tree, text=TEXT_ENTRY in names)}
+    else:
+        section = generator_section(tree)
+        made_by = _tokenizer_of(tree, folder or weights.parent)
+        config = {
+            "generator": section,
+            "sampling": sampling_section(tree),
+            "tokens": _origin(section, made_by),
+        }
+    return ModelFiles(name, config, weights, DROP)
+
+
+def _tokenizer_of(tree: Mapping[str, Any], folder: Path) -> Reference | None:
+    """The tokenizer of an original generator: its own weight file, else the released one of the same design."""
+    if not isinstance(tree["model"].get("vq_model"), Mapping):
+        return None
+    named = weight_file(tree, "tokenizer")
+    local = (
+        next((p for p in (folder / named, _existing(named)) if p and p.is_file()), None) if named else None
+    )
+    if local is not None:
+        return {
+            "weights": str(local),
+            "tokenizer": tokenizer_section(tree, text=TEXT_ENTRY in weight_names(local)),
+        }
+    release = release_of_file(Path(named).name) if named else release_of_section(tokenizer_section(tree))
+    return named if release is None else release.name
+
+
+def _origin(generator: Mapping[str, Any], tokenizer: Reference | None) -> dict[str, Any]:
+    """Section `tokens` of a generator of the original: all of them that know classes know those of ImageNet."""
+    names = imagenet_classes()
+    origin = {"class_names": names} if generator.get("num_classes") == len(names) else {}
+    return origin if tokenizer is None else {"tokenizer": tokenizer, **origin}

@@ -1,0 +1,84 @@
+"""What the catalog says about released models agrees with their published layouts and with itself."""
+
+import math
+
+import pytest
+import torch
+
+from common.config import REPOSITORY
+from common.weights import read_weights
+from modeling.factory import build_generator, build_tokenizer
+from modeling.pretrained.catalog import (
+    RELEASES,
+    find_release,
+    imagenet_classes,
+    release_of_file,
+    release_of_section,
+)
+from modeling.pretrained.loading import load_image_model
+from modeling.sampling import settings_type
+from tests.parity import assert_layout
+
+PUBLISHED = [name for name, release in RELEASES.items() if release.section]
+
+
+def build(release):
+    with torch.device("meta"):
+        return (build_tokenizer if release.kind == "tokenizer" else build_generator)(release.section)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_sections_build_the_released_layout(name):
+    release = RELEASES[name]
+    module = build(release)
+    assert_layout(module, release.manifest)
+    assert sum(t.numel() for t in module.state_dict().values()) == release.parameters
+    assert module.num_tokens == release.tokens
+    bits = None if module.codebook_size is None else module.num_tokens * math.log2(module.codebook_size)
+    assert release.bits_per_image == bits
+    assert release.sources[-1] == (release.repo, release.file)
+    assert release_of_file(release.file) is release
+    if release.kind == "tokenizer":
+        assert release_of_section(release.section) is release
+    else:
+        tokenizer = RELEASES[release.tokenizer]
+        assert (tokenizer.tokens, tokenizer.bits_per_image) == (release.tokens, release.bits_per_image)
+        settings = settings_type(module)(**release.sampling)
+        assert vars(settings) == release.sampling  # none is left to a default
+        assert module.num_classes == len(imagenet_classes()) == len(set(imagenet_classes())) == 1000
+
+
+def test_there_are_25_names_and_nearest_ones_are_suggested():
+    assert len(PUBLISHED) == 23 and len(RELEASES) == 25
+    with pytest.raises(ValueError, match="'titok_l32' is unknown.*'titok-l32'"):
+        find_release("titok_l32")
+    assert release_of_file("model.safetensors") is None and release_of_section({"name": "titok"}) is None
+
+
+def test_class_names_are_in_the_order_of_the_labels():
+    names = imagenet_classes()
+    known = {
+        0: "tench",
+        1: "goldfish",
+        207: "golden retriever",
+        281: "tabby",
+        388: "giant panda",
+        999: "toilet tissue",
+    }
+    assert {label: names[label] for label in known} == known
+    names.clear()  # callers get copies
+    assert len(imagenet_classes()) == 1000
+
+
+@pytest.mark.parametrize("name", ["openmoji-titok", "openmoji-rar"])
+def test_shipped_models_are_as_the_catalog_says(name):
+    release = RELEASES[name]
+    state = read_weights(REPOSITORY / release.folder / "model.safetensors")
+    assert sum(t.numel() for t in state.values()) == release.parameters
+
+
+def test_shipped_generator_brings_its_tokenizer():
+    model = load_image_model("openmoji-rar")
+    assert model.generator.num_tokens == RELEASES["openmoji-rar"].tokens == model.tokenizer.num_tokens
+    assert model.tokenizer.bits_per_image == RELEASES["openmoji-titok"].bits_per_image
+    assert "Flags" in model.class_names and model.sampling
