@@ -36,9 +36,10 @@ class TokenHeader:
         num_tokens: tokens N of one version.
         codebook_size: tokens are in 0..codebook_size-1.
         tokenizer: name or folder of the tokenizer that made them.
-        weight_hash: identifies its weights; tokens of other weights mean something else.
+        weight_hash: identifies its weights; tokens of other weights mean something else. Empty: unknown.
         image_size: side of the images it saw.
         class_names: a name per label.
+        source: for tokens imported from a file of another program, what that file was (``data.token_exchange``).
     """
 
     num_images: int
@@ -49,6 +50,7 @@ class TokenHeader:
     weight_hash: str
     image_size: int
     class_names: list[str]
+    source: str = ""
 
     def __post_init__(self) -> None:
         for key in ("num_images", "crops", "num_tokens", "codebook_size", "image_size"):
@@ -189,6 +191,20 @@ class TokenMemmap(Source):
             raise CorruptSample(name, "a token or label is out of range; the file is damaged")
         return torch.from_numpy(tokens)
 
+    def all_crops(self, start: int, stop: int) -> np.ndarray:
+        """Every crop of examples start..stop-1 as they are in the file: uint16 or uint32 [stop - start, crops, N].
+
+        Raises:
+            ValueError: a token is out of range; the file is damaged.
+        """
+        rows = slice(start, stop) if self._rows is None else self._rows[start:stop]
+        tokens = np.asarray(self._tokens[rows])
+        if tokens.size and tokens.max() >= self.header.codebook_size:
+            raise ValueError(
+                f"{self.path}: a token of rows {start}..{stop - 1} is out of range; the file is damaged"
+            )
+        return tokens
+
 
 class TokenWriter:
     """Fills a token file, in any order, from any number of processes with a writer each.
@@ -265,10 +281,16 @@ class TokenWriter:
         ):
             if values.size and not (values.min() >= 0 and values.max() < limit):
                 raise ValueError(f"{what} in {values.min()}..{values.max()} must be in 0..{limit - 1}")
-        for row, content, label in zip(rows, tokens.astype(header.dtype), labels, strict=True):
-            # The label goes last, so that a row with a label is complete whenever the job is killed.
-            self._write_at(self._layout.tokens_at + int(row) * header.row_bytes, content.tobytes())
-            self._write_at(self._layout.labels_at + int(row) * 8, label.tobytes())
+        if len(labels) != len(rows):
+            raise ValueError(f"{len(labels)} labels do not fit {len(rows)} rows")
+        rows, tokens = np.asarray(rows, dtype=np.int64), tokens.astype(header.dtype)
+        # Rows that follow one another are written in one piece: files of single crops have very many.
+        starts = [0, *(np.flatnonzero(np.diff(rows) != 1) + 1).tolist()] if len(rows) else []
+        for start, stop in zip(starts, [*starts[1:], len(rows)], strict=True):
+            # Labels go last, so that a row with a label is complete whenever the job is killed.
+            first = int(rows[start])
+            self._write_at(self._layout.tokens_at + first * header.row_bytes, tokens[start:stop].tobytes())
+            self._write_at(self._layout.labels_at + first * 8, labels[start:stop].tobytes())
 
     def _write_at(self, offset: int, content: bytes) -> None:
         # Not through a memory map: there, a full disk is a crash and not an error.
@@ -279,6 +301,11 @@ class TokenWriter:
     def close(self) -> None:
         """Close the file without finishing it."""
         os.close(self._file)
+
+    @staticmethod
+    def discard(path: Path) -> None:
+        """Remove the unfinished file, where what it holds is of no use."""
+        _part(Path(path)).unlink(missing_ok=True)
 
     @staticmethod
     def finish(path: Path) -> int:
