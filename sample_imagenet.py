@@ -8,7 +8,7 @@ on the seed and i alone, whatever the batch size and the number of processes. An
 stopped. The NPZ holds arr_0 uint8 [n, H, W, 3], labels [n] and tokens [n, N].
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 
@@ -22,21 +22,27 @@ from common.images import save_png
 from common.launch import processes
 from common.weights import weight_hash
 from modeling.pipeline import find_classes, generate_into, load_image_model
-from modeling.sampling import SamplingSettings
+from modeling.sampling import MaskedSamplingSettings, SamplingSettings, settings_type
+from training.original_run import translate_sampling
+
+SAMPLING = {f.name for kind in (SamplingSettings, MaskedSamplingSettings) for f in fields(kind)}
 
 
 @dataclass(kw_only=True)
 class SampleOptions:
     """What to draw and where to put it."""
 
-    generator: str = option(help="run or checkpoint folder")
-    tokenizer: str | None = option(None, "run or checkpoint folder; null = the one the generator's run names")
+    generator: str | dict = option(help="name of a released model, folder, or file (docs/models.md)")
+    tokenizer: str | dict | None = option(None, "likewise; null = the one that belongs to the generator")
     output: str = option(help="folder for <index:06d>.png, samples.npz, samples.png and samples.json")
     num_samples: int = option(50_000, "of all classes together")
     classes: list[int | str] | int | str = option("all", "class numbers or names: all, 3, [3,7], [Flags]")
-    guidance_scale: float | None = option(None, "0 = off; null = as in the generator's run")
-    guidance_power: float | None = option(None, "rise of the guidance, 0 = constant; null = as in the run")
-    temperature: float | None = option(None, "0 = always the likeliest token; null = as in the run")
+    guidance_scale: float | None = option(None, "0 = off; null = as the generator suggests (so all of these)")
+    guidance_power: float | None = option(None, "rise of the guidance, 0 = constant")
+    guidance_schedule: str | None = option(None, "masked generators: constant, linear or power-cosine")
+    temperature: float | None = option(None, "0 = always the likeliest token")
+    num_steps: int | None = option(None, "masked generators: steps in which the tokens are filled in")
+    softmax_annealing: bool | None = option(None, "masked generators: sharpen the choice towards the end")
     seed: int = option(0, "fixes every sample together with its number")
     batch_size: int = option(64, "per process; changes nothing but speed and memory")
     png: bool = option(True, "write a PNG file per sample")
@@ -54,9 +60,9 @@ def main(options: SampleOptions, tree: dict) -> None:
     """Draw what is missing, then write the final files."""
     with processes() as device:
         model = load_image_model(options.generator, options.tokenizer, device)
-        given = {k: getattr(options, k) for k in ("guidance_scale", "guidance_power", "temperature")}
-        chosen = {**model.sampling, **{k: v for k, v in given.items() if v is not None}}
-        sampling = vars(build_dataclass(SamplingSettings, chosen, "sampling"))
+        given = {k: getattr(options, k) for k in SAMPLING if getattr(options, k) is not None}
+        settings = settings_type(model.generator)
+        sampling = vars(build_dataclass(settings, {**model.sampling, **given}, "sampling"))
         classes = find_classes(options.classes, model.class_names)
         labels = torch.tensor(classes)[torch.arange(options.num_samples) % len(classes)]
         hashes = {"generator": weight_hash(model.generator), "tokenizer": weight_hash(model.tokenizer)}
@@ -74,8 +80,8 @@ def main(options: SampleOptions, tree: dict) -> None:
         if store.complete:
             say(f"{options.output} already holds these {options.num_samples} samples; nothing to do")
             return
-        devices = f"{world_size()} x {device.type}"
-        banner("Sampling", {**vars(options), **sampling, "classes": len(classes), "devices": devices})
+        about = {"classes": len(classes), "devices": f"{world_size()} x {device.type}"}
+        banner("Sampling", {**vars(options), **sampling, **about})
         clock = Clock()
         generate_into(store, model, labels, seed=options.seed, batch_size=options.batch_size, **sampling)
         seconds = clock.lap()
@@ -91,4 +97,4 @@ def main(options: SampleOptions, tree: dict) -> None:
 
 
 if __name__ == "__main__":
-    run_script(main, SampleOptions, __doc__)
+    run_script(main, SampleOptions, __doc__, translate=translate_sampling)

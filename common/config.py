@@ -97,9 +97,20 @@ def _merge(old: Any, new: Any) -> Any:
     return new
 
 
-def load_settings(cls: type[Settings], arguments: Sequence[str]) -> tuple[Settings, dict]:
-    """Settings from the command line, and the merged tree they came from."""
+def load_settings(
+    cls: type[Settings], arguments: Sequence[str], translate: Callable[[dict], dict] | None = None
+) -> tuple[Settings, dict]:
+    """Settings from the command line, and the merged tree they came from.
+
+    Args:
+        cls: settings dataclass.
+        arguments: as `merge_arguments` takes them.
+        translate: applied to the merged tree before the strict check, so that files and overrides may also use the
+            key names of another program; it returns trees that need no translation as they are.
+    """
     tree = merge_arguments(arguments)
+    if translate is not None:
+        tree = translate(tree)
     return build_dataclass(cls, tree), tree
 
 
@@ -146,7 +157,12 @@ def describe(cls: type, prefix: str = "") -> list[str]:
     return lines
 
 
-def run_script(main: Callable[[Any, dict], None], cls: type, usage: str) -> NoReturn | None:
+def run_script(
+    main: Callable[[Any, dict], None],
+    cls: type,
+    usage: str,
+    translate: Callable[[dict], dict] | None = None,
+) -> NoReturn | None:
     """Run an entry point: `--help`, settings from the command line, and user errors as one line.
 
     ValueError and OSError are mistakes in the input: they end the program with one line and exit code 1 (set the
@@ -156,6 +172,7 @@ def run_script(main: Callable[[Any, dict], None], cls: type, usage: str) -> NoRe
         main: called with the settings and the merged tree.
         cls: settings dataclass of the script.
         usage: the module docstring; printed by `--help` before the options.
+        translate: see `load_settings`.
     """
     arguments = sys.argv[1:]
     if any(a in ("-h", "--help", "help") for a in arguments):
@@ -163,7 +180,7 @@ def run_script(main: Callable[[Any, dict], None], cls: type, usage: str) -> NoRe
         print("\n".join(describe(cls)))
         return None
     try:
-        main(*load_settings(cls, arguments))
+        main(*load_settings(cls, arguments, translate))
     except KeyboardInterrupt:
         sys.exit("stopped by the user")
     except (ValueError, OSError) as error:

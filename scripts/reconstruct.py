@@ -33,7 +33,7 @@ from evaluator.codebook_usage import CodebookUsage
 from evaluator.image_quality import ImageQuality
 from modeling.pipeline import decode, load_tokenizer
 from modeling.pretrained.run_folder import open_run
-from training.tasks.reconstruction import side_by_side
+from training.tasks.tokenizer import side_by_side
 
 SHOWN, SHOWN_SIDE = 64, 128
 

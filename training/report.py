@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from common import distributed
 from common.build import ConfigError
@@ -106,19 +107,29 @@ def write_json(path: Path, value: object) -> None:
     write_text(path, json.dumps(value, indent=1) + "\n")
 
 
-def require_finite(wrong: Mapping[str, int]) -> None:
+def require_finite(wrong: Mapping[str, int], modules: Mapping[str, nn.Module]) -> None:
     """Stop a run whose numbers broke down.
 
     Args:
         wrong: scalars that were not finite, with the step in which each was so first.
+        modules: what is trained, searched for the tensor that broke.
 
     Raises:
-        ConfigError: there are any; the message names the first step and its scalars.
+        ConfigError: there are any; the message names the first step, its scalars and the first broken tensor.
     """
     if wrong:
         step = min(wrong.values())
         names = ", ".join(name for name, first in wrong.items() if first == step)
         raise ConfigError(
-            f"step {step}: {names} is not finite; checkpoints from before are untouched. Try a lower"
-            " optimizer.learning_rate, a longer warm-up, gradient clipping, or bf16 in place of fp16"
+            f"step {step}: {names} is not finite{first_broken(modules)}; checkpoints from before are untouched. Try a"
+            " lower optimizer.learning_rate, a longer warm-up, gradient clipping, or bf16 in place of fp16"
         )
+
+
+def first_broken(modules: Mapping[str, nn.Module]) -> str:
+    """The first parameter or buffer that is not finite, as a clause of a message; empty if all of them are."""
+    for name, module in modules.items():
+        for key, tensor in module.state_dict().items():
+            if tensor.is_floating_point() and not tensor.isfinite().all():
+                return f" (by now, tensor {name}.{key} {list(tensor.shape)} is not finite)"
+    return " (all weights still are: the input, the loss or a gradient broke)"

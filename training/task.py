@@ -83,3 +83,7 @@ class Task(ABC):
     @abstractmethod
     def preview(self, model: nn.Module, device: torch.device) -> list[Picture]:
         """Pictures of what `model` does; called on the main process only."""
+
+    def warnings(self, step: int, scalars: Mapping[str, float]) -> list[str]:
+        """What people should know now, given the window's mean scalars; asked at every log line."""
+        return []

@@ -1,11 +1,9 @@
 """The one training loop: any task, any number of processes, exact resume."""
 
 import os
-import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 
 import torch
 from accelerate import Accelerator
@@ -29,6 +27,7 @@ from training.report import Progress, SkippedSamples, require_finite, write_json
 from training.schedules import learning_rate
 from training.settings import ExperimentSettings, ScheduleSettings, TrainingSettings
 from training.state import load_optimizer_state, module_state, optimizer_state, whole_parameters
+from training.stop import StopRequest
 from training.task import Batch, Phase, StepContext, Task
 from training.tracker import Meters, Tracker
 
@@ -90,7 +89,7 @@ class Trainer:
         self.phases: list[Phase] = task.phases()
         self.meters, self.skipped = Meters(), SkippedSamples(training.max_skipped)
         self.measured: dict[str, float] | None = None
-        self.stop_signal: int | None = None
+        self.stop = StopRequest()
         self.sharded = accelerator.distributed_type == DistributedType.FSDP
         if self.sharded and training.ema_decay is not None:
             raise ConfigError(
@@ -122,7 +121,7 @@ class Trainer:
             return
         step = self._prepare()
         self._announce(step)
-        self._catch_signals()
+        self.stop.catch()
         self.tracker = Tracker(
             self.folder,
             mirrors=self.experiment.trackers,
@@ -225,13 +224,6 @@ class Trainer:
             rows[name] = f"{count(sum(p.numel() for p in module.parameters()))} parameters in all"
         banner(self.experiment.name, rows)
 
-    def _catch_signals(self) -> None:
-        def note(number: int, frame: FrameType | None) -> None:
-            self.stop_signal = number
-
-        signal.signal(signal.SIGTERM, note)
-        signal.signal(signal.SIGINT, note)
-
     # ---- one step ----------------------------------------------------------------------------------------------
 
     def _batches(self, step: int) -> Iterator[Batch]:
@@ -320,7 +312,7 @@ class Trainer:
 
         if due(settings.log_every) or step == 1:
             self._log(step, rates, progress)
-        stop = self._stop_requested(step)
+        stop = self.stop.agreed(step, self.device)
         with progress.pause():
             if due(settings.evaluate_every) or due(settings.preview_every):
                 with whole_parameters(self.model):
@@ -332,28 +324,23 @@ class Trainer:
                 self._save(step)
         if stop and not last:
             say(
-                f"stopped by signal {self.stop_signal} after step {step}; run the same command again to go on"
+                f"stopped by signal {self.stop.signal} after step {step}; run the same command again to go on"
             )
-            sys.exit(128 + (self.stop_signal or signal.SIGTERM))
-
-    def _stop_requested(self, step: int) -> bool:
-        if not distributed.is_active():
-            return self.stop_signal is not None
-        if step % 10:  # asking the other processes costs a synchronisation
-            return False
-        flag = torch.tensor(float(self.stop_signal is not None), device=self.device)
-        return bool(distributed.all_reduce_sum(flag) > 0)
+            sys.exit(self.stop.exit_code)
 
     def _log(self, step: int, rates: dict[str, float], progress: Progress) -> None:
         scalars, wrong = self.meters.take(self.device)
         self.skipped.report()
         # The fp16 loss scaler finds its scale by overflowing, so only its gradient norms may be infinite.
         scaled = self.accelerator.scaler is not None
-        require_finite({n: s for n, s in wrong.items() if not (scaled and n.startswith("gradient_norm"))})
+        wrong = {n: s for n, s in wrong.items() if not (scaled and n.startswith("gradient_norm"))}
+        require_finite(wrong, self.raw)
         scalars |= {f"learning_rate/{name}": rate for name, rate in rates.items()}
         scalars |= progress.lap(step)
         self.tracker.log(step, "train", scalars)
         say(progress.line(step, scalars, rates["model"]))
+        for text in self.task.warnings(step, scalars):
+            warn(text)
 
     @torch.no_grad()
     def _evaluate(self, step: int) -> None:

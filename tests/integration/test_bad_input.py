@@ -177,9 +177,9 @@ def test_in_a_process_of_its_own():
     [
         ("train_titok", ["config=nowhere.yaml"], "config file nowhere.yaml does not exist"),
         ("train_rar", [RAR, "data.tokens=nowhere.tokens"], "nowhere.tokens"),
-        ("sample_imagenet", ["generator=nowhere", "output=x"], "model folder nowhere does not exist"),
-        ("pretokenize", ["tokenizer=nowhere", "output=x"], "model folder nowhere does not exist"),
-        ("reconstruct", ["tokenizer=nowhere", "output=x"], "model folder nowhere does not exist"),
+        ("sample_imagenet", ["generator=nowhere", "output=x"], "nowhere does not exist"),
+        ("pretokenize", ["tokenizer=nowhere", "output=x"], "nowhere does not exist"),
+        ("reconstruct", ["tokenizer=nowhere", "output=x"], "nowhere does not exist"),
     ],
 )
 def test_missing_file(refused, tmp_path, monkeypatch, script, arguments, name):

@@ -11,13 +11,15 @@ from common.build import build_dataclass, check_options, choose
 from common.config import REPOSITORY, read_yaml
 from data import DATASETS
 from modeling.factory import build_discriminator, build_generator, build_tokenizer
-from modeling.generators.base import Generator
+from modeling.generators.base import AutoregressiveGenerator, Generator
+from modeling.pretrained.catalog import RELEASES
+from modeling.sampling import settings_type
 from modeling.tokenizers.base import Tokenizer
-from train_rar import GeneratorRun
-from train_titok import TokenizerRun
+from training.generator_run import GeneratorRun
 from training.optim import build_optimizer, parameter_groups
 from training.schedules import learning_rate
 from training.settings import OptimizerSettings, ScheduleSettings
+from training.tokenizer_run import TokenizerRun
 
 CONFIGS = sorted((REPOSITORY / "configs").rglob("*.yaml"))
 # What a generator's run takes from its tokens where its section leaves it out.
@@ -83,6 +85,9 @@ def test_tokenizer_run(path):
     assert_trainable(tokenizer, run.optimizer)
     assert_learns(run, run.optimizer)
     assert (discriminator is not None) == (run.losses.discriminator_weight > 0)
+    layout = getattr(tokenizer, "layout", "single_stage")
+    assert (run.teacher is not None) == (layout != "single_stage")
+    assert (run.initialize is not None) == (layout == "two_stage")
     if discriminator is not None:
         rate = run.discriminator_learning_rate or run.optimizer.learning_rate
         optimizer = replace(run.optimizer, learning_rate=rate, muon_learning_rate=None)
@@ -102,5 +107,16 @@ def test_generator_run(path):
     assert isinstance(generator, Generator)
     assert_trainable(generator, run.optimizer)
     assert_learns(run, run.optimizer)
-    assert run.rar.randomness_anneal_end <= run.training.max_steps
+    build_dataclass(settings_type(generator), run.sampling, "sampling")
+    if isinstance(generator, AutoregressiveGenerator):
+        assert run.maskgit is None and run.rar.randomness_anneal_end <= run.training.max_steps
+    else:
+        assert run.rar is None
     assert run.tokens is None, "it is filled in by training"
+    if run.data.tokenizer in RELEASES:  # the sizes in the file are those of the tokens
+        with torch.device("meta"):
+            tokenizer = build_tokenizer(RELEASES[run.data.tokenizer].section)
+        assert (generator.codebook_size, generator.num_tokens) == (
+            tokenizer.codebook_size,
+            tokenizer.num_tokens,
+        )

@@ -2,6 +2,7 @@ import json
 
 import pytest
 import torch
+from torch import nn
 
 from common import console
 from common.build import ConfigError
@@ -78,9 +79,15 @@ def test_too_many_stop_the_run_and_one_in_the_first_batch_does_not(capsys):
 
 
 def test_numbers_that_broke_down_are_named_with_the_first_step():
-    require_finite({})
-    with pytest.raises(ConfigError, match=r"^step 4: total_loss, gan_loss is not finite; .*learning_rate"):
-        require_finite({"total_loss": 4, "later": 5, "gan_loss": 4})
+    sound, broken = nn.Linear(2, 2), nn.Linear(2, 2)
+    with torch.no_grad():
+        broken.weight[0, 1] = float("nan")
+    require_finite({}, {"model": broken})
+    wrong = {"total_loss": 4, "later": 5, "gan_loss": 4}
+    with pytest.raises(ConfigError, match=r"^step 4: total_loss, gan_loss is not finite .*learning_rate"):
+        require_finite(wrong, {"model": sound})
+    with pytest.raises(ConfigError, match=r"tensor discriminator.weight \[2, 2\] is not finite"):
+        require_finite(wrong, {"model": sound, "discriminator": broken})
 
 
 def test_json_is_written_whole(tmp_path):

@@ -1,29 +1,22 @@
-"""Training of image tokenizers: reconstruct images, then also against a discriminator."""
+"""Training of tokenizers that make pixels: reconstruct images, then also against a discriminator."""
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import nn
 
-from common import distributed
 from common.build import ConfigError
-from common.images import enlarge, grid, to_float
-from data.loaders import eval_loader
 from data.source import Source
-from evaluator.codebook_usage import CodebookUsage
-from evaluator.image_quality import ImageQuality
 from modeling.losses.perceptual import PerceptualLoss
+from modeling.pretrained.text import TextEncoder
 from modeling.tokenizers.base import Tokenizer
 from training.settings import OptimizerSettings
-from training.task import Batch, Phase, Picture, Scalars, StepContext, Task
+from training.task import Batch, Phase, Scalars, StepContext
+from training.tasks.tokenizer import TokenizerTask
 from training.tasks.tokenizer_loss import TokenizerLoss, TokenizerLossSettings
 
-PREVIEW_IMAGES = 64
-PREVIEW_SIDE = 96  # pixels; smaller images are enlarged towards this size for people
 
-
-class ReconstructionTask(Task):
+class ReconstructionTask(TokenizerTask):
     """Two phases: the tokenizer, and from `discriminator_start` on its discriminator on the same images.
 
     Args:
@@ -34,6 +27,7 @@ class ReconstructionTask(Task):
         loss: weights of the terms.
         optimizer, discriminator_optimizer: settings of both.
         batch_size, num_workers: of the evaluation.
+        text, class_names: see `TokenizerTask`.
     """
 
     def __init__(
@@ -48,19 +42,26 @@ class ReconstructionTask(Task):
         discriminator_optimizer: OptimizerSettings,
         batch_size: int,
         num_workers: int = 0,
+        text: TextEncoder | None = None,
+        class_names: Sequence[str] = (),
     ):
         if not tokenizer.predicts_pixels:
-            raise ConfigError(
-                "tokenizer.layout='proxy' predicts codes, not pixels; this task trains 'single_stage'"
-            )
+            raise ConfigError("tokenizer.layout='proxy' predicts codes, not pixels")
+        super().__init__(
+            tokenizer=tokenizer,
+            validation=validation,
+            optimizer=optimizer,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            text=text,
+            class_names=class_names,
+        )
         self.loss = TokenizerLoss(loss, perceptual)
-        self.validation, self.batch_size, self.num_workers = validation, batch_size, num_workers
-        self.modules = {"model": tokenizer}
-        self.optimizers = {"model": optimizer}
         if discriminator is not None:
             self.modules["discriminator"] = discriminator
             self.optimizers["discriminator"] = discriminator_optimizer
-        self.state = {"lecam": self.loss.lecam} if self.loss.lecam is not None else {}
+        if self.loss.lecam is not None:
+            self.state["lecam"] = self.loss.lecam
 
     def phases(self) -> list[Phase]:
         """The tokenizer, then its discriminator if it has one."""
@@ -74,18 +75,19 @@ class ReconstructionTask(Task):
         """Reconstruction, bottleneck, perceptual and adversarial terms."""
         images = batch["images"]
         tokenizer = context.raw["model"]
-        noise = None
+        options = self.text_of(batch, self.class_names)
         if not tokenizer.is_discrete:
             shape = (tokenizer.quantize.code_dim, 1, tokenizer.num_tokens)
-            noise = context.random.normal("bottleneck", *shape).to(context.device)
-        bypass, share = None, self.loss.quantized_share(context.step)
+            options["noise"] = context.random.normal("bottleneck", *shape).to(context.device)
+        share = self.loss.quantized_share(context.step)
         if share < 1:
-            bypass = (context.random.uniform("bypass") >= share).to(context.device)
-        output = context.modules["model"](images, noise, bypass)
+            options["bypass"] = (context.random.uniform("bypass") >= share).to(context.device)
+        output = context.modules["model"](images, **options)
         context.shared["reconstructions"] = output.reconstructions.detach()
-        return self.loss.generator(
+        total, scalars = self.loss.generator(
             images, output.reconstructions, output.losses, context.raw.get("discriminator"), context.step
         )
+        return total, scalars | self.codebook_scalars(output, context)
 
     def discriminator_loss(self, batch: Batch, context: StepContext) -> tuple[torch.Tensor, Scalars]:
         """Hinge loss on the images and the reconstructions of the tokenizer phase."""
@@ -94,48 +96,8 @@ class ReconstructionTask(Task):
             batch["images"], reconstructions, context.modules["discriminator"], context.step
         )
 
-    def evaluate(self, model: nn.Module, device: torch.device) -> dict[str, float]:
-        """PSNR, SSIM and codebook usage over all held-out images, each process its share."""
-        quality = ImageQuality()
-        usage = CodebookUsage(model.codebook_size) if model.is_discrete else None
-        for images in self._held_out(device):
-            tokens = model.encode(images)
-            quality.update(images, model.decode(tokens))
-            if usage:
-                usage.update(tokens)
-        return quality.result(device) | (usage.result(device) if usage else {})
-
-    def _held_out(self, device: torch.device) -> Iterator[torch.Tensor]:
-        loader = eval_loader(
-            self.validation,
-            batch_size=self.batch_size,
-            num_processes=distributed.world_size(),
-            process_index=distributed.rank(),
-            num_workers=self.num_workers,
-        )
-        for batch in loader:
-            yield to_float(batch["images"].to(device))
-
-    def preview(self, model: nn.Module, device: torch.device) -> list[Picture]:
-        """Held-out images above their reconstructions, evenly chosen over the validation set."""
-        count = min(PREVIEW_IMAGES, len(self.validation))
-        indices = [i * len(self.validation) // count for i in range(count)]
-        examples = [self.validation.load(i, np.random.default_rng(0))[0] for i in indices]
-        images = to_float(torch.stack(examples).to(device))
-        reconstructions = torch.cat(
-            [model.decode(model.encode(part)) for part in images.split(self.batch_size)]
-        )
-        return [Picture(name="reconstructions", image=side_by_side(images, reconstructions))]
-
-
-def side_by_side(images: torch.Tensor, reconstructions: torch.Tensor, columns: int = 8) -> torch.Tensor:
-    """Rows of originals, each above the row of its reconstructions: both [B, 3, H, W] -> [3, h, w]."""
-    factor = max(1, PREVIEW_SIDE // images.shape[-1])
-    images, reconstructions = images.clamp(0, 1).cpu(), reconstructions.clamp(0, 1).cpu()
-    rows = []
-    for start in range(0, len(images), columns):
-        for part in (images, reconstructions):
-            row = part[start : start + columns]
-            missing = row.new_ones(columns - len(row), *row.shape[1:])
-            rows.append(torch.cat([row, missing]))
-    return grid(enlarge(torch.cat(rows), factor), columns)
+    def reconstruct(
+        self, model: nn.Module, tokens: torch.Tensor, text: dict[str, torch.Tensor]
+    ) -> torch.Tensor:
+        """Images of tokens."""
+        return model.decode(tokens, **text)

@@ -1,6 +1,12 @@
-"""Training of token generators: predict an image's tokens from its class."""
+"""Training of token generators: what all of them share, and the two ways of learning tokens.
 
+Autoregressive generators predict every token from those before it in the sample's order (RAR, arXiv:2411.00776);
+masked generators predict hidden tokens from the visible ones (MaskGIT, arXiv:2202.04200).
+"""
+
+from abc import abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,16 +17,23 @@ from common.config import option
 from common.images import enlarge, grid
 from data.loaders import eval_loader
 from data.source import Source
-from modeling.generators.base import drop_labels
+from modeling.generators.base import Generator, drop_labels
+from modeling.generators.masking import sample_masks
 from modeling.generators.orders import permute_tokens, randomness, sample_orders
-from modeling.losses.tokens import autoregressive_loss
-from modeling.sampling import SamplingSettings, sample, sample_uniforms
+from modeling.losses.tokens import autoregressive_loss, masked_token_loss
+from modeling.sampling import draw, numbers_needed, sample_uniforms
 from modeling.tokenizers.base import Tokenizer
+from training.randomness import ExampleRandom
 from training.settings import OptimizerSettings
 from training.task import Batch, Phase, Picture, Scalars, StepContext, Task
 
 PREVIEW_CLASSES, PREVIEW_PER_CLASS = 12, 8
 PREVIEW_SIDE = 96
+
+
+def _check_share(key: str, value: float) -> None:
+    if not 0 <= value <= 1:
+        raise ConfigError(f"{key}={value} must be in [0, 1]")
 
 
 @dataclass(kw_only=True)
@@ -32,8 +45,7 @@ class RARSettings:
     randomness_anneal_end: int = option(187_500, "and raster from this step on")
 
     def __post_init__(self) -> None:
-        if not 0 <= self.class_label_dropout <= 1:
-            raise ConfigError(f"class_label_dropout={self.class_label_dropout} must be in [0, 1]")
+        _check_share("class_label_dropout", self.class_label_dropout)
         if self.randomness_anneal_end < self.randomness_anneal_start:
             raise ConfigError(
                 f"randomness_anneal_end={self.randomness_anneal_end} is before"
@@ -41,62 +53,77 @@ class RARSettings:
             )
 
 
-class RARTask(Task):
-    """Next-token prediction in random orders that anneal to raster order.
+@dataclass(kw_only=True)
+class MaskGITSettings:
+    """Masked token training (arXiv:2202.04200)."""
+
+    class_label_dropout: float = option(0.1, "share of labels replaced by 'no class', for guidance")
+    label_smoothing: float = option(0.1, "share of the target spread evenly over the codebook")
+    unmasked_weight: float = option(0.1, "weight of visible tokens in the loss; masked ones count 1")
+
+    def __post_init__(self) -> None:
+        for key, value in vars(self).items():
+            _check_share(key, value)
+
+
+class TokenPredictionTask(Task):
+    """Base: one phase, evaluation on held-out tokens, samples as previews.
 
     Args:
         generator: what is trained.
         validation: held-out tokens, or None to evaluate nothing.
-        tokenizer: decodes previews; None for no previews.
-        settings: orders and label dropout.
-        sampling: settings of previews.
+        tokenizer: decodes previews, and encodes batches of images; None for tokens without previews.
+        settings: of the way of learning.
+        sampling: settings of previews, of the generator's kind.
         optimizer: settings of AdamW.
-        seed: of previews.
+        seed: of previews and of what evaluation hides.
         batch_size: of evaluation and previews.
     """
 
     def __init__(
         self,
         *,
-        generator: nn.Module,
+        generator: Generator,
         validation: Source | None,
         tokenizer: Tokenizer | None,
-        settings: RARSettings,
-        sampling: SamplingSettings,
+        settings: Any,
+        sampling: Any,
         optimizer: OptimizerSettings,
         seed: int,
         batch_size: int,
     ):
-        self.modules, self.optimizers, self.state = {"model": generator}, {"model": optimizer}, {}
+        self.modules: dict[str, nn.Module] = {"model": generator}
+        self.optimizers, self.state = {"model": optimizer}, {}
         self.validation, self.tokenizer = validation, tokenizer
         self.settings, self.sampling, self.seed, self.batch_size = settings, sampling, seed, batch_size
 
     def phases(self) -> list[Phase]:
         """One phase: the generator."""
-        return [Phase(module="model", loss=self.next_token_loss)]
+        return [Phase(module="model", loss=self.token_loss)]
 
-    def next_token_loss(self, batch: Batch, context: StepContext) -> tuple[torch.Tensor, Scalars]:
-        """Cross-entropy of every token given its predecessors in the sample's order."""
-        settings, tokens, random = self.settings, batch["tokens"], context.random
-        generator = context.raw["model"]
-        ratio = randomness(context.step, settings.randomness_anneal_start, settings.randomness_anneal_end)
-        chance = random.uniform("order", 2)
-        labels = drop_labels(
-            batch["labels"],
-            chance[:, 1].to(context.device),
-            settings.class_label_dropout,
-            generator.none_label,
+    @abstractmethod
+    def token_loss(self, batch: Batch, context: StepContext) -> tuple[torch.Tensor, Scalars]:
+        """Loss of a training batch."""
+
+    @abstractmethod
+    def held_out_loss(
+        self, model: nn.Module, tokens: torch.Tensor, labels: torch.Tensor, random: ExampleRandom
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Loss (nats per token) and accuracy of a batch of held-out tokens, with their labels kept."""
+
+    def tokens_of(self, batch: Batch) -> torch.Tensor:
+        """int64 [B, N]: the batch's tokens, or those of its images."""
+        return batch["tokens"] if "tokens" in batch else self.tokenizer.encode(batch["images"])
+
+    def labels_of(self, batch: Batch, context: StepContext, chance: torch.Tensor) -> torch.Tensor:
+        """The batch's labels, dropped where `chance` [B] in [0, 1) is below the share of the settings."""
+        none = context.raw["model"].none_label
+        return drop_labels(
+            batch["labels"], chance.to(context.device), self.settings.class_label_dropout, none
         )
-        orders = None
-        if ratio > 0:
-            noise = random.uniform("permutation", tokens.shape[1])
-            orders = sample_orders(chance[:, 0], noise, ratio).to(context.device)
-        logits = context.modules["model"](tokens, labels, orders)
-        loss, accuracy = autoregressive_loss(logits, permute_tokens(tokens, orders))
-        return loss, {"total_loss": loss, "accuracy": accuracy, "randomness": ratio}
 
     def evaluate(self, model: nn.Module, device: torch.device) -> dict[str, float]:
-        """Loss (nats per token) and accuracy in raster order on held-out tokens."""
+        """Mean of `held_out_loss` over all held-out tokens, each process its share."""
         if self.validation is None:
             return {}
         loader = eval_loader(
@@ -108,7 +135,8 @@ class RARTask(Task):
         sums = torch.zeros(3, dtype=torch.float64, device=device)
         for batch in loader:
             tokens, labels = batch["tokens"].to(device), batch["labels"].to(device)
-            loss, accuracy = autoregressive_loss(model(tokens, labels), tokens)
+            random = ExampleRandom(self.seed, batch["positions"])
+            loss, accuracy = self.held_out_loss(model, tokens, labels, random)
             sums += torch.stack([loss, accuracy, loss.new_ones(())]).double() * len(tokens)
         loss, accuracy, count = distributed.all_reduce_sum(sums).tolist()
         return {"loss": loss / count, "accuracy": accuracy / count, "images": count}
@@ -119,11 +147,64 @@ class RARTask(Task):
             return []
         classes = torch.arange(min(PREVIEW_CLASSES, model.num_classes))
         labels = classes.repeat_interleave(PREVIEW_PER_CLASS).to(device)
-        uniforms = sample_uniforms(self.seed, range(len(labels)), model.num_tokens)
+        uniforms = sample_uniforms(self.seed, range(len(labels)), numbers_needed(model, self.sampling))
         images = []
         for part, numbers in zip(labels.split(self.batch_size), uniforms.split(self.batch_size), strict=True):
-            tokens = sample(model, part, uniforms=numbers, **vars(self.sampling))
+            tokens = draw(model, part, numbers, self.sampling)
             images.append(self.tokenizer.decode(tokens).clamp(0, 1))
         image = torch.cat(images)
         factor = max(1, PREVIEW_SIDE // image.shape[-1])
         return [Picture(name="samples", image=grid(enlarge(image, factor), PREVIEW_PER_CLASS))]
+
+
+class RARTask(TokenPredictionTask):
+    """Next-token prediction in random orders that anneal to raster order; `settings` are RARSettings."""
+
+    def token_loss(self, batch: Batch, context: StepContext) -> tuple[torch.Tensor, Scalars]:
+        """Cross-entropy of every token given its predecessors in the sample's order."""
+        settings, tokens, random = self.settings, self.tokens_of(batch), context.random
+        ratio = randomness(context.step, settings.randomness_anneal_start, settings.randomness_anneal_end)
+        chance = random.uniform("order", 2)
+        orders = None
+        if ratio > 0:
+            noise = random.uniform("permutation", tokens.shape[1])
+            orders = sample_orders(chance[:, 0], noise, ratio).to(context.device)
+        logits = context.modules["model"](tokens, self.labels_of(batch, context, chance[:, 1]), orders)
+        loss, accuracy = autoregressive_loss(logits, permute_tokens(tokens, orders))
+        return loss, {"total_loss": loss, "accuracy": accuracy, "randomness": ratio}
+
+    def held_out_loss(
+        self, model: nn.Module, tokens: torch.Tensor, labels: torch.Tensor, random: ExampleRandom
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """In raster order."""
+        return autoregressive_loss(model(tokens, labels), tokens)
+
+
+class MaskGITTask(TokenPredictionTask):
+    """Prediction of hidden tokens, a random share of them at a time; `settings` are MaskGITSettings."""
+
+    def _hide(
+        self, tokens: torch.Tensor, mask_token: int, random: ExampleRandom
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Tokens with the mask id at random places, and those places, both [B, N]."""
+        share, noise = random.uniform("mask share"), random.uniform("mask places", tokens.shape[1])
+        mask = sample_masks(share, noise).to(tokens.device)
+        return torch.where(mask, mask_token, tokens), mask
+
+    def token_loss(self, batch: Batch, context: StepContext) -> tuple[torch.Tensor, Scalars]:
+        """Smoothed cross-entropy, mostly of the hidden tokens."""
+        tokens = self.tokens_of(batch)
+        labels = self.labels_of(batch, context, context.random.uniform("label"))
+        hidden, mask = self._hide(tokens, context.raw["model"].mask_token, context.random)
+        logits = context.modules["model"](hidden, labels)
+        loss, accuracy = masked_token_loss(
+            logits, tokens, mask, self.settings.label_smoothing, self.settings.unmasked_weight
+        )
+        return loss, {"total_loss": loss, "accuracy": accuracy}
+
+    def held_out_loss(
+        self, model: nn.Module, tokens: torch.Tensor, labels: torch.Tensor, random: ExampleRandom
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cross-entropy of the hidden tokens alone, without smoothing; the same ones at every evaluation."""
+        hidden, mask = self._hide(tokens, model.mask_token, random)
+        return masked_token_loss(model(hidden, labels), tokens, mask, 0.0, 0.0)

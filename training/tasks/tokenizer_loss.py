@@ -118,7 +118,7 @@ class TokenizerLoss(nn.Module):
             scalars["reconstruction_loss"] = pixel / torch.exp(pixel.new_tensor(settings.logvar_init))
         if "quantizer_loss" in bottleneck:
             scalars["quantizer_loss"] = settings.quantizer_weight * bottleneck["quantizer_loss"]
-            scalars |= {name: bottleneck[name] for name in REPORTED}
+            scalars |= {name: bottleneck[name] for name in REPORTED if name in bottleneck}
             total = total + scalars["quantizer_loss"]
         if settings.perceptual_weight and self.perceptual[0] is not None:
             perceptual = self.perceptual[0](images, reconstructions).mean()

@@ -1,0 +1,118 @@
+"""Every recipe's small twin under configs/debug trains, resumes, and learns within thirty steps."""
+
+import json
+import math
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from safetensors.torch import save_file
+
+import train_rar
+import train_titok
+from common.config import REPOSITORY, read_yaml
+from tests.parity import fill_module
+from training.generator_run import GeneratorRun
+from training.tokenizer_run import TokenizerRun
+
+TWINS = sorted(p.stem for p in (REPOSITORY / "configs" / "debug").glob("*.yaml"))
+RECIPES = sorted(
+    p
+    for p in (REPOSITORY / "configs").rglob("*.yaml")
+    if p.parent.name not in ("debug", "accelerate") and "imagenet" in p.read_text()
+)
+
+
+@pytest.fixture(scope="session")
+def ingredients(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """What twins need besides their file: a text encoder, far too small, with random weights."""
+    pytest.importorskip("open_clip")
+    from modeling.pretrained.text import build_text_tower
+
+    path = tmp_path_factory.mktemp("clip") / "text.safetensors"
+    tower = build_text_tower(hidden_size=16, depth=1, num_heads=1)
+    save_file(fill_module(tower).state_dict(), path)
+    return {"text_encoder": path}
+
+
+@pytest.fixture
+def train(
+    tmp_path: Path, program: Callable, tiny_token_file: Path, request: pytest.FixtureRequest
+) -> Callable:
+    """`train(twin, folder, *options)` runs a twin into `tmp_path / folder`; what it starts from is trained first."""
+
+    def call(name: str, folder: str, *options: str) -> Path:
+        tree, output = read_yaml(REPOSITORY / "configs" / "debug" / f"{name}.yaml"), tmp_path / folder
+        arguments = [f"config=configs/debug/{name}.yaml", f"experiment.output_dir={output}", *options]
+        for key in ("teacher", "initialize"):
+            if tree.get(key):
+                needed = Path(tree[key]).name
+                if not (tmp_path / needed).exists():
+                    call(needed, needed, "training.max_steps=2", "schedule.warmup_steps=1")
+                arguments.append(f"{key}={tmp_path / needed}")
+        if "text_encoder" in tree:
+            arguments.append(f"text_encoder={request.getfixturevalue('ingredients')['text_encoder']}")
+        if "generator" in tree:
+            arguments.append(f"data.tokens={tiny_token_file}")
+            done = program(train_rar, GeneratorRun, *arguments)
+        else:
+            done = program(train_titok, TokenizerRun, *arguments)
+        assert done.code == 0, done.err
+        return output
+
+    return call
+
+
+@pytest.mark.parametrize("name", TWINS)
+def test_trains_and_resumes(name, train):
+    """Three steps; then, with the third taken away, the third again: the same weights, bit for bit."""
+    options = ["training.max_steps=3", "schedule.warmup_steps=1", "training.log_every=1"]
+    options += ["training.save_every=1", "training.keep_checkpoints=3"]
+    if "discriminator:" in (REPOSITORY / "configs" / "debug" / f"{name}.yaml").read_text():
+        options.append("losses.discriminator_start=1")
+    folder = train(name, "run", *options)
+    losses = [r["total_loss"] for r in records(folder)]
+    assert len(losses) == 3 and all(map(math.isfinite, losses))
+    weights = (folder / "model.safetensors").read_bytes()
+    shutil.rmtree(folder / "checkpoints" / "step-00000003")
+    (folder / "model.safetensors").unlink()
+    train(name, "run", *options)
+    assert (folder / "model.safetensors").read_bytes() == weights
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TWINS)
+def test_loss_falls_over_thirty_steps(name, train):
+    options = ["training.log_every=1", "optimizer.learning_rate=3e-3"]
+    term = "total_loss" if "generator:" in (REPOSITORY / f"configs/debug/{name}.yaml").read_text() else ""
+    values = [r[term or "reconstruction_loss"] for r in records(train(name, "run", *options))]
+    start, end = sum(values[:5]) / 5, sum(values[-5:]) / 5
+    assert len(values) == 30 and end < 0.97 * start, f"{start} -> {end}"
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: str(p.relative_to(REPOSITORY / "configs")))
+def test_every_recipe_names_a_twin_of_its_kind(path):
+    found = re.search(r"^# Debug twin: (\S+)$", path.read_text(), re.MULTILINE)
+    assert found, f"{path} names no twin"
+    recipe, twin = read_yaml(path), read_yaml(REPOSITORY / found[1])
+    for section in ("tokenizer", "generator"):
+        assert (section in recipe) == (section in twin)
+        if section in recipe:
+            for key in ("name", "layout"):
+                assert recipe[section].get(key) == twin[section].get(key)
+            names = [tree[section].get("quantizer", {}).get("name") for tree in (recipe, twin)]
+            assert names[0] == names[1]
+    assert ("discriminator" in recipe) == ("discriminator" in twin)
+    assert ("teacher" in recipe) == ("teacher" in twin)
+
+
+def test_there_are_recipes():
+    assert len(RECIPES) >= 36 and {"titok", "titok_vae", "titok_stage1", "titok_stage2"} <= set(TWINS)
+
+
+def records(folder: Path) -> list[dict]:
+    """Training records of a run's log."""
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [r for r in map(json.loads, lines) if r["kind"] == "train"]

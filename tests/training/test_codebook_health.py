@@ -1,0 +1,82 @@
+"""Codebook statistics against a naive count, alarm at a collapse, and the numbers in a training log."""
+
+import json
+import math
+
+import pytest
+import torch
+
+import train_titok
+from modeling.quantizers.vq import VectorQuantizer
+from training.codebook_health import DECAY, HORIZON, CodebookHealth
+from training.tokenizer_run import TokenizerRun
+
+
+def test_equals_a_naive_count():
+    torch.manual_seed(0)
+    health, batches = CodebookHealth(20), [torch.randint(0, 15, (4, 6)) for _ in range(150)]
+    # Codes 10 to 14 go out of use after a while; those from 15 on never are in use.
+    batches = [b if i < 30 else b % 10 for i, b in enumerate(batches)]
+    for batch in batches:
+        scalars = health.update(batch)
+    used = {int(t) for batch in batches[-HORIZON:] for t in batch.flatten()}
+    assert scalars["dead_codes"] == 20 - len(used) and len(used) == 10
+    assert float(scalars["codebook_usage"]) == pytest.approx(len(used) / 20)
+    share = [0.0] * 20
+    for batch in batches:
+        for code in range(20):
+            share[code] = DECAY * share[code] + (1 - DECAY) * float((batch == code).float().mean())
+    total = sum(share)
+    entropy = -sum(s / total * math.log(s / total) for s in share if s)
+    assert float(scalars["codebook_perplexity"]) == pytest.approx(math.exp(entropy), rel=1e-4)
+
+
+def test_one_code_is_a_perplexity_of_one():
+    scalars = CodebookHealth(8).update(torch.zeros(2, 3, dtype=torch.int64))
+    assert {k: float(v) for k, v in scalars.items()} == {
+        "codebook_usage": 0.125,
+        "codebook_perplexity": 1.0,
+        "dead_codes": 7.0,
+    }
+
+
+def test_warns_once_when_the_codebook_collapses():
+    health = CodebookHealth(1000)
+    sound = {"codebook_usage": 0.5, "codebook_perplexity": 300.0}
+    collapsed = {"codebook_usage": 0.01, "codebook_perplexity": 3.0}
+    assert health.warning(10, collapsed) is None, "every codebook is hardly used in its first steps"
+    assert health.warning(1000, sound) is None
+    text = health.warning(2000, collapsed)
+    assert "step 2000" in text and "quantize.embedding.weight" in text and "online_clustering" in text
+    assert health.warning(2050, collapsed) is None
+    assert health.warning(2100, sound) is None and health.warning(3000, collapsed)
+
+
+def test_quantizers_count_the_codes_they_move():
+    torch.manual_seed(0)
+    latents = torch.randn(2, 4, 1, 6)
+    clustering = VectorQuantizer(codebook_size=32, code_dim=4, online_clustering=True).train()
+    tokens = clustering(latents).tokens
+    assert clustering.revived == 32 - len(tokens.unique()), "all codes that no token chose move"
+    restarting = VectorQuantizer(codebook_size=32, code_dim=4, revive_below=0.5).train()
+    moved = [restarting(latents) and int(restarting.revived) for _ in range(100)]
+    assert moved[0] == 0 and max(moved) >= 20, "unused codes fall under the limit together"
+    plain = VectorQuantizer(codebook_size=32, code_dim=4).train()
+    plain(latents)
+    assert plain.revived is None
+
+
+def test_a_training_log_holds_it(tmp_path, program):
+    done = program(
+        train_titok,
+        TokenizerRun,
+        "config=configs/debug/titok.yaml",
+        "training.max_steps=3",
+        "training.log_every=1",
+        f"experiment.output_dir={tmp_path}",
+    )
+    assert done.code == 0, done.err
+    records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    trained = [r for r in records if r["kind"] == "train"]
+    assert len(trained) == 3
+    assert {"codebook_usage", "codebook_perplexity", "dead_codes", "revived_codes"} <= trained[0].keys()

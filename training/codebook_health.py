@@ -1,0 +1,75 @@
+"""How well a codebook is used in training: usage, perplexity, dead codes and their revival, alarm at a collapse."""
+
+import torch
+from torch import nn
+
+from common.distributed import all_reduce_sum
+
+DECAY = 0.99
+HORIZON = 100  # a code that no token chose for so many training batches counts as dead
+COLLAPSED, JUDGED_FROM = 0.02, 500
+
+
+class CodebookHealth(nn.Module):
+    """Running statistics of the codes that all processes choose, without a look at them from the host.
+
+    The buffers are checkpointed with the run, so that curves go on where they stopped.
+
+    Args:
+        codebook_size: number of codes K.
+    """
+
+    def __init__(self, codebook_size: int) -> None:
+        super().__init__()
+        self.codebook_size = codebook_size
+        self.register_buffer("share", torch.zeros(codebook_size))
+        self.register_buffer("idle", torch.full((codebook_size,), HORIZON, dtype=torch.int32))
+        self.alarmed = False
+
+    @torch.no_grad()
+    def update(self, tokens: torch.Tensor, revived: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
+        """Count the tokens of one training batch.
+
+        Args:
+            tokens: int64 of any shape, 0 ... K - 1, of this process.
+            revived: scalar, how many codes the quantizer moved to fresh places in this batch; None if it never does.
+
+        Returns:
+            Scalars to log: `codebook_usage`, the share of codes chosen within the last 100 batches;
+            `dead_codes`, the number of the others; `codebook_perplexity`, 2 to the entropy of the moving average of
+            shares (decay 0.99): so many evenly used codes would be as diverse; `revived_codes` if there are any.
+        """
+        tokens = tokens.reshape(-1)
+        ones = self.share.new_ones(tokens.shape)
+        counts = all_reduce_sum(torch.zeros_like(self.share).index_add_(0, tokens, ones))
+        self.idle.add_(1).mul_(counts == 0)
+        self.share.lerp_(counts / counts.sum(), 1.0 - DECAY)
+        share = self.share / self.share.sum()
+        entropy = -torch.special.xlogy(share, share).sum()
+        dead = (self.idle >= HORIZON).sum()
+        scalars = {
+            "codebook_usage": 1.0 - dead / self.codebook_size,
+            "codebook_perplexity": entropy.exp(),
+            "dead_codes": dead.float(),
+        }
+        return scalars if revived is None else {**scalars, "revived_codes": revived.float()}
+
+    def warning(self, step: int, scalars: dict[str, float]) -> str | None:
+        """What to tell people at a log line, once, when nearly all codes are out of use; None if all is well.
+
+        Args:
+            step: updates done.
+            scalars: window means of what `update` returned.
+        """
+        usage, perplexity = scalars["codebook_usage"], scalars["codebook_perplexity"]
+        few = max(2.0, COLLAPSED * self.codebook_size)
+        collapsed = step >= JUDGED_FROM and (usage * self.codebook_size < few or perplexity < few / 2)
+        fresh, self.alarmed = collapsed and not self.alarmed, collapsed
+        if not fresh:
+            return None
+        return (
+            f"step {step}: the codebook model.quantize.embedding.weight collapses: {usage:.1%} of"
+            f" {self.codebook_size} codes in use, perplexity {perplexity:.1f}. Try quantizer.online_clustering=true"
+            " (or revive_below=0.3), use_l2_norm=true with a small code_dim, a soft start by"
+            " losses.quantize_start and _end, a larger batch, or a lower optimizer.learning_rate"
+        )

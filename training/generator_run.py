@@ -1,0 +1,200 @@
+"""A generator training run: its settings, and how its parts are put together."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from common.build import ConfigError, build_dataclass
+from common.config import option, to_tree
+from common.weights import weight_hash
+from data.source import Source
+from data.token_exchange import open_tokens
+from data.token_memmap import TokenMemmap
+from modeling.factory import build_generator
+from modeling.generators.base import AutoregressiveGenerator, Generator
+from modeling.pretrained.loading import load_tokenizer, require_tokenizer
+from modeling.sampling import settings_type
+from modeling.tokenizers.base import Tokenizer
+from training.settings import ExperimentSettings, OptimizerSettings, ScheduleSettings, TrainingSettings
+from training.tasks.token_prediction import MaskGITSettings, MaskGITTask, RARSettings, RARTask
+from training.tokenizer_run import build_images
+from training.trainer import Trainer, start
+
+
+@dataclass(kw_only=True)
+class TokenData:
+    """What a generator learns: a token file, or images that are tokenized as they come."""
+
+    tokens: str | None = option(None, "token file (scripts/pretokenize.py), or JSONL of the original release")
+    images: dict | None = option(None, "instead of tokens: section like data.train of a tokenizer's run")
+    validation: str | None = option(None, "token file of held-out images")
+    tokenizer: str | dict | None = option(
+        None, "name or folder; needed for images, and for previews; null = no previews"
+    )
+
+    def __post_init__(self) -> None:
+        if (self.tokens is None) == (self.images is None):
+            raise ConfigError("give either data.tokens (a file) or data.images (a section), not both or none")
+        if self.images is not None and self.tokenizer is None:
+            raise ConfigError("data.images needs data.tokenizer, which turns them into tokens")
+
+
+@dataclass(kw_only=True)
+class GeneratorRun:
+    """Everything a generator training run is made of."""
+
+    experiment: ExperimentSettings = option()
+    generator: dict = option(
+        help="section: name rar, maskgit or uvit, and its options; sizes of the tokens may be left out"
+    )
+    rar: RARSettings | None = option(None, "section: how rar learns; null = its defaults")
+    maskgit: MaskGITSettings | None = option(
+        None, "section: how maskgit and uvit learn; null = their defaults"
+    )
+    sampling: dict = option({}, "section: how tokens are drawn for previews, and by default later")
+    data: TokenData = option()
+    optimizer: OptimizerSettings = option(OptimizerSettings())
+    schedule: ScheduleSettings = option(ScheduleSettings())
+    training: TrainingSettings = option()
+    tokens: dict | None = option(None, "filled in by training: where the tokens came from")
+
+
+@dataclass(frozen=True)
+class TokenOrigin:
+    """What the tokens are and whose: it ends up in the run's configuration."""
+
+    source: Source
+    codebook_size: int
+    num_tokens: int
+    image_size: int
+    tokenizer: str
+    weight_hash: str
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The sizes of a generator that follow from its tokens."""
+        classes = len(self.source.class_names)
+        return {
+            "codebook_size": self.codebook_size,
+            "num_tokens": self.num_tokens,
+            "num_classes": classes,
+        }
+
+
+def train_generator(run: GeneratorRun) -> None:
+    """Train to the end, from the newest checkpoint if there is one.
+
+    Raises:
+        ConfigError, FileNotFoundError, CheckpointError: something in the run does not fit; before any training.
+    """
+    accelerator = start(run.training, run.experiment)
+    what = run.data.tokens or "data.images"
+    tokenizer, origin = _open_data(run, accelerator.device)
+    for key, size in origin.sizes.items():
+        if run.generator.setdefault(key, size) != size:
+            raise ConfigError(f"generator.{key}={run.generator[key]!r}, but {what} has {size}")
+    torch.manual_seed(run.experiment.seed)
+    generator = build_generator(run.generator)
+    validation = _open_validation(run, origin, tokenizer)
+    sampling = build_dataclass(settings_type(generator), run.sampling, "sampling")
+    run.sampling = dict(vars(sampling))
+    run.tokens = {
+        "tokenizer": run.data.tokenizer or origin.tokenizer,
+        "weight_hash": origin.weight_hash,
+        "class_names": list(origin.source.class_names),
+        "image_size": origin.image_size,
+    }
+    kind, settings = _way_of_learning(run, generator)
+    task = kind(
+        generator=generator,
+        validation=validation,
+        tokenizer=tokenizer,
+        settings=settings,
+        sampling=sampling,
+        optimizer=run.optimizer,
+        seed=run.experiment.seed,
+        batch_size=run.training.per_gpu_batch_size,
+    )
+    Trainer(
+        task=task,
+        source=origin.source,
+        accelerator=accelerator,
+        experiment=run.experiment,
+        training=run.training,
+        schedule=run.schedule,
+        config=to_tree(run),
+    ).fit()
+
+
+def _open_data(run: GeneratorRun, device: torch.device) -> tuple[Tokenizer | None, TokenOrigin]:
+    """The tokenizer, if there is one, and the training examples; both are known to belong together."""
+    data = run.data
+    tokenizer = load_tokenizer(data.tokenizer, device) if data.tokenizer else None
+    if data.tokens is not None:
+        tokens = _open_tokens(run, data.tokens, tokenizer)
+        header = tokens.header
+        if tokenizer is not None:
+            name = _name(data.tokenizer)
+            require_tokenizer(tokenizer, header.weight_hash, what=data.tokens, tokenizer_name=name)
+        sizes = (header.codebook_size, header.num_tokens, header.image_size)
+        return tokenizer, TokenOrigin(tokens, *sizes, header.tokenizer, header.weight_hash)
+    if not tokenizer.is_discrete:
+        raise ConfigError(
+            f"data.tokenizer={_name(data.tokenizer)} has a continuous bottleneck; generators learn discrete tokens"
+        )
+    images = build_images("data.images", data.images, tokenizer.image_size)
+    sizes = (tokenizer.codebook_size, tokenizer.num_tokens, tokenizer.image_size)
+    return tokenizer, TokenOrigin(images, *sizes, _name(data.tokenizer), weight_hash(tokenizer))
+
+
+def _open_tokens(run: GeneratorRun, path: str, tokenizer: Tokenizer | None) -> TokenMemmap:
+    """A token file; what files of other programs leave out is taken from the generator's section and the tokenizer."""
+    about = {key: run.generator.get(key) for key in ("codebook_size", "num_classes")}
+    if tokenizer is not None:
+        about |= {"codebook_size": tokenizer.codebook_size, "image_size": tokenizer.image_size}
+        about["tokenizer"] = _name(run.data.tokenizer)
+    return open_tokens(Path(path), **{key: value for key, value in about.items() if value is not None})
+
+
+def _name(reference: str | dict | None) -> str:
+    """What people call a model that is named by a word, a path, or a section with its weight file."""
+    return str(reference["weights"]) if isinstance(reference, dict) else str(reference)
+
+
+def _open_validation(
+    run: GeneratorRun, origin: TokenOrigin, tokenizer: Tokenizer | None
+) -> TokenMemmap | None:
+    data = run.data
+    if data.validation is None:
+        return None
+    validation, what = _open_tokens(run, data.validation, tokenizer), data.tokens or "data.images"
+    # An empty hash belongs to an imported file: nobody knows which weights made it.
+    hashes = {validation.header.weight_hash, origin.weight_hash} - {""}
+    if len(hashes) > 1:
+        raise ConfigError(f"{data.validation} and {what} differ in weight_hash: another tokenizer made them")
+    for key, wanted in origin.sizes.items():
+        held = len(validation.class_names) if key == "num_classes" else getattr(validation.header, key)
+        if held != wanted:
+            raise ConfigError(f"{data.validation} and {what} differ in {key}: {held} and {wanted}")
+    names = [list(validation.class_names), list(origin.source.class_names)]
+    numbers = [str(label) for label in range(len(names[0]))]  # imported files know no names
+    if names[0] != names[1] and numbers not in names:
+        raise ConfigError(f"{data.validation} and {what} differ in class_names")
+    return validation
+
+
+def _way_of_learning(run: GeneratorRun, generator: Generator) -> tuple[type, Any]:
+    """The task of the generator's kind, and its settings."""
+    autoregressive = isinstance(generator, AutoregressiveGenerator)
+    wrong, key = (run.maskgit, "maskgit") if autoregressive else (run.rar, "rar")
+    if wrong is not None:
+        raise ConfigError(
+            f"section {key} has no use with generator.name={run.generator['name']!r}; remove it"
+        )
+    if autoregressive:
+        run.rar = run.rar or RARSettings()
+        return RARTask, run.rar
+    run.maskgit = run.maskgit or MaskGITSettings()
+    return MaskGITTask, run.maskgit

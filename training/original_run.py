@@ -1,0 +1,371 @@
+"""Run files of the original code release (arXiv:2406.07550, arXiv:2411.00776, arXiv:2501.07730) in our terms.
+
+A tree merged from such a YAML file and from overrides, with their key names or ours, becomes the tree that our
+entry scripts check. Every key is accounted for: it has a counterpart, or stands in `original_keys.UNUSED` with the
+reason why it changes nothing, or it is an error. docs/original_configs.md shows the whole correspondence.
+"""
+
+import dataclasses
+import inspect
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import PurePath
+from typing import Any, Literal
+
+from common.build import ConfigError, check_value, nearest
+from data import DATASETS
+from modeling.pretrained.original import generator_section, is_original, sampling_section, tokenizer_section
+from training.original_keys import (
+    BASE,
+    CAPTIONS,
+    CLASSES,
+    CROP_SIZE,
+    EVAL_SHARDS,
+    FILTERING,
+    HANDLED,
+    HANDLED_OF,
+    NAMED,
+    NESTED,
+    PEAK,
+    RENAMED,
+    RENAMED_OF,
+    REQUIRED_WITH_PIXELS,
+    SECTIONS,
+    TOKEN_FILE,
+    TRAIN_SHARDS,
+    TRANSFORM,
+    UNUSED,
+)
+from training.settings import ExperimentSettings, OptimizerSettings, TrainingSettings
+from training.tasks.tokenizer_loss import TokenizerLossSettings
+
+Kind = Literal["tokenizer", "generator"]
+
+# These names are sections of ours too, so keys of both may stand in them.
+SHARED = {
+    "experiment": ExperimentSettings,
+    "optimizer": OptimizerSettings,
+    "training": TrainingSettings,
+}
+SHARED_OF = {
+    "tokenizer": SHARED | {"losses": TokenizerLossSettings},
+    "generator": SHARED,
+}
+# A weight file does not say what is in it.
+WEIGHT_FILES = (".bin", ".safetensors", ".pt", ".pth")
+
+
+def translate_run(tree: Mapping[str, Any], kind: Kind) -> dict[str, Any]:
+    """The tree of a training run in our terms.
+
+    Args:
+        tree: merged and resolved. A tree without the original's `model` section is returned as it is.
+        kind: what the calling entry script trains.
+
+    Raises:
+        ConfigError: a key that neither the original nor we know (the nearest one is named), a value without
+            counterpart here, a missing key, or a run of the other kind.
+    """
+    if not _looks_original(tree):
+        return dict(tree)
+    _check_kind(tree["model"], kind)
+    flat, ours = _split(tree, kind, SHARED_OF[kind])
+    result: dict[str, Any] = {"experiment": {}, "training": {}, "optimizer": {}, "schedule": {}}
+    for key, target in (RENAMED | RENAMED_OF[kind]).items():
+        if key in flat:
+            _put(result, target, flat[key])
+    _common(result, flat)
+    (_tokenizer_run if kind == "tokenizer" else _generator_run)(result, tree, flat, ours)
+    result = _overlay("", result, ours)
+    for name, key in (("train", TRAIN_SHARDS), ("validation", EVAL_SHARDS), ("images", TRAIN_SHARDS)):
+        section = result["data"].get(name) if isinstance(result["data"], Mapping) else None
+        if isinstance(section, Mapping) and section.get("path", "") is None:
+            raise ConfigError(f"{key} is missing; expected a pattern of tar shards")
+    return result
+
+
+def translate_tokenizer_run(tree: dict[str, Any]) -> dict[str, Any]:
+    """`translate_run` for tokenizers, as `run_script` takes it."""
+    return translate_run(tree, "tokenizer")
+
+
+def translate_generator_run(tree: dict[str, Any]) -> dict[str, Any]:
+    """`translate_run` for generators, as `run_script` takes it."""
+    return translate_run(tree, "generator")
+
+
+def translate_sampling(tree: dict[str, Any]) -> dict[str, Any]:
+    """Options of sample_imagenet.py from an inference or generator training file of the original.
+
+    Returns:
+        `generator` {weights, generator, sampling}, `tokenizer` {weights, tokenizer}, `output` if
+        experiment.output_dir is given, and the script's own options as they are. A tree without the original's
+        `model` section is returned as it is.
+
+    Raises:
+        ConfigError: an unknown key, or a file of weights that is not named.
+    """
+    if not _looks_original(tree):
+        return dict(tree)
+    _check_kind(tree["model"], "generator")
+    ours = {key: value for key, value in tree.items() if key not in SECTIONS}
+    flat, _ = _split({key: value for key, value in tree.items() if key in SECTIONS}, "generator", {})
+    section = tokenizer_section(tree)
+    key = _tokenizer_key(section)
+    weights = {
+        "generator": ("experiment.generator_checkpoint", flat.get("experiment.generator_checkpoint")),
+        "tokenizer": (key, _tokenizer_weights(tree, flat, section)),
+    }
+    for name, (named_by, value) in weights.items():
+        if not value and name not in ours:
+            raise ConfigError(f"{named_by} is missing; expected the weight file of the {name}")
+    result: dict[str, Any] = {
+        "generator": {
+            "weights": weights["generator"][1],
+            "generator": generator_section(tree),
+            "sampling": sampling_section(tree),
+        },
+        "tokenizer": {"weights": weights["tokenizer"][1], "tokenizer": section},
+    }
+    if flat.get("experiment.output_dir"):
+        result["output"] = flat["experiment.output_dir"]
+    return _overlay("", result, ours)
+
+
+def _looks_original(tree: Mapping[str, Any]) -> bool:
+    return is_original(tree) or isinstance(tree.get("model"), Mapping)
+
+
+def _check_kind(model: Mapping[str, Any], kind: Kind) -> None:
+    """Refuse models of another kind, and parts of models that nobody knows."""
+    if "maskgen" in model:
+        raise ConfigError("model.maskgen: text-to-image generators are not supported")
+    parts = ("vq_model", "generator")
+    for key in model:
+        if key not in parts:
+            raise ConfigError(
+                f"model.{key} is not an option{nearest(key, parts)}; options: {', '.join(parts)}"
+            )
+    for key in ("vq_model",) if kind == "tokenizer" else parts:
+        if not isinstance(model.get(key), Mapping):
+            raise ConfigError(f"model.{key} is missing; expected a section")
+    if kind == "tokenizer" and "generator" in model:
+        raise ConfigError(
+            "model.generator describes a generator; a tokenizer's file has model.vq_model alone"
+        )
+
+
+def _split(
+    tree: Mapping[str, Any], kind: Kind, shared: Mapping[str, type]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a tree says in the original's terms, by dotted key, and the sections it gives in ours."""
+    known = [*RENAMED, *RENAMED_OF[kind], *HANDLED, *HANDLED_OF[kind], *UNUSED]
+    flat: dict[str, Any] = {}
+    ours: dict[str, Any] = {}
+
+    def read(path: str, section: Any) -> None:
+        if not isinstance(section, Mapping):
+            raise ConfigError(f"{path}={section!r} has the wrong type; expected section")
+        own = [f.name for f in dataclasses.fields(shared[path])] if path in shared else []
+        for key, value in section.items():
+            dotted = f"{path}.{key}"
+            if dotted in NESTED:
+                read(dotted, value)
+            elif dotted in known:
+                flat[dotted] = value
+            elif key in own:
+                ours.setdefault(path, {})[key] = value
+            else:
+                options = own + [
+                    k.split(".")[-1] for k in known + list(NESTED) if k.rpartition(".")[0] == path
+                ]
+                shown = ", ".join(sorted(set(options)))
+                raise ConfigError(f"{dotted} is not an option{nearest(key, options)}; options: {shown}")
+
+    for key, value in tree.items():
+        if key == "model":  # checked where it is translated
+            continue
+        if key in SECTIONS:
+            read(key, value)
+        elif get_close_matches(str(key), SECTIONS, n=1, cutoff=0.85):  # ours resemble them less
+            raise ConfigError(
+                f"{key} is not an option{nearest(str(key), SECTIONS)}; options: {', '.join(SECTIONS)}"
+            )
+        else:
+            ours[key] = value
+    return flat, ours
+
+
+def _put(result: dict[str, Any], dotted: str, value: Any) -> None:
+    *sections, key = dotted.split(".")
+    for section in sections:
+        result = result.setdefault(section, {})
+    result[key] = value
+
+
+def _flag(flat: Mapping[str, Any], key: str, default: bool = False) -> bool:
+    return check_value(key, flat.get(key, default), bool)
+
+
+def _common(result: dict[str, Any], flat: Mapping[str, Any]) -> None:
+    """Keys of all runs that are more than renamed."""
+    if not _flag(flat, "experiment.resume", True):
+        raise ConfigError(
+            "experiment.resume=False: a run folder is always continued; choose another experiment.output_dir"
+        )
+    experiment, training = result["experiment"], result["training"]
+    if not experiment.get("output_dir") and experiment.get("name"):
+        experiment["output_dir"] = f"runs/{experiment['name']}"
+    if "training.enable_wandb" in flat:
+        experiment["trackers"] = ["wandb" if _flag(flat, "training.enable_wandb") else "tensorboard"]
+    if "training.enable_tf32" in flat:
+        training["matmul_precision"] = "high" if _flag(flat, "training.enable_tf32") else "highest"
+    training["ema_decay"] = 0.999 if _flag(flat, "training.use_ema") else None
+    if flat.get("optimizer.name", "adamw") != "adamw":
+        raise ConfigError(f"optimizer.name={flat['optimizer.name']!r} is not known; expected adamw")
+    if result["schedule"].get("name") != "constant" and flat.get(BASE, flat.get(PEAK)) != flat.get(PEAK):
+        raise ConfigError(f"{BASE}={flat[BASE]!r} must equal {PEAK}={flat.get(PEAK)!r}: there is one peak")
+
+
+def _tokenizer_run(result: dict, tree: Mapping, flat: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
+    """Model, losses, discriminator and images of a tokenizer run."""
+    captions = _flag(flat, CAPTIONS)
+    section = tokenizer_section(tree)
+    result["tokenizer"] = section
+    layout = section.get("layout", "single_stage")
+    if layout != "single_stage":
+        teacher = tree["model"]["vq_model"].get("pretrained_tokenizer_weight")
+        result["teacher"] = _reference(teacher, {"name": "maskgit_vqgan"})
+    first = section | {"layout": "proxy"} if layout == "two_stage" else section  # what init_weight holds
+    result["initialize"] = _reference(flat.get("experiment.init_weight"), first)
+    losses = result.setdefault("losses", {})
+    if layout == "proxy":  # its only other term is the cross-entropy of the teacher's codes, of weight 1
+        result["losses"] = {k: v for k, v in losses.items() if k == "quantizer_weight"}
+        result["discriminator"] = None
+    else:
+        for key in REQUIRED_WITH_PIXELS:
+            if f"losses.{key}" not in flat and key not in ours.get("losses", {}):
+                raise ConfigError(f"losses.{key} is missing; the original has no default for it")
+        losses["perceptual"] = perceptual_shares(flat["losses.perceptual_loss"])
+        result["discriminator"] = {
+            "name": "nlayer",
+            "base_channels": 128,
+            "num_stages": 3,
+            "pooled_size": 16,
+        }
+    image_size = flat.get(CROP_SIZE, section.get("image_size", 256))
+    result["data"] = {
+        "train": _train_images(flat, image_size, captions, 1000),
+        "validation": _shards(flat.get(EVAL_SHARDS), image_size) | {"num_classes": 1000},
+    }
+
+
+def _generator_run(result: dict, tree: Mapping, flat: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
+    """Model, task, previews and tokens of a generator run."""
+    if flat.get("experiment.init_weight"):
+        raise ConfigError(
+            f"experiment.init_weight={flat['experiment.init_weight']!r}: generators start from scratch"
+        )
+    generator, options = generator_section(tree), tree["model"]["generator"]
+    result |= {"generator": generator, "sampling": sampling_section(tree)}
+    task = "rar" if generator["name"] == "rar" else "maskgit"
+    keys = ("class_label_dropout", "randomness_anneal_start", "randomness_anneal_end")
+    given = {key: options[key] for key in (keys if task == "rar" else keys[:1]) if key in options}
+    smoothing = result.pop("maskgit", {})  # autoregressive training has no such terms
+    result[task] = given | (smoothing if task == "maskgit" else {})
+    section = tokenizer_section(tree)
+    weights = _tokenizer_weights(tree, flat, section)
+    result["data"] = data = {"tokenizer": _reference(weights, section)}
+    wanted = ours.get("data") if isinstance(ours.get("data"), Mapping) else {}
+    if "tokens" not in wanted and ("images" in wanted or not flat.get(TOKEN_FILE)):
+        classes = generator.get("num_classes", 1000)
+        size = flat.get(CROP_SIZE, section.get("image_size", 256))
+        data["images"] = _train_images(flat, size, _flag(flat, CAPTIONS), classes)
+        if not weights and "tokenizer" not in wanted:
+            raise ConfigError(f"{_tokenizer_key(section)} is missing; expected the tokenizer of the images")
+    elif "tokens" not in wanted:
+        data["tokens"] = flat[TOKEN_FILE]
+
+
+def _reference(weights: str | None, section: Mapping[str, Any]) -> str | dict[str, Any] | None:
+    """What a model is opened by: a name or folder as it is, a weight file together with the section of its model."""
+    if not weights:  # files write "" for none
+        return None
+    if PurePath(str(weights)).suffix not in WEIGHT_FILES:
+        return weights
+    return {"weights": weights, "tokenizer": dict(section)}
+
+
+def _tokenizer_key(section: Mapping[str, Any]) -> str:
+    """Which key names the weights of a generator's tokenizer."""
+    if section["name"] == "maskgit_vqgan":
+        return "model.vq_model.pretrained_tokenizer_weight"
+    return "experiment.tokenizer_checkpoint"
+
+
+def _tokenizer_weights(tree: Mapping, flat: Mapping[str, Any], section: Mapping[str, Any]) -> str | None:
+    if section["name"] == "maskgit_vqgan":
+        return tree["model"]["vq_model"].get("pretrained_tokenizer_weight") or None
+    return flat.get("experiment.tokenizer_checkpoint") or None
+
+
+def perceptual_shares(name: Any) -> dict[str, float]:
+    """Shares of the two networks that the original's name of a perceptual loss means.
+
+    Args:
+        name: "lpips", "convnext_s", or both with their weights as the last two fields, such as
+            "lpips-convnext_s-1.0-0.1" (arXiv:2501.07730).
+
+    Raises:
+        ConfigError: it is none of these.
+    """
+    error = ConfigError(
+        f"losses.perceptual_loss={name!r} is not known; expected lpips, convnext_s or, with weights,"
+        " lpips-convnext_s-1.0-0.1"
+    )
+    lpips, convnext = "lpips" in str(name), "convnext_s" in str(name)
+    if not (lpips or convnext):
+        raise error
+    if not (lpips and convnext):
+        return {"lpips_weight": float(lpips), "convnext_weight": float(convnext)}
+    try:
+        first, second = (float(field) for field in str(name).split("-")[-2:])
+    except ValueError:
+        raise error from None
+    return {"lpips_weight": first, "convnext_weight": second}
+
+
+def _shards(pattern: Any, image_size: Any) -> dict[str, Any]:
+    """A data section over tar shards; several patterns are joined by '::'."""
+    path = pattern.split("::") if isinstance(pattern, str) and "::" in pattern else pattern or None
+    return {"name": "webdataset", "path": path, "image_size": image_size}
+
+
+def _train_images(
+    flat: Mapping[str, Any], image_size: Any, captions: bool, num_classes: int
+) -> dict[str, Any]:
+    section = _shards(flat.get(TRAIN_SHARDS), image_size)
+    for key in ("resize_shorter_edge", "random_crop", "random_flip"):
+        if f"dataset.preprocessing.{key}" in flat:
+            section[key] = flat[f"dataset.preprocessing.{key}"]
+    if _flag(flat, CLASSES, not captions):
+        section["num_classes"] = num_classes
+    elif not captions:
+        raise ConfigError(f"{CLASSES}=False needs {CAPTIONS}=true: images come with classes or with captions")
+    if captions:
+        section["captions"] = True
+    if _flag(flat, FILTERING):  # what the original keeps: 0.5 <= height / width <= 2, longer side >= 256
+        section |= {"max_aspect": 2.0, "min_side": 256}
+    return section
+
+
+def _overlay(path: str, old: Any, new: Any) -> Any:
+    """Our own keys over translated ones. Another `name` replaces a section, except how images are cut."""
+    if not isinstance(old, Mapping) or not isinstance(new, Mapping):
+        return new
+    if path in NAMED and new.get("name", old.get("name")) != old.get("name"):
+        source = DATASETS.get(new["name"]) if path.startswith("data.") else None
+        kept = inspect.signature(source).parameters if source is not None else {}
+        return {k: v for k, v in old.items() if k in TRANSFORM and k in kept} | dict(new)
+    merged = {key: _overlay(f"{path}.{key}".lstrip("."), old.get(key), value) for key, value in new.items()}
+    return {**old, **merged}

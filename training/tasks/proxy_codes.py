@@ -1,0 +1,109 @@
+"""First of TiTok's two stages: predict the codes of a frozen 2-D tokenizer (arXiv:2406.07550, section 3.3)."""
+
+import torch
+from torch import nn
+
+from common import distributed
+from common.build import ConfigError
+from data.source import Source
+from modeling.losses.reconstruction import proxy_cross_entropy
+from modeling.tokenizers.base import Tokenizer
+from training.settings import OptimizerSettings
+from training.task import Batch, Phase, Scalars, StepContext
+from training.tasks.tokenizer import TokenizerTask
+
+
+def proxy_loss(
+    logits: torch.Tensor, codes: torch.Tensor, bottleneck: dict[str, torch.Tensor], quantizer_weight: float
+) -> tuple[torch.Tensor, Scalars]:
+    """Cross-entropy with the codes, plus the weighted loss of the bottleneck.
+
+    Args:
+        logits: [B, K, g, g].
+        codes: int64 [B, g * g], row-major.
+        bottleneck: `quantizer_loss`, `commitment_loss` and `codebook_loss`, unweighted.
+        quantizer_weight: of `quantizer_loss`.
+
+    Returns:
+        Total loss, and the terms to log.
+    """
+    reconstruction = proxy_cross_entropy(logits, codes)
+    scalars = {"reconstruction_loss": reconstruction, **bottleneck}
+    scalars["quantizer_loss"] = quantizer_weight * bottleneck["quantizer_loss"]
+    total = reconstruction + scalars["quantizer_loss"]
+    return total, {"total_loss": total, **scalars}
+
+
+class ProxyCodesTask(TokenizerTask):
+    """One phase: the tokenizer learns to name the teacher's codes of the same augmented image.
+
+    Args:
+        tokenizer: what is trained; its decoder gives logits over the teacher's codes.
+        teacher: frozen 2-D tokenizer.
+        validation, optimizer, batch_size, num_workers: see `TokenizerTask`.
+        quantizer_weight: of the bottleneck's loss.
+
+    Raises:
+        ConfigError: the teacher's codes do not fit the tokenizer's decoder.
+    """
+
+    def __init__(
+        self,
+        *,
+        tokenizer: Tokenizer,
+        teacher: Tokenizer,
+        validation: Source,
+        optimizer: OptimizerSettings,
+        batch_size: int,
+        num_workers: int = 0,
+        quantizer_weight: float = 1.0,
+    ) -> None:
+        super().__init__(
+            tokenizer=tokenizer,
+            validation=validation,
+            optimizer=optimizer,
+            batch_size=batch_size,
+            num_workers=num_workers,
+        )
+        self.teacher, self.quantizer_weight = teacher.eval().requires_grad_(False), quantizer_weight
+        size = tokenizer.image_size
+        with torch.no_grad():
+            device = next(teacher.parameters()).device
+            count = teacher.encode(torch.zeros(1, 3, size, size, device=device)).shape[1]
+        proxy, grid = tokenizer.decoder.ffn[-1].out_channels, tokenizer.decoder.grid
+        if (proxy, grid**2) != (teacher.codebook_size, count):
+            raise ConfigError(
+                f"the tokenizer predicts {grid**2} codes of {proxy} (tokenizer.decoder_patch_size and"
+                f" .proxy_codebook_size), but the teacher gives {count} of {teacher.codebook_size}"
+            )
+
+    def phases(self) -> list[Phase]:
+        """One phase: the tokenizer."""
+        return [Phase(module="model", loss=self.code_loss)]
+
+    def code_loss(self, batch: Batch, context: StepContext) -> tuple[torch.Tensor, Scalars]:
+        """Cross-entropy with the teacher's codes, which are computed in float32."""
+        codes = self.teacher.encode(batch["images"])
+        output = context.modules["model"](batch["images"])
+        total, scalars = proxy_loss(output.reconstructions, codes, output.losses, self.quantizer_weight)
+        with torch.no_grad():
+            correct = (output.reconstructions.argmax(dim=1).flatten(1) == codes).float().mean()
+        return total, {**scalars, "proxy_accuracy": correct} | self.codebook_scalars(output, context)
+
+    def reconstruct(
+        self, model: nn.Module, tokens: torch.Tensor, text: dict[str, torch.Tensor]
+    ) -> torch.Tensor:
+        """The teacher's picture of the likeliest codes."""
+        return self.teacher.decode(model.decode(tokens).argmax(dim=1))
+
+    def evaluate(self, model: nn.Module, device: torch.device) -> dict[str, float]:
+        """As of every tokenizer, and the mean cross-entropy with the teacher's codes in nats."""
+        measured = super().evaluate(model, device)
+        sums = torch.zeros(2, dtype=torch.float64, device=device)
+        for batch in self._held_out(device):
+            loss = proxy_cross_entropy(
+                model.decode(model.encode(batch["images"])), self.teacher.encode(batch["images"])
+            )
+            sums += torch.stack([loss, loss.new_ones(())]).double() * len(batch["images"])
+        loss, count = distributed.all_reduce_sum(sums).tolist()
+        return measured | {"proxy_cross_entropy": loss / count}

@@ -1,0 +1,174 @@
+"""A tokenizer training run: its settings, and how its parts are put together."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from common.build import ConfigError, build
+from common.config import option, to_tree
+from data import DATASETS
+from data.source import Source
+from modeling.factory import build_discriminator, build_tokenizer
+from modeling.pretrained.loading import load_tokenizer
+from modeling.pretrained.perceptual import find_perceptual
+from modeling.pretrained.text import TextEncoder, load_text_encoder
+from modeling.tokenizers.base import Tokenizer
+from training.checkpoint import CheckpointFolder
+from training.settings import ExperimentSettings, OptimizerSettings, ScheduleSettings, TrainingSettings
+from training.tasks.proxy_codes import ProxyCodesTask
+from training.tasks.reconstruction import ReconstructionTask
+from training.tasks.tokenizer import TokenizerTask
+from training.tasks.tokenizer_loss import TokenizerLossSettings
+from training.trainer import Trainer, start
+
+PIXEL_PARTS = ("pixel_decoder.", "pixel_quantize.")  # of layout=two_stage; they come from the teacher
+
+
+@dataclass(kw_only=True)
+class ImageData:
+    """Training and held-out images; `name` selects the kind (see data/), other keys are its options."""
+
+    train: dict = option(help="section: name openmoji, image_folder or webdataset, and its options")
+    validation: dict = option(help="section like data.train")
+
+
+@dataclass(kw_only=True)
+class TokenizerRun:
+    """Everything a tokenizer training run is made of."""
+
+    experiment: ExperimentSettings = option()
+    tokenizer: dict = option(
+        help="section: name titok, tatitok or maskgit_vqgan, its options, and a quantizer"
+    )
+    teacher: str | dict | None = option(
+        None, "frozen 2-D tokenizer (maskgit-vqgan, a folder, a file) of the layouts proxy and two_stage"
+    )
+    initialize: str | dict | None = option(
+        None, "tokenizer to start from; two_stage: the finished first stage"
+    )
+    text_encoder: str | None = option(None, "weights of the CLIP text tower (tatitok); null = from the hub")
+    losses: TokenizerLossSettings = option(TokenizerLossSettings())
+    discriminator: dict | None = option(None, "section: name and options; null = no adversarial training")
+    data: ImageData = option()
+    optimizer: OptimizerSettings = option(OptimizerSettings())
+    discriminator_learning_rate: float | None = option(None, "null = that of the tokenizer")
+    schedule: ScheduleSettings = option(ScheduleSettings())
+    training: TrainingSettings = option()
+
+
+def train_tokenizer(run: TokenizerRun) -> None:
+    """Train to the end, from the newest checkpoint if there is one.
+
+    Raises:
+        ConfigError, FileNotFoundError, CheckpointError: something in the run does not fit; before any training.
+    """
+    accelerator = start(run.training, run.experiment)
+    tokenizer = build_tokenizer(run.tokenizer)
+    _check_layout(run, tokenizer)
+    source = build_images("data.train", run.data.train, tokenizer.image_size)
+    validation = build_images("data.validation", run.data.validation, tokenizer.image_size)
+    # A run that goes on has its weights in its checkpoints, and needs the other models no more.
+    if not CheckpointFolder(Path(run.experiment.output_dir), keep=1).steps():
+        _initialize(run, tokenizer)
+    Trainer(
+        task=_task(run, tokenizer, source, validation, accelerator.device),
+        source=source,
+        accelerator=accelerator,
+        experiment=run.experiment,
+        training=run.training,
+        schedule=run.schedule,
+        config=to_tree(run),
+    ).fit()
+
+
+def build_images(key: str, section: dict, image_size: int) -> Source:
+    """The images of a data section; they must have the size that the tokenizer takes."""
+    source = build(key, DATASETS, section)
+    if source.item_shape != (3, image_size, image_size):
+        held = f"images of {source.item_shape[-1]} pixels" if source.item_key == "images" else source.item_key
+        raise ConfigError(f"{key} gives {held}, but tokenizer.image_size={image_size}")
+    return source
+
+
+def _check_layout(run: TokenizerRun, tokenizer: Tokenizer) -> None:
+    """Refuse sections that the tokenizer's layout lacks, or has no use for."""
+    layout = getattr(tokenizer, "layout", "single_stage")
+    if layout == "single_stage" and run.teacher is not None:
+        raise ConfigError(f"teacher={run.teacher!r} has no use with a tokenizer trained in a single stage")
+    if layout != "single_stage" and run.teacher is None:
+        raise ConfigError(f"teacher is missing; tokenizer.layout={layout!r} needs one, such as maskgit-vqgan")
+    if layout == "two_stage" and run.initialize is None:
+        raise ConfigError(
+            "initialize is missing; tokenizer.layout='two_stage' starts from a tokenizer of layout proxy"
+        )
+    if layout == "proxy" and run.discriminator is not None:
+        raise ConfigError("discriminator must be null with tokenizer.layout='proxy': it makes no pixels")
+    if run.text_encoder is not None and not tokenizer.needs_text:
+        raise ConfigError(f"text_encoder={run.text_encoder!r} has no use: this tokenizer takes no text")
+
+
+def _initialize(run: TokenizerRun, tokenizer: Tokenizer) -> None:
+    """Copy weights of other models as the run says."""
+    if run.initialize is not None:
+        copy_weights(tokenizer, load_tokenizer(run.initialize), str(run.initialize))
+    if getattr(tokenizer, "layout", None) == "two_stage":
+        tokenizer.copy_pixel_decoder(load_tokenizer(run.teacher))
+
+
+@torch.no_grad()
+def copy_weights(tokenizer: Tokenizer, other: Tokenizer, name: str) -> None:
+    """Start from the weights of another tokenizer with the same parts, the pixel decoder of two_stage apart.
+
+    Args:
+        name: of the other one, for messages.
+
+    Raises:
+        ConfigError: an entry is missing, left over, or has another shape.
+    """
+    own, given = tokenizer.state_dict(), other.state_dict()
+    for key in [k for k in own if k not in given and not k.startswith(PIXEL_PARTS)]:
+        raise ConfigError(f"initialize={name}: it lacks {key!r}, which the configured tokenizer has")
+    for key, tensor in given.items():
+        if key not in own:
+            raise ConfigError(f"initialize={name}: it has {key!r}, which the configured tokenizer lacks")
+        if own[key].shape != tensor.shape:
+            shapes = f"{list(tensor.shape)} instead of {list(own[key].shape)}"
+            raise ConfigError(f"initialize={name}: {key!r} has shape {shapes}")
+        own[key].copy_(tensor)
+
+
+def _task(
+    run: TokenizerRun, tokenizer: Tokenizer, source: Source, validation: Source, device: torch.device
+) -> TokenizerTask:
+    common = dict(
+        tokenizer=tokenizer,
+        validation=validation,
+        optimizer=run.optimizer,
+        batch_size=run.training.per_gpu_batch_size,
+        num_workers=run.training.num_workers,
+    )
+    if not tokenizer.predicts_pixels:
+        weight = run.losses.quantizer_weight
+        return ProxyCodesTask(**common, teacher=load_tokenizer(run.teacher, device), quantizer_weight=weight)
+    rate = run.discriminator_learning_rate or run.optimizer.learning_rate
+    return ReconstructionTask(
+        **common,
+        discriminator=build_discriminator(run.discriminator) if run.discriminator else None,
+        perceptual=find_perceptual(**vars(run.losses.perceptual)) if run.losses.perceptual_weight else None,
+        loss=run.losses,
+        discriminator_optimizer=replace(run.optimizer, learning_rate=rate, muon_learning_rate=None),
+        text=_text_encoder(run.text_encoder, tokenizer, device) if tokenizer.needs_text else None,
+        class_names=source.class_names,
+    )
+
+
+def _text_encoder(weights: str | None, tokenizer: Tokenizer, device: torch.device) -> TextEncoder:
+    """The encoder of captions; its embeddings must be what the tokenizer's decoder reads."""
+    encoder = load_text_encoder(weights, device)
+    if (encoder.length, encoder.width) != (tokenizer.text_length, tokenizer.text_width):
+        raise ConfigError(
+            f"tokenizer.text_length={tokenizer.text_length} and .text_width={tokenizer.text_width}, but text_encoder"
+            f" {weights} gives {encoder.length} embeddings of {encoder.width}"
+        )
+    return encoder
