@@ -1,9 +1,9 @@
 """Trained models in a few lines: load, reconstruct, generate.
 
-tokenizer = load_tokenizer("runs/titok")
+tokenizer = load_tokenizer("titok-l32")  # or a folder of your own: "runs/titok"
 images = reconstruct(tokenizer, images)
 
-model = load_image_model("runs/rar")
+model = load_image_model("rar-xl")
 images = generate(model.generator, model.tokenizer, labels, seed=0, **model.sampling)
 """
 
@@ -18,6 +18,7 @@ from common.console import progress
 from common.image_store import ImageStore
 from common.images import to_uint8
 from modeling.generators.base import Generator
+from modeling.pretrained.hub import from_pretrained, push_to_hub, save_pretrained
 from modeling.pretrained.loading import (
     ImageModel,
     load_generator,
@@ -32,14 +33,17 @@ __all__ = [
     "ImageModel",
     "decode",
     "find_classes",
+    "from_pretrained",
     "generate",
     "generate_into",
     "generate_tokens",
     "load_generator",
     "load_image_model",
     "load_tokenizer",
+    "push_to_hub",
     "reconstruct",
     "require_tokenizer",
+    "save_pretrained",
 ]
 
 

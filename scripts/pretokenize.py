@@ -35,7 +35,7 @@ from data.token_memmap import TokenHeader, TokenMemmap, TokenWriter
 from data.transforms import ten_crop, ten_crop_side
 from evaluator.codebook_usage import CodebookUsage
 from modeling.pipeline import load_tokenizer
-from modeling.pretrained.run_folder import open_run
+from modeling.pretrained.references import open_model, reference_name
 from modeling.tokenizers.base import Tokenizer
 
 NUM_CROPS = {"plain": 1, "flip": 2, "ten_crop": 10}
@@ -45,7 +45,7 @@ NUM_CROPS = {"plain": 1, "flip": 2, "ten_crop": 10}
 class PretokenizeOptions:
     """Which images, through which tokenizer, into which file."""
 
-    tokenizer: str = option(help="run or checkpoint folder")
+    tokenizer: str | dict = option(help="name of a released model, folder, or file (docs/models.md)")
     output: str = option(help="token file to write")
     data: dict | None = option(None, "section like data.train of a run; null = that of the tokenizer's run")
     split: Literal["train", "validation"] = option("train", "of the tokenizer's run")
@@ -72,7 +72,7 @@ def open_source(options: PretokenizeOptions, image_size: int) -> Source:
         "resize": section.get("resize", "adm"),
         "resize_shorter_edge": section.get("resize_shorter_edge"),
     }
-    config = open_run(options.tokenizer).config
+    config = open_model(options.tokenizer, "tokenizer").config
     return still_source(options.data, split=options.split, config=config, image_size=side, **resize)
 
 
@@ -150,7 +150,7 @@ def main(options: PretokenizeOptions, tree: dict) -> None:
         tokenizer = load_tokenizer(options.tokenizer, device)
         if tokenizer.codebook_size is None:
             raise ValueError(
-                f"{options.tokenizer} has a continuous bottleneck; only discrete tokens can be stored"
+                f"{reference_name(options.tokenizer)} has a continuous bottleneck; only discrete tokens can be stored"
             )
         source, output = open_source(options, tokenizer.image_size), Path(options.output)
         header = TokenHeader(
@@ -158,7 +158,7 @@ def main(options: PretokenizeOptions, tree: dict) -> None:
             crops=NUM_CROPS[options.crops],
             num_tokens=tokenizer.num_tokens,
             codebook_size=tokenizer.codebook_size,
-            tokenizer=options.tokenizer,
+            tokenizer=reference_name(options.tokenizer),
             weight_hash=weight_hash(tokenizer),
             image_size=tokenizer.image_size,
             class_names=list(source.class_names),

@@ -32,7 +32,8 @@ from data.transforms import center_crop
 from evaluator.codebook_usage import CodebookUsage
 from evaluator.image_quality import ImageQuality
 from modeling.pipeline import decode, load_tokenizer
-from modeling.pretrained.run_folder import open_run
+from modeling.pretrained.references import open_model
+from modeling.pretrained.text import TextEncoder, class_captions, load_text_encoder
 from training.tasks.tokenizer import side_by_side
 
 SHOWN, SHOWN_SIDE = 64, 128
@@ -42,7 +43,7 @@ SHOWN, SHOWN_SIDE = 64, 128
 class ReconstructOptions:
     """Which images, through what, to where."""
 
-    tokenizer: str = option(help="run or checkpoint folder")
+    tokenizer: str | dict = option(help="name of a released model, folder, or file (docs/models.md)")
     output: str = option(help="folder for the results")
     input: str | None = option(None, "image file or folder of images; null = a data set")
     data: dict | None = option(None, "section like data.train of a run; null = that of the tokenizer's run")
@@ -52,6 +53,10 @@ class ReconstructOptions:
     )
     batch_size: int = option(32)
     png: bool = option(True, "write a PNG per image")
+    caption: str | None = option(
+        None, "tatitok: of all images; null = of photo.txt beside photo.jpg, or of the data set"
+    )
+    text_encoder: str | None = option(None, "tatitok: weights of the CLIP text tower; null = from the hub")
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or (self.max_images is not None and self.max_images < 1):
@@ -62,34 +67,44 @@ class ReconstructOptions:
             raise ValueError("input and data are both given; choose one")
 
 
-Batches = Iterator[tuple[list[str], torch.Tensor]]
+@dataclass
+class Batch:
+    """Names, images uint8 [B, 3, S, S], and captions where they are known."""
+
+    names: list[str]
+    images: torch.Tensor
+    captions: list[str | None]
 
 
-def file_batches(files: list[Path], image_size: int, batch_size: int) -> Batches:
-    """Names and images uint8 [B, 3, S, S] of image files."""
+def file_batches(files: list[Path], image_size: int, batch_size: int) -> Iterator[Batch]:
+    """Image files, with the caption that lies beside one."""
     for start in range(0, len(files), batch_size):
-        names, images = [], []
+        names, images, captions = [], [], []
         for file in files[start : start + batch_size]:
             try:
                 images.append(pil_to_tensor(center_crop(read_image(file), image_size)))
                 # Two files may differ by their ending only; results must not overwrite each other.
                 names.append(file.name.replace(".", "_"))
+                text = file.with_suffix(".txt")
+                captions.append(text.read_text("utf-8").strip() if text.is_file() else None)
             except ValueError as error:
                 warn(f"skipped: {error}")
         if images:
-            yield names, torch.stack(images)
+            yield Batch(names, torch.stack(images), captions)
 
 
-def source_batches(source: Source, chosen: np.ndarray, batch_size: int) -> Batches:
-    """Names (positions in the data set) and images uint8 [B, 3, S, S] of the chosen examples."""
+def source_batches(source: Source, chosen: np.ndarray, batch_size: int) -> Iterator[Batch]:
+    """The chosen examples of a data set, named by their positions; without captions of their own, by their class."""
     for batch in eval_loader(Part(source, chosen), batch_size=batch_size):
         for name in batch["skipped"]:
             warn(f"skipped: {name}")
         if len(batch["images"]):
-            yield [f"{chosen[i]:06d}" for i in batch["positions"].tolist()], batch["images"]
+            names = [f"{chosen[i]:06d}" for i in batch["positions"].tolist()]
+            classes = class_captions([source.class_names[label] for label in batch["labels"].tolist()])
+            yield Batch(names, batch["images"], batch.get("captions", classes))
 
 
-def open_images(options: ReconstructOptions, config: dict, image_size: int) -> tuple[int, Batches]:
+def open_images(options: ReconstructOptions, config: dict, image_size: int) -> tuple[int, Iterator[Batch]]:
     """The number of images, and an iterator over batches of them with their names."""
     if options.input is not None:
         files = list_images(options.input)[: options.max_images]
@@ -100,11 +115,27 @@ def open_images(options: ReconstructOptions, config: dict, image_size: int) -> t
     return count, source_batches(source, chosen, options.batch_size)
 
 
+def embed(encoder: TextEncoder | None, batch: Batch, caption: str | None) -> torch.Tensor | None:
+    """Text embeddings of a batch for a tokenizer that needs them.
+
+    Raises:
+        ValueError: an image has no caption.
+    """
+    if encoder is None:
+        return None
+    captions = [caption or own for own in batch.captions]
+    if None in captions:
+        name = batch.names[captions.index(None)]
+        raise ValueError(f"{name} has no caption; give caption=... for all, or a .txt file beside each image")
+    return encoder.encode(captions)
+
+
 def main(options: ReconstructOptions, tree: dict) -> None:
     """Reconstruct all images and write what came out."""
     with processes() as device:
-        config = open_run(options.tokenizer).config
+        config = open_model(options.tokenizer, "tokenizer").config
         tokenizer = load_tokenizer(options.tokenizer, device)
+        encoder = load_text_encoder(options.text_encoder, device) if tokenizer.needs_text else None
         total, batches = open_images(options, config, tokenizer.image_size)
         folder = Path(options.output)
         folder.mkdir(parents=True, exist_ok=True)
@@ -112,10 +143,10 @@ def main(options: ReconstructOptions, tree: dict) -> None:
         usage = CodebookUsage(tokenizer.codebook_size) if tokenizer.is_discrete else None
         records, codes, shown = [], [], []
         bar = progress(None, "reconstructing", total=total, unit="image")
-        for names, pixels in batches:
-            names, images = names[: total - len(records)], to_float(pixels[: total - len(records)].to(device))
+        for batch in batches:
+            names, images = batch.names, to_float(batch.images.to(device))
             tokens = tokenizer.encode(images)
-            results = decode(tokenizer, tokens)
+            results = decode(tokenizer, tokens, embed(encoder, batch, options.caption))
             psnr = quality.update(images, results).tolist()
             records += [{"image": name, "psnr": round(p, 3)} for name, p in zip(names, psnr, strict=True)]
             codes.append(tokens.cpu())
@@ -126,8 +157,6 @@ def main(options: ReconstructOptions, tree: dict) -> None:
             if options.png:
                 write_pairs(folder, names, images.cpu(), results.cpu())
             bar.update(len(names))
-            if len(records) == total:
-                break
         bar.close()
         if not records:
             raise ValueError(f"none of the {total} images can be read")

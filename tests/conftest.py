@@ -18,6 +18,7 @@ from common.config import run_script, write_yaml
 from common.weights import weight_hash
 from data.token_memmap import TokenHeader, TokenWriter
 from modeling.factory import build_generator, build_tokenizer
+from modeling.pretrained.text import build_text_tower
 from tests.parity import fill_module
 
 TOKENIZER = {
@@ -84,6 +85,15 @@ def tiny_generator_run(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_
     return write_run(
         tmp_path_factory.mktemp("generator") / "run", config, fill_module(build_generator(GENERATOR))
     )
+
+
+@pytest.fixture(scope="session")
+def tiny_text_tower(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights of a CLIP text tower of width 16 and depth 1."""
+    pytest.importorskip("open_clip")
+    path = tmp_path_factory.mktemp("clip") / "text.safetensors"
+    save_file(fill_module(build_text_tower(hidden_size=16, depth=1, num_heads=1)).state_dict(), path)
+    return path
 
 
 @pytest.fixture(scope="session")

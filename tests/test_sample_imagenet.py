@@ -92,7 +92,7 @@ def test_doing_it_again_does_nothing_and_other_settings_are_refused(tiny_generat
         ({"classes": "dig"}, "did you mean 'dog'"),
         ({"guidance_scale": -1.0}, "must not be negative"),
         ({"num_samples": 0}, "num_samples=0"),
-        ({"tokenizer": "nowhere"}, "tokenizer folder nowhere does not exist"),
+        ({"tokenizer": "nowhere"}, "tokenizer nowhere does not exist"),
     ],
 )
 def test_bad_input_is_one_clear_error_that_leaves_nothing_in_the_way(

@@ -15,6 +15,7 @@ from data.token_memmap import TokenMemmap
 from modeling.factory import build_generator
 from modeling.generators.base import AutoregressiveGenerator, Generator
 from modeling.pretrained.loading import load_tokenizer, require_tokenizer
+from modeling.pretrained.references import reference_name
 from modeling.sampling import settings_type
 from modeling.tokenizers.base import Tokenizer
 from training.settings import ExperimentSettings, OptimizerSettings, ScheduleSettings, TrainingSettings
@@ -136,17 +137,16 @@ def _open_data(run: GeneratorRun, device: torch.device) -> tuple[Tokenizer | Non
         tokens = _open_tokens(run, data.tokens, tokenizer)
         header = tokens.header
         if tokenizer is not None:
-            name = _name(data.tokenizer)
+            name = reference_name(data.tokenizer)
             require_tokenizer(tokenizer, header.weight_hash, what=data.tokens, tokenizer_name=name)
         sizes = (header.codebook_size, header.num_tokens, header.image_size)
         return tokenizer, TokenOrigin(tokens, *sizes, header.tokenizer, header.weight_hash)
     if not tokenizer.is_discrete:
-        raise ConfigError(
-            f"data.tokenizer={_name(data.tokenizer)} has a continuous bottleneck; generators learn discrete tokens"
-        )
+        name = reference_name(data.tokenizer)
+        raise ConfigError(f"data.tokenizer={name} has a continuous bottleneck; generators learn discrete tokens")
     images = build_images("data.images", data.images, tokenizer.image_size)
     sizes = (tokenizer.codebook_size, tokenizer.num_tokens, tokenizer.image_size)
-    return tokenizer, TokenOrigin(images, *sizes, _name(data.tokenizer), weight_hash(tokenizer))
+    return tokenizer, TokenOrigin(images, *sizes, reference_name(data.tokenizer), weight_hash(tokenizer))
 
 
 def _open_tokens(run: GeneratorRun, path: str, tokenizer: Tokenizer | None) -> TokenMemmap:
@@ -154,13 +154,8 @@ def _open_tokens(run: GeneratorRun, path: str, tokenizer: Tokenizer | None) -> T
     about = {key: run.generator.get(key) for key in ("codebook_size", "num_classes")}
     if tokenizer is not None:
         about |= {"codebook_size": tokenizer.codebook_size, "image_size": tokenizer.image_size}
-        about["tokenizer"] = _name(run.data.tokenizer)
+        about["tokenizer"] = reference_name(run.data.tokenizer)
     return open_tokens(Path(path), **{key: value for key, value in about.items() if value is not None})
-
-
-def _name(reference: str | dict | None) -> str:
-    """What people call a model that is named by a word, a path, or a section with its weight file."""
-    return str(reference["weights"]) if isinstance(reference, dict) else str(reference)
 
 
 def _open_validation(

@@ -92,6 +92,11 @@ def open_model(
     )
 
 
+def reference_name(reference: Reference) -> str:
+    """What people call a model that is named by a word, a path, or its parts."""
+    return str(reference["weights"] if isinstance(reference, Mapping) else reference)
+
+
 def _existing(name: str) -> Path | None:
     try:
         return find_file(name)

@@ -8,12 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from safetensors.torch import save_file
 
 import train_rar
 import train_titok
 from common.config import REPOSITORY, read_yaml
-from tests.parity import fill_module
 from training.generator_run import GeneratorRun
 from training.tokenizer_run import TokenizerRun
 
@@ -23,18 +21,6 @@ RECIPES = sorted(
     for p in (REPOSITORY / "configs").rglob("*.yaml")
     if p.parent.name not in ("debug", "accelerate") and "imagenet" in p.read_text()
 )
-
-
-@pytest.fixture(scope="session")
-def ingredients(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """What twins need besides their file: a text encoder, far too small, with random weights."""
-    pytest.importorskip("open_clip")
-    from modeling.pretrained.text import build_text_tower
-
-    path = tmp_path_factory.mktemp("clip") / "text.safetensors"
-    tower = build_text_tower(hidden_size=16, depth=1, num_heads=1)
-    save_file(fill_module(tower).state_dict(), path)
-    return {"text_encoder": path}
 
 
 @pytest.fixture
@@ -53,7 +39,7 @@ def train(
                     call(needed, needed, "training.max_steps=2", "schedule.warmup_steps=1")
                 arguments.append(f"{key}={tmp_path / needed}")
         if "text_encoder" in tree:
-            arguments.append(f"text_encoder={request.getfixturevalue('ingredients')['text_encoder']}")
+            arguments.append(f"text_encoder={request.getfixturevalue('tiny_text_tower')}")
         if "generator" in tree:
             arguments.append(f"data.tokens={tiny_token_file}")
             done = program(train_rar, GeneratorRun, *arguments)

@@ -5,9 +5,12 @@ import pytest
 from PIL import Image
 
 from common.images import list_images
+from modeling.factory import build_tokenizer
 from modeling.pipeline import load_tokenizer
 from scripts import reconstruct
 from scripts.reconstruct import ReconstructOptions
+from tests.conftest import TOKENIZER, write_run
+from tests.parity import fill_module
 
 
 def run(tokenizer, output, **options):
@@ -63,3 +66,34 @@ def test_wrong_options_are_refused(tiny_tokenizer_run, tiny_generator_run, tmp_p
         run(tiny_generator_run, tmp_path, input="nowhere")
     with pytest.raises(ValueError, match="choose one"):
         ReconstructOptions(tokenizer="x", output="y", input="z", data={"name": "openmoji"})
+
+
+def test_a_tokenizer_that_reads_captions(tiny_text_tower, image_folder, tmp_path, program):
+    section = {**TOKENIZER, "name": "tatitok", "text_width": 16}
+    folder = write_run(tmp_path / "run", {"tokenizer": section}, fill_module(build_tokenizer(section)))
+    image = next(image_folder.rglob("*.png"))
+    (tmp_path / "photo.png").write_bytes(image.read_bytes())
+    common = [f"tokenizer={folder}", f"text_encoder={tiny_text_tower}", f"input={tmp_path / 'photo.png'}"]
+
+    def psnr(*options):
+        done = program(reconstruct, ReconstructOptions, *common, *options)
+        assert done.code == 0, done.err
+        return json.loads((tmp_path / "out" / "reconstructions.json").read_text())["images"][0]["psnr"]
+
+    output = f"output={tmp_path / 'out'}"
+    done = program(reconstruct, ReconstructOptions, *common, output)
+    assert done.code == 1 and "photo_png has no caption" in done.err
+    one = psnr(output, "caption=a red square")
+    (tmp_path / "photo.txt").write_text("a red square\n")
+    assert psnr(output) == one
+    assert psnr(output, "caption=many people at the sea") != one
+    done = program(
+        reconstruct,
+        ReconstructOptions,
+        *common[:2],
+        output,
+        "data.name=image_folder",
+        f"data.path={image_folder}",
+        "split=train",
+    )
+    assert done.code == 0, done.err
