@@ -17,7 +17,8 @@ from common.build import build_dataclass, nearest
 from common.console import progress
 from common.image_store import ImageStore
 from common.images import to_uint8
-from modeling.generators.base import Generator
+from modeling.generators.base import Generator, MaskedGenerator
+from modeling.generators.orders import randomness, sample_orders
 from modeling.pretrained.hub import from_pretrained, push_to_hub, save_pretrained
 from modeling.pretrained.loading import (
     ImageModel,
@@ -26,7 +27,16 @@ from modeling.pretrained.loading import (
     load_tokenizer,
     require_tokenizer,
 )
-from modeling.sampling import draw, generator_uniforms, numbers_needed, sample_uniforms, settings_type
+from modeling.sampling import (
+    MaskedSamplingSettings,
+    SampleNoise,
+    draw,
+    generator_uniforms,
+    numbers_needed,
+    sample_masked,
+    sample_uniforms,
+    settings_type,
+)
 from modeling.tokenizers.base import Tokenizer
 
 __all__ = [
@@ -40,9 +50,12 @@ __all__ = [
     "load_generator",
     "load_image_model",
     "load_tokenizer",
+    "masking_steps",
     "push_to_hub",
+    "randomness",
     "reconstruct",
     "require_tokenizer",
+    "sample_orders",
     "save_pretrained",
 ]
 
@@ -103,6 +116,41 @@ def generate_tokens(
             uniforms = generator_uniforms(random[part], count)
         parts.append(draw(generator, labels[part].to(_device(generator)), uniforms, settings))
     return torch.cat(parts)
+
+
+def masking_steps(
+    generator: Generator, labels: torch.Tensor, *, seed: int = 0, **sampling: Any
+) -> list[torch.Tensor]:
+    """What a masked generator knows before every step, and at the end: the same draw as `generate_tokens` makes.
+
+    Args:
+        labels: int64 [B], 0 ... num_classes - 1 (num_classes: no class).
+        seed: sample b depends on (seed, b) and its label alone.
+        sampling: settings of masked generators (modeling/sampling/settings.py): num_steps, temperature, ...
+
+    Returns:
+        num_steps + 1 times int64 [B, N] on the generator's device; `generator.mask_token` (codebook_size) stands at
+        the places that are not decided yet: everywhere in the first, nowhere in the last.
+
+    Raises:
+        ValueError: the generator is not a masked one; a setting or label is out of range or unknown.
+    """
+    if not isinstance(generator, MaskedGenerator):
+        raise ValueError(f"a {type(generator).__name__} has no masking steps, expected a MaskedGenerator")
+    settings = build_dataclass(MaskedSamplingSettings, sampling, "sampling")
+    labels, noise = labels.to(_device(generator)), None
+    if count := numbers_needed(generator, settings):
+        uniforms = sample_uniforms(seed, range(len(labels)), count).to(labels.device)
+        noise = SampleNoise(uniforms.unflatten(1, (settings.num_steps, 2, generator.num_tokens)))
+    steps: list[torch.Tensor] = []
+    last = sample_masked(
+        generator,
+        labels,
+        **vars(settings),
+        noise=noise,
+        trace=lambda step, tokens: steps.append(tokens.clone()),
+    )
+    return [*steps, last]
 
 
 def decode(tokenizer: Tokenizer, tokens: torch.Tensor, text: torch.Tensor | None = None) -> torch.Tensor:

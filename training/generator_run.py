@@ -143,7 +143,9 @@ def _open_data(run: GeneratorRun, device: torch.device) -> tuple[Tokenizer | Non
         return tokenizer, TokenOrigin(tokens, *sizes, header.tokenizer, header.weight_hash)
     if not tokenizer.is_discrete:
         name = reference_name(data.tokenizer)
-        raise ConfigError(f"data.tokenizer={name} has a continuous bottleneck; generators learn discrete tokens")
+        raise ConfigError(
+            f"data.tokenizer={name} has a continuous bottleneck; generators learn discrete tokens"
+        )
     images = build_images("data.images", data.images, tokenizer.image_size)
     sizes = (tokenizer.codebook_size, tokenizer.num_tokens, tokenizer.image_size)
     return tokenizer, TokenOrigin(images, *sizes, reference_name(data.tokenizer), weight_hash(tokenizer))

@@ -1,5 +1,7 @@
 """Losses on predicted tokens."""
 
+from collections.abc import Callable
+
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -31,7 +33,12 @@ def autoregressive_loss(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor
 
 
 def masked_token_loss(
-    logits: Tensor, tokens: Tensor, mask: Tensor, label_smoothing: float = 0.1, unmasked_weight: float = 0.1
+    logits: Tensor,
+    tokens: Tensor,
+    mask: Tensor,
+    label_smoothing: float = 0.1,
+    unmasked_weight: float = 0.1,
+    reduce_mean: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Cross-entropy of hidden tokens (MaskGIT, arXiv 2202.04200, equation 2), the visible ones with a small weight.
 
@@ -41,6 +48,8 @@ def masked_token_loss(
         mask: bool `[B, N]`, true where the token was hidden.
         label_smoothing: share of the target that is spread evenly over the codebook, in `[0, 1]`.
         unmasked_weight: weight of a visible token; a hidden one weighs 1.
+        reduce_mean: mean of a scalar over the processes that share a batch. The sum of weights is then that of the
+            whole batch, so that averaged gradients equal those of one process; None: this process has it all.
 
     Returns:
         Weighted mean over the whole batch in float32 (nats per token), and the mean over samples of the share
@@ -56,6 +65,7 @@ def masked_token_loss(
         logits.flatten(0, 1).float(), tokens.flatten(), label_smoothing=label_smoothing, reduction="none"
     ).view_as(tokens)
     weights = mask.float() + unmasked_weight * (~mask).float()
-    loss = (weights * losses).sum() / (weights.sum() + _NO_ZERO)
+    total = weights.sum() if reduce_mean is None else reduce_mean(weights.sum())
+    loss = (weights * losses).sum() / (total + _NO_ZERO)
     correct = (logits.argmax(dim=-1) == tokens) & mask
     return loss, (correct.sum(dim=1) / (mask.sum(dim=1) + _NO_ZERO)).mean()

@@ -13,8 +13,9 @@ TWO = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 # Without dropout, whose masks belong to a process. Adam divides by the size of a gradient, so parameters whose true
 # gradient is zero (key biases) would take full-sized steps of pure rounding noise; a larger epsilon keeps them still.
 CASES = {
-    "train_titok.py": ["config=configs/debug/titok.yaml", "losses.discriminator_start=2"],
-    "train_rar.py": ["config=configs/debug/rar.yaml", "generator.dropout=0", "generator.attention_dropout=0"],
+    "titok": ("train_titok.py", ["losses.discriminator_start=2"]),
+    "rar": ("train_rar.py", ["generator.dropout=0", "generator.attention_dropout=0"]),
+    "uvit": ("train_rar.py", []),
 }
 # Few steps: once a token lies between two codes, rounding decides, and runs drift apart.
 STEPS = 6
@@ -26,10 +27,12 @@ COMMON = [
 ]
 
 
-def train(launcher, script, folder, batch, *options):
+def train(launcher, twin, folder, batch, *options):
+    script, own = CASES[twin]
+    options = [f"config=configs/debug/{twin}.yaml", *own, *options]
     arguments = [*COMMON, *options, f"experiment.output_dir={folder}", f"training.per_gpu_batch_size={batch}"]
     done = subprocess.run(
-        [sys.executable, *launcher, str(ROOT / script), *CASES[script], *arguments],
+        [sys.executable, *launcher, str(ROOT / script), *arguments],
         capture_output=True,
         text=True,
         timeout=600,
@@ -38,11 +41,11 @@ def train(launcher, script, folder, batch, *options):
     return folder
 
 
-@pytest.mark.parametrize("script", CASES)
-def test_two_processes_equal_one(tmp_path, script, tiny_token_file):
-    options = [f"data.tokens={tiny_token_file}"] if script == "train_rar.py" else []
-    one = train([], script, tmp_path / "one", 16, *options)
-    two = train(TWO, script, tmp_path / "two", 8, *options)
+@pytest.mark.parametrize("twin", CASES)
+def test_two_processes_equal_one(tmp_path, twin, tiny_token_file):
+    options = [] if twin == "titok" else [f"data.tokens={tiny_token_file}"]
+    one = train([], twin, tmp_path / "one", 16, *options)
+    two = train(TWO, twin, tmp_path / "two", 8, *options)
     files = sorted(p.relative_to(one) for p in one.rglob("*.safetensors"))
     assert files
     for file in files:

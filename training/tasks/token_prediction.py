@@ -197,8 +197,14 @@ class MaskGITTask(TokenPredictionTask):
         labels = self.labels_of(batch, context, context.random.uniform("label"))
         hidden, mask = self._hide(tokens, context.raw["model"].mask_token, context.random)
         logits = context.modules["model"](hidden, labels)
+        settings = self.settings
         loss, accuracy = masked_token_loss(
-            logits, tokens, mask, self.settings.label_smoothing, self.settings.unmasked_weight
+            logits,
+            tokens,
+            mask,
+            settings.label_smoothing,
+            settings.unmasked_weight,
+            distributed.all_reduce_mean,
         )
         return loss, {"total_loss": loss, "accuracy": accuracy}
 
