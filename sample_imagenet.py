@@ -23,7 +23,7 @@ from common.launch import processes
 from common.weights import weight_hash
 from modeling.pipeline import find_classes, generate_into, load_image_model
 from modeling.sampling import MaskedSamplingSettings, SamplingSettings, settings_type
-from training.original_run import translate_sampling
+from training.original_run import translate_sampling as translate
 
 SAMPLING = {f.name for kind in (SamplingSettings, MaskedSamplingSettings) for f in fields(kind)}
 
@@ -97,4 +97,4 @@ def main(options: SampleOptions, tree: dict) -> None:
 
 
 if __name__ == "__main__":
-    run_script(main, SampleOptions, __doc__, translate=translate_sampling)
+    run_script(main, SampleOptions, __doc__, translate=translate)

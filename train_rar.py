@@ -14,6 +14,8 @@ from common.config import run_script
 from training.generator_run import GeneratorRun, train_generator
 from training.original_run import translate_run
 
+translate = partial(translate_run, kind="generator")  # of configurations of the original release
+
 
 def main(run: GeneratorRun, tree: dict) -> None:
     """Train what the settings describe."""
@@ -21,4 +23,4 @@ def main(run: GeneratorRun, tree: dict) -> None:
 
 
 if __name__ == "__main__":
-    run_script(main, GeneratorRun, __doc__, translate=partial(translate_run, kind="generator"))
+    run_script(main, GeneratorRun, __doc__, translate=translate)

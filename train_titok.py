@@ -13,6 +13,8 @@ from common.config import run_script
 from training.original_run import translate_run
 from training.tokenizer_run import TokenizerRun, train_tokenizer
 
+translate = partial(translate_run, kind="tokenizer")  # of configurations of the original release
+
 
 def main(run: TokenizerRun, tree: dict) -> None:
     """Train what the settings describe."""
@@ -20,4 +22,4 @@ def main(run: TokenizerRun, tree: dict) -> None:
 
 
 if __name__ == "__main__":
-    run_script(main, TokenizerRun, __doc__, translate=partial(translate_run, kind="tokenizer"))
+    run_script(main, TokenizerRun, __doc__, translate=translate)

@@ -171,7 +171,7 @@ def program(engine: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
         capsys.readouterr()
         code = 0
         try:
-            run_script(module.main, settings, module.__doc__)
+            run_script(module.main, settings, module.__doc__, getattr(module, "translate", None))
         except SystemExit as end:
             code = end.code
         finally:
