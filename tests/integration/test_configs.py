@@ -1,15 +1,22 @@
 """Every shipped configuration passes the strict checks and describes models, optimizers and schedules that build."""
 
+import tarfile
 from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from common.build import build_dataclass, check_options, choose
 from common.config import REPOSITORY, read_yaml
 from data import DATASETS
+from data.loaders import train_loader
+from data.token_memmap import TokenHeader, TokenMemmap, TokenWriter
 from modeling.factory import build_discriminator, build_generator, build_tokenizer
 from modeling.generators.base import AutoregressiveGenerator, Generator
 from modeling.pretrained.catalog import RELEASES
@@ -19,7 +26,7 @@ from training.generator_run import GeneratorRun
 from training.optim import build_optimizer, parameter_groups
 from training.schedules import learning_rate
 from training.settings import OptimizerSettings, ScheduleSettings
-from training.tokenizer_run import TokenizerRun
+from training.tokenizer_run import TokenizerRun, build_images
 
 CONFIGS = sorted((REPOSITORY / "configs").rglob("*.yaml"))
 # What a generator's run takes from its tokens where its section leaves it out.
@@ -69,6 +76,35 @@ def assert_learns(run: TokenizerRun | GeneratorRun, optimizer: OptimizerSettings
         assert rates[2] == pytest.approx(expected)
 
 
+@pytest.fixture(scope="module")
+def shard(tmp_path_factory):
+    """A shard of three pictures with class, caption and original size, in the place of a large data set."""
+    path = tmp_path_factory.mktemp("shards") / "train-0000.tar"
+    picture = BytesIO()
+    Image.new("RGB", (300, 280), "teal").save(picture, "jpeg")
+    members = {
+        ".jpg": picture.getvalue(),
+        ".cls": b"1",
+        ".txt": b"a teal wall",
+        ".json": b'{"original_width": 300, "original_height": 280}',
+    }
+    with tarfile.open(path, "w") as tar:
+        for i in range(3):
+            for ending, content in members.items():
+                member = tarfile.TarInfo(f"{i:08d}{ending}")
+                member.size = len(content)
+                tar.addfile(member, BytesIO(content))
+    return path
+
+
+def stand_in(name: str, request: pytest.FixtureRequest) -> dict[str, Any]:
+    """Options that let a data section find data here."""
+    if name == "openmoji":
+        return {}
+    fixture = {"webdataset": "shard", "image_folder": "image_folder"}[name]
+    return {"path": str(request.getfixturevalue(fixture))}
+
+
 def test_there_are_configurations():
     assert {"debug/titok.yaml", "debug/rar.yaml"} <= {
         str(p.relative_to(REPOSITORY / "configs")) for p in CONFIGS
@@ -76,7 +112,7 @@ def test_there_are_configurations():
 
 
 @files("tokenizer")
-def test_tokenizer_run(path):
+def test_tokenizer_run(path, request):
     run = build_dataclass(TokenizerRun, read_yaml(path))
     with torch.device("meta"):
         tokenizer = build_tokenizer(run.tokenizer)
@@ -97,10 +133,14 @@ def test_tokenizer_run(path):
         builder, options = choose(name, DATASETS, section)
         checked = check_options(name, builder, options)
         assert checked["image_size"] == tokenizer.image_size
+        source = build_images(name, {**section, **stand_in(section["name"], request)}, tokenizer.image_size)
+        batch = next(iter(train_loader(source, seed=0, batch_size=2)))
+        assert batch["images"].shape == (2, 3, tokenizer.image_size, tokenizer.image_size)
+        assert ("captions" in batch) == section.get("captions", False)
 
 
 @files("generator")
-def test_generator_run(path):
+def test_generator_run(path, tmp_path):
     run = build_dataclass(GeneratorRun, read_yaml(path))
     with torch.device("meta"):
         generator = build_generator({**SIZES, **run.generator})
@@ -113,6 +153,11 @@ def test_generator_run(path):
     else:
         assert run.rar is None
     assert run.tokens is None, "it is filled in by training"
+    file = tmp_path / "train.tokens"
+    write_tokens(file, generator)
+    source = TokenMemmap(path=file)
+    batch = next(iter(train_loader(source, seed=0, batch_size=2)))
+    assert batch["tokens"].shape == (2, generator.num_tokens)
     if run.data.tokenizer in RELEASES:  # the sizes in the file are those of the tokens
         with torch.device("meta"):
             tokenizer = build_tokenizer(RELEASES[run.data.tokenizer].section)
@@ -120,3 +165,22 @@ def test_generator_run(path):
             tokenizer.codebook_size,
             tokenizer.num_tokens,
         )
+
+
+def write_tokens(path: Path, generator: Generator) -> None:
+    """A token file as the recipe's generator learns from."""
+    header = TokenHeader(
+        num_images=3,
+        crops=1,
+        num_tokens=generator.num_tokens,
+        codebook_size=generator.codebook_size,
+        tokenizer="nobody",
+        weight_hash="",
+        image_size=16,
+        class_names=[str(label) for label in range(generator.num_classes)],
+    )
+    TokenWriter.create(path, header)
+    writer = TokenWriter(path)
+    writer.write([0, 1, 2], np.zeros((3, 1, generator.num_tokens), dtype=np.int64), [0, 1, 2])
+    writer.close()
+    TokenWriter.finish(path)
