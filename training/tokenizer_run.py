@@ -23,6 +23,7 @@ from training.tasks.tokenizer_loss import TokenizerLossSettings
 from training.trainer import Trainer, start
 
 PIXEL_PARTS = ("pixel_decoder.", "pixel_quantize.")  # of layout=two_stage; they come from the teacher
+USAGE, REVIVALS = "quantize.embed_prob", "quantize.revivals"  # statistics that released weights come without
 
 
 @dataclass(kw_only=True)
@@ -120,6 +121,8 @@ def _initialize(run: TokenizerRun, tokenizer: Tokenizer) -> None:
 def copy_weights(tokenizer: Tokenizer, other: Tokenizer, name: str) -> None:
     """Start from the weights of another tokenizer with the same parts, the pixel decoder of two_stage apart.
 
+    Usage statistics of codes that the other one lacks start at even usage.
+
     Args:
         name: of the other one, for messages.
 
@@ -127,15 +130,20 @@ def copy_weights(tokenizer: Tokenizer, other: Tokenizer, name: str) -> None:
         ConfigError: an entry is missing, left over, or has another shape.
     """
     own, given = tokenizer.state_dict(), other.state_dict()
-    for key in [k for k in own if k not in given and not k.startswith(PIXEL_PARTS)]:
+    for key in [k for k in own if k not in given and not k.startswith((*PIXEL_PARTS, USAGE, REVIVALS))]:
         raise ConfigError(f"initialize={name}: it lacks {key!r}, which the configured tokenizer has")
     for key, tensor in given.items():
         if key not in own:
+            if key in (USAGE, REVIVALS):
+                continue
             raise ConfigError(f"initialize={name}: it has {key!r}, which the configured tokenizer lacks")
         if own[key].shape != tensor.shape:
             shapes = f"{list(tensor.shape)} instead of {list(own[key].shape)}"
             raise ConfigError(f"initialize={name}: {key!r} has shape {shapes}")
         own[key].copy_(tensor)
+    if USAGE in own and USAGE not in given:
+        # Zero, the value for fresh codes, would have clustering replace all of these trained ones at once.
+        own[USAGE].fill_(1.0 / len(own[USAGE]))
 
 
 def _task(

@@ -13,6 +13,7 @@ from huggingface_hub import hf_hub_download
 from torch import nn
 
 from common.weights import CheckpointError, read_weights
+from modeling.pretrained.catalog import imagenet_classes
 
 # Hub repository of OpenAI's weights in safetensors form; the original file is a program archive, not a state dict.
 WEIGHTS_REPOSITORY = "timm/vit_large_patch14_clip_336.openai"
@@ -156,7 +157,12 @@ def load_text_tower(path: str | Path, tower: nn.Module) -> None:
 
 
 def class_captions(names: Sequence[str]) -> list[str]:
-    """Captions for images known by class only, the template TA-TiTok is evaluated with."""
+    """Captions for images known by class only, the template TA-TiTok is evaluated with.
+
+    Where a thousand classes have no names but their numbers, they are taken to be those of ImageNet.
+    """
+    if list(names) == [str(number) for number in range(1000)]:
+        names = imagenet_classes()
     return [f"A photo of a {name}." for name in names]
 
 

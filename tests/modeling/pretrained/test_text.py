@@ -22,7 +22,7 @@ def tiny_tower(**options) -> torch.nn.Module:
 @pytest.fixture
 def tiny(monkeypatch):
     """`load_text_encoder` makes towers of 77 positions with 24 channels."""
-    monkeypatch.setattr(text_module, "build_text_tower", lambda: tiny_tower(text_length=77))
+    monkeypatch.setattr(text_module, "build_text_tower", lambda **sizes: tiny_tower(text_length=77))
 
 
 def naive(state: dict[str, torch.Tensor], tokens: torch.Tensor, num_heads: int = 3) -> torch.Tensor:
@@ -134,3 +134,9 @@ def test_without_network_or_library_the_error_says_what_to_do(monkeypatch):
 
 def test_class_captions():
     assert class_captions(["goldfish", "tabby cat"]) == ["A photo of a goldfish.", "A photo of a tabby cat."]
+
+
+def test_numbers_of_a_thousand_classes_stand_for_imagenet():
+    assert class_captions(["cat"]) == ["A photo of a cat."]
+    assert class_captions([str(i) for i in range(1000)])[207] == "A photo of a golden retriever."
+    assert class_captions(["0", "1"])[1] == "A photo of a 1."
