@@ -28,12 +28,9 @@ from modeling.pretrained.loading import (
     require_tokenizer,
 )
 from modeling.sampling import (
-    MaskedSamplingSettings,
-    SampleNoise,
     draw,
     generator_uniforms,
     numbers_needed,
-    sample_masked,
     sample_uniforms,
     settings_type,
 )
@@ -137,20 +134,17 @@ def masking_steps(
     """
     if not isinstance(generator, MaskedGenerator):
         raise ValueError(f"a {type(generator).__name__} has no masking steps, expected a MaskedGenerator")
-    settings = build_dataclass(MaskedSamplingSettings, sampling, "sampling")
-    labels, noise = labels.to(_device(generator)), None
-    if count := numbers_needed(generator, settings):
-        uniforms = sample_uniforms(seed, range(len(labels)), count).to(labels.device)
-        noise = SampleNoise(uniforms.unflatten(1, (settings.num_steps, 2, generator.num_tokens)))
+    settings = build_dataclass(settings_type(generator), sampling, "sampling")
+    uniforms = sample_uniforms(seed, range(len(labels)), numbers_needed(generator, settings))
     steps: list[torch.Tensor] = []
-    last = sample_masked(
+    final = draw(
         generator,
-        labels,
-        **vars(settings),
-        noise=noise,
+        labels.to(_device(generator)),
+        uniforms,
+        settings,
         trace=lambda step, tokens: steps.append(tokens.clone()),
     )
-    return [*steps, last]
+    return [*steps, final]
 
 
 def decode(tokenizer: Tokenizer, tokens: torch.Tensor, text: torch.Tensor | None = None) -> torch.Tensor:

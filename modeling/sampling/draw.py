@@ -58,6 +58,7 @@ def draw(
     uniforms: Tensor | None,
     settings: SamplingSettings | MaskedSamplingSettings,
     progress: Callable[[int, int], None] | None = None,
+    trace: Callable[[int, Tensor], None] | None = None,
 ) -> Tensor:
     """Generate the tokens of one image per label.
 
@@ -68,6 +69,7 @@ def draw(
             depends on row b alone. May be None if no numbers are needed.
         settings: of the type that `settings_type` names.
         progress: called as `progress(done, total)` after every step.
+        trace: masked generators only: called as `trace(step, tokens)` with the input `[B, N]` of every step.
 
     Returns:
         int64 `[B, N]`.
@@ -87,7 +89,9 @@ def draw(
         noise = None
         if uniforms is not None:
             noise = SampleNoise(uniforms.unflatten(1, (settings.num_steps, 2, generator.num_tokens)))
-        return sample_masked(generator, labels, **vars(settings), noise=noise, progress=progress)
+        return sample_masked(generator, labels, **vars(settings), noise=noise, progress=progress, trace=trace)
+    if trace is not None:
+        raise ValueError(f"trace is for masked generators, not for a {type(generator).__name__}")
     return sample(generator, labels, **vars(settings), uniforms=uniforms, progress=progress)
 
 

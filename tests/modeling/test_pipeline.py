@@ -7,8 +7,11 @@ from safetensors.torch import load_file, save_file
 from common.config import read_yaml, write_yaml
 from common.weights import CheckpointError, weight_hash
 from modeling import pipeline
+from modeling.generators import MaskGIT
 from modeling.pretrained.run_folder import open_run
 from tests.conftest import CLASS_NAMES
+from tests.modeling.generators.masked_models import BERT_TINY
+from tests.parity import filled
 
 
 @pytest.fixture
@@ -152,3 +155,28 @@ def test_classes_by_number_and_name():
 
 def test_weights_in_a_run_are_found_from_its_folder_and_file(tiny_tokenizer_run):
     assert open_run(tiny_tokenizer_run).weights == open_run(tiny_tokenizer_run / "model.safetensors").weights
+
+
+@pytest.mark.parametrize("temperature", [0.0, 2.0])
+def test_masking_steps_end_in_the_tokens_of_generate_tokens(temperature):
+    generator = filled(lambda: MaskGIT(**BERT_TINY))
+    labels, settings = torch.tensor([0, 2, 1]), {"num_steps": 4, "temperature": temperature}
+    steps = pipeline.masking_steps(generator, labels, seed=5, **settings)
+    assert len(steps) == 5 and all(step.shape == (3, generator.num_tokens) for step in steps)
+    unknown = [step == generator.mask_token for step in steps]
+    assert unknown[0].all() and not unknown[-1].any()
+    for before, after in zip(steps, steps[1:], strict=False):
+        decided = before != generator.mask_token
+        assert torch.equal(after[decided], before[decided])  # what is decided stays
+        assert ((after != generator.mask_token).sum(1) > decided.sum(1)).all()
+    expected = pipeline.generate_tokens(generator, labels, seed=5, **settings)
+    assert torch.equal(steps[-1], expected)
+    other = pipeline.masking_steps(generator, labels, seed=6, **settings)[-1]
+    assert torch.equal(other, expected) == (temperature == 0)
+
+
+def test_masking_steps_refuse_other_generators_and_unknown_settings(tiny_generator_run):
+    with pytest.raises(ValueError, match="a RAR has no masking steps, expected a MaskedGenerator"):
+        pipeline.masking_steps(pipeline.load_generator(tiny_generator_run), torch.tensor([0]))
+    with pytest.raises(ValueError, match="did you mean 'num_steps'"):
+        pipeline.masking_steps(filled(lambda: MaskGIT(**BERT_TINY)), torch.tensor([0]), num_step=3)
