@@ -18,6 +18,7 @@ from modeling.pretrained.loading import load_tokenizer, require_tokenizer
 from modeling.pretrained.references import reference_name
 from modeling.sampling import settings_type
 from modeling.tokenizers.base import Tokenizer
+from training.evaluation import GeneratorEvaluation, SampleEvaluator
 from training.settings import ExperimentSettings, OptimizerSettings, ScheduleSettings, TrainingSettings
 from training.tasks.token_prediction import MaskGITSettings, MaskGITTask, RARSettings, RARTask
 from training.tokenizer_run import build_images
@@ -59,6 +60,7 @@ class GeneratorRun:
     optimizer: OptimizerSettings = option(OptimizerSettings())
     schedule: ScheduleSettings = option(ScheduleSettings())
     training: TrainingSettings = option()
+    evaluation: GeneratorEvaluation = option(GeneratorEvaluation())
     tokens: dict | None = option(None, "filled in by training: where the tokens came from")
 
 
@@ -117,6 +119,7 @@ def train_generator(run: GeneratorRun) -> None:
         optimizer=run.optimizer,
         seed=run.experiment.seed,
         batch_size=run.training.per_gpu_batch_size,
+        samples=_sample_evaluator(run, tokenizer, sampling, accelerator.device),
     )
     Trainer(
         task=task,
@@ -180,6 +183,26 @@ def _open_validation(
     if names[0] != names[1] and numbers not in names:
         raise ConfigError(f"{data.validation} and {what} differ in class_names")
     return validation
+
+
+def _sample_evaluator(
+    run: GeneratorRun, tokenizer: Tokenizer | None, sampling: Any, device: torch.device
+) -> SampleEvaluator | None:
+    """Measures samples if the run asks for metrics."""
+    if not run.evaluation.metrics:
+        return None
+    if tokenizer is None:
+        raise ConfigError(
+            "evaluation.metrics needs data.tokenizer, which makes images of the generator's tokens"
+        )
+    return SampleEvaluator(
+        run.evaluation,
+        tokenizer=tokenizer,
+        sampling=sampling,
+        seed=run.experiment.seed,
+        batch_size=run.training.per_gpu_batch_size,
+        device=device,
+    )
 
 
 def _way_of_learning(run: GeneratorRun, generator: Generator) -> tuple[type, Any]:

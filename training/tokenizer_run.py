@@ -15,6 +15,7 @@ from modeling.pretrained.perceptual import find_perceptual
 from modeling.pretrained.text import TextEncoder, load_text_encoder
 from modeling.tokenizers.base import Tokenizer
 from training.checkpoint import CheckpointFolder
+from training.evaluation import ReconstructionEvaluator, TokenizerEvaluation
 from training.settings import ExperimentSettings, OptimizerSettings, ScheduleSettings, TrainingSettings
 from training.tasks.proxy_codes import ProxyCodesTask
 from training.tasks.reconstruction import ReconstructionTask
@@ -56,6 +57,7 @@ class TokenizerRun:
     discriminator_learning_rate: float | None = option(None, "null = that of the tokenizer")
     schedule: ScheduleSettings = option(ScheduleSettings())
     training: TrainingSettings = option()
+    evaluation: TokenizerEvaluation = option(TokenizerEvaluation())
 
 
 def train_tokenizer(run: TokenizerRun) -> None:
@@ -155,6 +157,7 @@ def _task(
         optimizer=run.optimizer,
         batch_size=run.training.per_gpu_batch_size,
         num_workers=run.training.num_workers,
+        evaluator=ReconstructionEvaluator(run.evaluation, device),
     )
     if not tokenizer.predicts_pixels:
         weight = run.losses.quantizer_weight

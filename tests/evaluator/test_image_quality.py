@@ -5,7 +5,12 @@ import pytest
 import torch
 
 from evaluator import image_quality
-from evaluator.image_quality import ImageQuality
+from evaluator.image_quality import PROTOCOLS, ImageQuality, psnr, ssim
+from tests.evaluator.processes import in_two_processes, needs_fork
+from tests.parity import golden, golden_json
+
+ARRAYS, VALUES = golden("recon_metrics"), golden_json("recon_metrics")
+PAIRS = [0, 1, 2]
 
 
 def batch(count: int, side: int = 16) -> torch.Tensor:
@@ -27,7 +32,7 @@ def test_psnr_is_ten_log_one_over_the_mean_squared_error():
     assert measured["psnr"] == pytest.approx(sum(expected) / 2, abs=1e-4) and measured["images"] == 2
 
 
-def ssim(one: np.ndarray, two: np.ndarray) -> float:
+def textbook(one: np.ndarray, two: np.ndarray) -> float:
     """Formula of Wang et al. 2004: 11 x 11 Gaussian window, sigma 1.5, images continued by reflection."""
     weights = np.exp(-((np.arange(11) - 5) ** 2) / (2 * 1.5**2))
     window = np.outer(weights, weights) / weights.sum() ** 2
@@ -51,7 +56,7 @@ def test_ssim_is_that_of_the_textbook():
     wrong = ((images + 0.2 * noise).clamp(0, 1) * 255).round() / 255
     quality = ImageQuality()
     quality.update(images, wrong)
-    expected = np.mean([ssim(a, b) for a, b in zip(images.numpy(), wrong.numpy(), strict=True)])
+    expected = np.mean([textbook(a, b) for a, b in zip(images.numpy(), wrong.numpy(), strict=True)])
     assert quality.result()["ssim"] == pytest.approx(expected, abs=1e-4)
     assert 0.3 < expected < 0.99
 
@@ -72,8 +77,9 @@ def test_reconstructions_are_measured_as_they_would_be_stored():
     assert beyond.result() == clamped.result()
 
 
-def test_batches_make_no_difference():
+def test_batches_make_no_difference(monkeypatch):
     images, wrong = batch(5), batch(5).flip(0)
+    monkeypatch.setattr(image_quality, "PIXELS", 2 * images[0].numel())
     whole, parts = ImageQuality(), ImageQuality()
     whole.update(images, wrong)
     for i in range(0, 5, 2):
@@ -91,3 +97,147 @@ def test_processes_are_weighted_by_their_images(monkeypatch):
 
 def test_no_images_are_no_crash():
     assert ImageQuality().result() == {"psnr": 0.0, "ssim": 0.0, "images": 0.0}
+
+
+def pair(number: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Original and raw reconstruction as [1, 3, H, W] in about [0, 1], float32."""
+    original = torch.from_numpy(ARRAYS[f"gt_{number}"]).permute(2, 0, 1)[None].float() / 255
+    return original, (torch.from_numpy(ARRAYS[f"rec_{number}"])[None].float() + 1) / 2
+
+
+def rounded(number: int) -> list[torch.Tensor]:
+    """The same as 8-bit levels over 255, float64."""
+    levels = [x.mul(255).clamp(0, 255).round().double() / 255 for x in pair(number)]
+    assert not torch.equal(*levels)
+    return levels
+
+
+@pytest.mark.parametrize("number", PAIRS)
+def test_functions_against_stored_values(number):
+    expected, images = VALUES[f"pair_{number}"], rounded(number)
+    assert psnr(*images).item() == pytest.approx(expected["psnr_rounded_uint8"], abs=1e-6)
+    for variant, key, tolerance in [
+        ("uniform", "ssim_uniform7_sample_cov", 1e-9),
+        ("wang", "ssim_gaussian_sigma1.5_cropped", 1e-9),
+        ("wang", "ssim_piq_f64", 1e-9),
+        ("wang", "ssim_pytorch_msssim_f64", 5e-6),  # its window is float32
+        ("reflected", "ssim_torchmetrics_f64", 1e-9),
+    ]:
+        assert ssim(*images, variant).item() == pytest.approx(expected[key], abs=tolerance), key
+
+
+@pytest.mark.parametrize("number", PAIRS)
+@pytest.mark.parametrize(
+    ("protocol", "psnr_key", "ssim_key", "psnr_tolerance", "ssim_tolerance"),
+    [
+        ("rounded", "psnr_rounded_uint8", "ssim_torchmetrics_f64", 1e-5, 1e-6),
+        ("maskbit", "maskbit_psnr", "maskbit_ssim", 1e-5, 1e-5),
+        ("seed_voken", "seed_voken_psnr", "seed_voken_ssim", 1e-4, 1e-6),
+        ("llamagen", "llamagen_psnr", "llamagen_ssim_data_range_2", 1e-4, 1e-6),
+    ],
+)
+def test_protocols_of_published_tools(number, protocol, psnr_key, ssim_key, psnr_tolerance, ssim_tolerance):
+    quality = ImageQuality(protocol=protocol)
+    quality.update(*pair(number))
+    measured, expected = quality.result(), VALUES[f"pair_{number}"]
+    assert measured["psnr"] == pytest.approx(expected[psnr_key], abs=psnr_tolerance)
+    assert measured["ssim"] == pytest.approx(expected[ssim_key], abs=ssim_tolerance)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "key", "lost"),
+    [
+        ("rounded", "unit_times_255_truncated", 0),
+        ("llamagen", "llamagen_127.5x_plus_128_truncated", 0),
+        ("seed_voken", "seed_voken_truncated", 95),
+        ("vector_quantization", "normalized_half_then_truncated", 63),
+    ],
+)
+def test_grey_levels_that_survive(protocol, key, lost):
+    levels = torch.arange(256, dtype=torch.uint8)
+    result = PROTOCOLS[protocol].original(levels.float() / 255) * 255
+    assert np.array_equal(result.round().numpy(), ARRAYS[f"roundtrip_{key}"])
+    assert int((result.round() != levels).sum()) == VALUES[f"grey_levels_lost_{key}"] == lost
+
+
+@pytest.mark.parametrize("number", PAIRS)
+def test_levels_seed_voken_loses(number):
+    original = pair(number)[0]
+    change = (PROTOCOLS["seed_voken"].original(original) - original).double().sum() * 255
+    assert round(float(change)) == VALUES[f"pair_{number}"]["seed_voken_gt_level_sum_change"]
+
+
+def test_vector_quantization_truncates_reconstructions():
+    images = torch.full((1, 3, 8, 8), 64 / 255)
+    wrong = torch.full((1, 3, 8, 8), 100.9 / 255)
+    quality = ImageQuality(protocol="vector_quantization")
+    quality.update(images, wrong)
+    kept = int(ARRAYS["roundtrip_normalized_half_then_truncated"][64])
+    expected = -20 * math.log10((100 - kept) / 255)
+    assert quality.result()["psnr"] == pytest.approx(expected, abs=1e-4)
+
+
+def test_identical_images():
+    images = batch(2)
+    for protocol, limit in [("rounded", 60.0), ("maskbit", 100.0), ("llamagen", math.inf)]:
+        quality = ImageQuality(protocol=protocol)
+        quality.update(images, images)
+        assert quality.result()["psnr"] == pytest.approx(limit) and quality.result()["ssim"] == 1.0
+
+
+def test_torchmetrics_agrees_in_a_batch():
+    functional = pytest.importorskip("torchmetrics.functional.image")
+    images, wrong = batch(3, 20), (batch(3, 20) + 0.2 * batch(3, 20).flip(0)).clamp(0, 1)
+    expected = functional.structural_similarity_index_measure(
+        wrong.double(), images.double(), data_range=1.0, reduction="none"
+    )
+    torch.testing.assert_close(ssim(images.double(), wrong.double()), expected, atol=1e-9, rtol=0)
+
+
+class Distance(torch.nn.Module):
+    """Stands for LPIPS: the largest difference of an image."""
+
+    def forward(self, images: torch.Tensor, reconstructions: torch.Tensor) -> torch.Tensor:
+        return (images - reconstructions).abs().amax(dim=(1, 2, 3), keepdim=True)
+
+
+def test_perceptual_distances_are_means_over_images():
+    images = torch.full((3, 3, 16, 16), 0.5)
+    wrong = images.clone()
+    wrong[0] += 0.3 + 0.4 / 255  # not rounded
+    wrong[1] += 9.0  # clamped
+    quality = ImageQuality(lpips=Distance().eval())
+    quality.update(images[:2], wrong[:2])
+    quality.update(images[2:], wrong[2:])
+    assert quality.result()["lpips"] == pytest.approx((0.3 + 0.4 / 255 + 0.5) / 3, abs=1e-6)
+    named = ImageQuality(lpips={"lpips_vgg": Distance().eval(), "lpips_alex": Distance().eval().half()})
+    named.update(images, wrong)
+    assert list(named.result()) == ["psnr", "ssim", "images", "lpips_vgg", "lpips_alex"]
+    with pytest.raises(ValueError, match="lpips must be in eval mode"):
+        ImageQuality(lpips=Distance())
+
+
+def _share(rank: int) -> None:
+    images, wrong = batch(5), batch(5).flip(0)
+    own, whole = (ImageQuality(lpips=Distance().eval()) for _ in range(2))
+    part = slice(0, 2) if rank else slice(2, 5)
+    own.update(images[part], wrong[part])
+    whole.update(images, wrong)
+    expected = {"psnr": whole.psnr / 5, "ssim": whole.ssim / 5, "lpips": whole.distances["lpips"] / 5}
+    assert own.result() == pytest.approx({**expected, "images": 5.0})
+
+
+@needs_fork
+def test_two_processes_equal_one(tmp_path):
+    in_two_processes(_share, tmp_path)
+
+
+def test_wrong_input_is_refused():
+    with pytest.raises(ValueError, match="protocol='best'"):
+        ImageQuality(protocol="best")
+    with pytest.raises(ValueError, match="must share one shape"):
+        ImageQuality().update(batch(2), batch(3))
+    with pytest.raises(ValueError, match="variant='ms'"):
+        ssim(batch(1), batch(1), "ms")
+    with pytest.raises(ValueError, match="at least 11 pixels"):
+        ssim(batch(1, 10), batch(1, 10))

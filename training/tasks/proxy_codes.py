@@ -8,6 +8,7 @@ from common.build import ConfigError
 from data.source import Source
 from modeling.losses.reconstruction import proxy_cross_entropy
 from modeling.tokenizers.base import Tokenizer
+from training.evaluation import ReconstructionEvaluator
 from training.settings import OptimizerSettings
 from training.task import Batch, Phase, Scalars, StepContext
 from training.tasks.tokenizer import TokenizerTask
@@ -40,7 +41,7 @@ class ProxyCodesTask(TokenizerTask):
     Args:
         tokenizer: what is trained; its decoder gives logits over the teacher's codes.
         teacher: frozen 2-D tokenizer.
-        validation, optimizer, batch_size, num_workers: see `TokenizerTask`.
+        validation, optimizer, batch_size, num_workers, evaluator: see `TokenizerTask`.
         quantizer_weight: of the bottleneck's loss.
 
     Raises:
@@ -56,6 +57,7 @@ class ProxyCodesTask(TokenizerTask):
         optimizer: OptimizerSettings,
         batch_size: int,
         num_workers: int = 0,
+        evaluator: ReconstructionEvaluator | None = None,
         quantizer_weight: float = 1.0,
     ) -> None:
         super().__init__(
@@ -64,6 +66,7 @@ class ProxyCodesTask(TokenizerTask):
             optimizer=optimizer,
             batch_size=batch_size,
             num_workers=num_workers,
+            evaluator=evaluator,
         )
         self.teacher, self.quantizer_weight = teacher.eval().requires_grad_(False), quantizer_weight
         size = tokenizer.image_size

@@ -10,6 +10,7 @@ from data.source import Source
 from modeling.losses.perceptual import PerceptualLoss
 from modeling.pretrained.text import TextEncoder
 from modeling.tokenizers.base import Tokenizer
+from training.evaluation import ReconstructionEvaluator
 from training.settings import OptimizerSettings
 from training.task import Batch, Phase, Scalars, StepContext
 from training.tasks.tokenizer import TokenizerTask
@@ -27,7 +28,7 @@ class ReconstructionTask(TokenizerTask):
         loss: weights of the terms.
         optimizer, discriminator_optimizer: settings of both.
         batch_size, num_workers: of the evaluation.
-        text, class_names: see `TokenizerTask`.
+        evaluator, text, class_names: see `TokenizerTask`.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class ReconstructionTask(TokenizerTask):
         discriminator_optimizer: OptimizerSettings,
         batch_size: int,
         num_workers: int = 0,
+        evaluator: ReconstructionEvaluator | None = None,
         text: TextEncoder | None = None,
         class_names: Sequence[str] = (),
     ):
@@ -53,6 +55,7 @@ class ReconstructionTask(TokenizerTask):
             optimizer=optimizer,
             batch_size=batch_size,
             num_workers=num_workers,
+            evaluator=evaluator,
             text=text,
             class_names=class_names,
         )

@@ -23,6 +23,7 @@ from modeling.generators.orders import permute_tokens, randomness, sample_orders
 from modeling.losses.tokens import autoregressive_loss, masked_token_loss
 from modeling.sampling import draw, numbers_needed, sample_uniforms
 from modeling.tokenizers.base import Tokenizer
+from training.evaluation import SampleEvaluator
 from training.randomness import ExampleRandom
 from training.settings import OptimizerSettings
 from training.task import Batch, Phase, Picture, Scalars, StepContext, Task
@@ -78,6 +79,7 @@ class TokenPredictionTask(Task):
         optimizer: settings of AdamW.
         seed: of previews and of what evaluation hides.
         batch_size: of evaluation and previews.
+        samples: draws samples and measures them at every evaluation, or None.
     """
 
     def __init__(
@@ -91,10 +93,11 @@ class TokenPredictionTask(Task):
         optimizer: OptimizerSettings,
         seed: int,
         batch_size: int,
+        samples: SampleEvaluator | None = None,
     ):
         self.modules: dict[str, nn.Module] = {"model": generator}
         self.optimizers, self.state = {"model": optimizer}, {}
-        self.validation, self.tokenizer = validation, tokenizer
+        self.validation, self.tokenizer, self.samples = validation, tokenizer, samples
         self.settings, self.sampling, self.seed, self.batch_size = settings, sampling, seed, batch_size
 
     def phases(self) -> list[Phase]:
@@ -123,9 +126,11 @@ class TokenPredictionTask(Task):
         )
 
     def evaluate(self, model: nn.Module, device: torch.device) -> dict[str, float]:
-        """Mean of `held_out_loss` over all held-out tokens, each process its share."""
-        if self.validation is None:
-            return {}
+        """Mean of `held_out_loss` over all held-out tokens, and metrics of samples; each process does its share."""
+        held_out = self._held_out(model, device) if self.validation is not None else {}
+        return held_out | (self.samples.measure(model) if self.samples is not None else {})
+
+    def _held_out(self, model: nn.Module, device: torch.device) -> dict[str, float]:
         loader = eval_loader(
             self.validation,
             batch_size=self.batch_size,

@@ -12,10 +12,10 @@ from data.loaders import eval_loader
 from data.source import Source
 from data.stream import EvalStream
 from evaluator.codebook_usage import CodebookUsage
-from evaluator.image_quality import ImageQuality
 from modeling.pretrained.text import TextEncoder, class_captions
 from modeling.tokenizers.base import Tokenizer, TokenizerOutput
 from training.codebook_health import CodebookHealth
+from training.evaluation import ReconstructionEvaluator, TokenizerEvaluation
 from training.settings import OptimizerSettings
 from training.task import Batch, Picture, Scalars, StepContext, Task
 
@@ -31,6 +31,7 @@ class TokenizerTask(Task):
         validation: held-out images.
         optimizer: settings of its optimizer.
         batch_size, num_workers: of the evaluation.
+        evaluator: measures reconstructions of held-out images.
         text: encodes captions for a tokenizer that needs them; images without captions get one of their class.
         class_names: of the training images.
     """
@@ -43,11 +44,12 @@ class TokenizerTask(Task):
         optimizer: OptimizerSettings,
         batch_size: int,
         num_workers: int = 0,
+        evaluator: ReconstructionEvaluator | None = None,
         text: TextEncoder | None = None,
         class_names: Sequence[str] = (),
     ) -> None:
         self.validation, self.batch_size, self.num_workers = validation, batch_size, num_workers
-        self.text, self.class_names = text, class_names
+        self.evaluator, self.text, self.class_names = evaluator, text, class_names
         self.modules: dict[str, nn.Module] = {"model": tokenizer}
         self.optimizers = {"model": optimizer}
         self.health = CodebookHealth(tokenizer.codebook_size) if tokenizer.is_discrete else None
@@ -81,18 +83,18 @@ class TokenizerTask(Task):
         return [found] if found else []
 
     def evaluate(self, model: nn.Module, device: torch.device) -> dict[str, float]:
-        """PSNR, SSIM and codebook usage over all held-out images, each process its share."""
-        quality = ImageQuality()
+        """The settings' metrics and codebook usage over all held-out images, each process its share."""
+        maker = self.evaluator or ReconstructionEvaluator(TokenizerEvaluation(), device)
+        evaluator = maker.start()
         usage = CodebookUsage(model.codebook_size) if model.is_discrete else None
         for batch in self._held_out(device):
             tokens = model.encode(batch["images"])
-            quality.update(
-                batch["images"],
-                self.reconstruct(model, tokens, self.text_of(batch, self.validation.class_names)),
-            )
+            images = self.reconstruct(model, tokens, self.text_of(batch, self.validation.class_names))
+            evaluator.update_pairs(images, batch["images"], batch["positions"])
             if usage:
                 usage.update(tokens)
-        return quality.result(device) | (usage.result(device) if usage else {})
+        measured = evaluator.result() | {"images": float(evaluator.samples.counted()[0])}
+        return measured | (usage.result(device) if usage else {})
 
     def _held_out(self, device: torch.device) -> Iterator[Batch]:
         loader = eval_loader(

@@ -1,0 +1,121 @@
+"""The Inception feature extractor that metrics use: the network, loaded, in the chosen precision and speed."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from common.console import warn
+from evaluator.inception_fast import FastInception, full_precision
+from evaluator.inception_network import DIMS, InceptionFeatures, InceptionV3
+from evaluator.inception_weights import (
+    OFFICIAL_SHA256,
+    find_inception_weights,
+    load_inception_weights,
+    sha256_of_weights,
+)
+
+__all__ = ["FastInception", "FeatureExtractor", "InceptionFeatures", "InceptionV3", "load_inception"]
+
+Precision = Literal["float64", "float32", "bfloat16"]
+PRECISIONS = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16}
+# Images that go through the plain network at once; it is exact, not fast, and its maps are large.
+PLAIN_BATCH = 16
+
+
+class FeatureExtractor:
+    """Features of 8-bit images, and what a result has to say about them.
+
+    Args:
+        network: maps uint8 images [B, 3, H, W] to `InceptionFeatures`.
+        weights_hash: SHA-256 of the weight file.
+        precision: what the network computes in.
+        device: where it computes.
+
+    Attributes:
+        name: "inception".
+        weights_hash, precision, device: as given.
+        official: whether these are the weights that published numbers were computed with.
+        approximate: whether features are off by more than rounding of float32.
+        dims: {field of `InceptionFeatures`: size}.
+    """
+
+    name = "inception"
+
+    def __init__(
+        self,
+        network: Callable[[torch.Tensor], InceptionFeatures],
+        *,
+        weights_hash: str,
+        precision: Precision,
+        device: torch.device | str,
+    ) -> None:
+        self._network = network
+        self.weights_hash, self.precision, self.device = weights_hash, precision, torch.device(device)
+        self.official = weights_hash == OFFICIAL_SHA256
+        self.approximate = precision == "bfloat16"
+        self.dims = dict(DIMS)
+
+    def __call__(self, images: torch.Tensor) -> InceptionFeatures:
+        """Features of uint8 images [B, 3, H, W] of any size and on any device: float64 or else float32.
+
+        Raises:
+            ValueError: the images are not uint8 [B, 3, H, W].
+        """
+        return self._network(images)
+
+
+def load_inception(
+    weights: str | Path | None = None,
+    *,
+    device: torch.device | str = "cpu",
+    precision: Precision = "float32",
+    fast: bool = True,
+) -> FeatureExtractor:
+    """The feature network of FID, sFID and the Inception Score with its weights.
+
+    Args:
+        weights: weight file; None looks at `$INCEPTION_WEIGHTS`, in torch's hub folder, and downloads.
+        device: where to compute.
+        precision: "float32" as the tools compute; "float64", exact and slow; "bfloat16", an approximation.
+        fast: the rearranged network (`FastInception`); False: layer by layer as published. float64 is always plain.
+
+    Raises:
+        ValueError: unknown precision, or bfloat16 without `fast`.
+        FileNotFoundError: the weights are not there and cannot be downloaded.
+        CheckpointError: they are damaged or belong to another network.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision is {precision!r}; expected one of {', '.join(PRECISIONS)}")
+    if precision == "bfloat16" and not fast:
+        raise ValueError("precision is 'bfloat16' and fast is False; only the fast network has it")
+    path = find_inception_weights(weights)
+    weights_hash = sha256_of_weights(path)
+    if weights_hash != OFFICIAL_SHA256:
+        warn(
+            f"inception weights {path} are not the published file (SHA-256 {weights_hash[:16]}...):"
+            " results compare only with results of the same weights"
+        )
+    network = InceptionV3()
+    load_inception_weights(path, network)
+    dtype = PRECISIONS[precision]
+    run = (
+        FastInception(network, device=device, dtype=dtype)
+        if fast and precision != "float64"
+        else _plain(network, torch.device(device), dtype)
+    )
+    return FeatureExtractor(run, weights_hash=weights_hash, precision=precision, device=device)
+
+
+def _plain(
+    network: InceptionV3, device: torch.device, dtype: torch.dtype
+) -> Callable[[torch.Tensor], InceptionFeatures]:
+    network = network.to(device, dtype)
+
+    def run(images: torch.Tensor) -> InceptionFeatures:
+        with full_precision(device):
+            parts = [network(chunk.to(device)) for chunk in images.split(PLAIN_BATCH)]
+        return InceptionFeatures(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
+
+    return run

@@ -1,0 +1,96 @@
+"""Where the weights of the Inception feature network come from, and whether they are the ones everybody uses."""
+
+import hashlib
+import os
+import re
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from common.weights import CheckpointError, read_weights
+from modeling.pretrained.perceptual import download
+
+ENVIRONMENT = "INCEPTION_WEIGHTS"
+OFFICIAL_URL = (
+    "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
+    "pt_inception-2015-12-05-6726825d.pth"
+)
+OFFICIAL_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+# The same bytes as pytorch-fid and torch-fidelity name them.
+FILE_NAMES = ("pt_inception-2015-12-05-6726825d.pth", "weights-inception-2015-12-05-6726825d.pth")
+
+
+def find_inception_weights(path: str | Path | None = None) -> Path:
+    """The weight file: `path`, else `$INCEPTION_WEIGHTS`, else torch's hub folder, else downloaded into it.
+
+    Raises:
+        FileNotFoundError: a file that was named does not exist, or there is none and it cannot be downloaded;
+            the message says what to fetch and where to name it.
+    """
+    for origin, named in (("the given path", path), (f"${ENVIRONMENT}", os.environ.get(ENVIRONMENT))):
+        if named:
+            if not Path(named).is_file():
+                raise FileNotFoundError(f"inception weights {named} ({origin}) do not exist")
+            return Path(named)
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    for name in FILE_NAMES:
+        if (folder / name).is_file():
+            return folder / name
+    try:
+        return Path(download(OFFICIAL_URL))
+    except ConnectionError as error:
+        raise FileNotFoundError(
+            f"the inception weights are on none of the known paths and cannot be downloaded: fetch {OFFICIAL_URL}"
+            f" (SHA-256 {OFFICIAL_SHA256}) and put it into {folder} or name it in ${ENVIRONMENT} ({error})"
+        ) from error
+
+
+def sha256_of_weights(path: str | Path) -> str:
+    """SHA-256 of a weight file, 64 hex digits.
+
+    Raises:
+        CheckpointError: the file's name ends in `-` and eight hex digits, as downloads of torch do, and the hash of
+            its content starts with others: it is damaged or another file.
+    """
+    path = Path(path)
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while part := file.read(1 << 20):
+            digest.update(part)
+    found = digest.hexdigest()
+    promised = re.search(r"-([0-9a-f]{8,64})$", path.stem)
+    if promised and not found.startswith(promised[1]):
+        raise CheckpointError(
+            f"{path} is damaged: its name promises a SHA-256 that starts with {promised[1]},"
+            f" but its content has {found}; delete it and fetch it again"
+        )
+    return found
+
+
+def load_inception_weights(path: str | Path, network: nn.Module) -> None:
+    """Load a weight file into the network: the same names and shapes, except counters of seen batches.
+
+    Published files hold `num_batches_tracked` or do not; evaluation has no use for it.
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+        CheckpointError: it is damaged or belongs to another network (torchvision's Inception, for instance).
+    """
+    state, wanted = read_weights(path), network.state_dict()
+    for name, tensor in wanted.items():
+        if name.endswith("num_batches_tracked"):
+            state[name] = torch.zeros_like(tensor)
+        elif name not in state:
+            raise CheckpointError(
+                f"{path} lacks the entry {name!r}; expected the 2015 Inception of FID (see {OFFICIAL_URL})"
+            )
+        elif state[name].shape != tensor.shape:
+            shapes = f"{list(state[name].shape)} instead of {list(tensor.shape)}"
+            raise CheckpointError(f"{path}: entry {name!r} has shape {shapes}; it belongs to another network")
+    surplus = sorted(state.keys() - wanted.keys())
+    if surplus:
+        raise CheckpointError(
+            f"{path} holds the entry {surplus[0]!r}, which the 2015 Inception of FID does not have"
+        )
+    network.load_state_dict(state, strict=True)

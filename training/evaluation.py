@@ -1,0 +1,167 @@
+"""What runs measure while they train, by the same evaluator that measures their results."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from common import distributed
+from common.build import ConfigError
+from common.config import option
+from common.images import to_uint8
+from evaluator.evaluator import Evaluator
+from evaluator.inception import FeatureExtractor, load_inception
+from evaluator.lpips import load_lpips
+from evaluator.protocol import METRICS, PAIR_METRICS
+from evaluator.reference import Reference, open_reference
+from modeling.pretrained.perceptual import LPIPS_HEADS, VGG16, download
+from modeling.sampling import draw, numbers_needed, sample_uniforms
+from modeling.tokenizers.base import Tokenizer
+
+# Of reconstructions: paired ones, and those that take the originals as their reference.
+TOKENIZER_METRICS = (*PAIR_METRICS, "rfid", "is")
+# Of samples; these need a reference and the images behind it, or statistics alone.
+GENERATOR_METRICS = ("fid", "sfid", "is")
+
+
+@dataclass(kw_only=True)
+class TokenizerEvaluation:
+    """Metrics of all held-out images, besides codebook usage."""
+
+    metrics: list[str] = option(["psnr", "ssim"], f"any of {', '.join(TOKENIZER_METRICS)}")
+    inception: str | None = option(None, "weights for rfid and is; null = $INCEPTION_WEIGHTS, or downloaded")
+    lpips_path: str | list[str] | None = option(None, "weights for lpips; null = downloaded")
+
+    def __post_init__(self) -> None:
+        _check(self.metrics, TOKENIZER_METRICS)
+
+
+@dataclass(kw_only=True)
+class GeneratorEvaluation:
+    """Metrics of samples that the run draws; held-out loss is measured besides if there are held-out tokens."""
+
+    metrics: list[str] = option([], f"any of {', '.join(GENERATOR_METRICS)}")
+    num_samples: int = option(5000, "class-balanced; FID is biased upward by about 1 / num_samples")
+    reference: str | None = option(
+        None, "statistics for fid and sfid: an .npz of ADM or of scripts/evaluate.py"
+    )
+    inception: str | None = option(None, "weights; null = $INCEPTION_WEIGHTS, or downloaded")
+
+    def __post_init__(self) -> None:
+        _check(self.metrics, GENERATOR_METRICS)
+        if {"fid", "sfid"} & set(self.metrics) and self.reference is None:
+            raise ConfigError("evaluation.reference is missing; fid and sfid compare samples with it")
+        if self.num_samples < 2:
+            raise ConfigError(f"evaluation.num_samples={self.num_samples} must be at least 2")
+
+
+def _check(metrics: Sequence[str], known: Sequence[str]) -> None:
+    for metric in metrics:
+        if metric not in known:
+            why = "not measured during training" if metric in METRICS else "unknown"
+            raise ConfigError(f"evaluation.metrics: {metric!r} is {why}; choose from {', '.join(known)}")
+
+
+@dataclass
+class ReconstructionEvaluator:
+    """Makes a fresh evaluator of reconstructions for every evaluation; networks are loaded once.
+
+    Args:
+        settings: what to measure.
+        device: where networks compute.
+    """
+
+    settings: TokenizerEvaluation
+    device: torch.device
+    extractors: dict[str, FeatureExtractor] = field(init=False, default_factory=dict)
+    lpips: nn.Module | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        metrics = set(self.settings.metrics)
+        if metrics - set(PAIR_METRICS):
+            self.extractors["inception"] = load_inception(self.settings.inception, device=self.device)
+        if "lpips" in metrics:
+            paths = self.settings.lpips_path or _download_lpips()
+            self.lpips = load_lpips("vgg", paths).to(self.device)
+
+    def start(self) -> Evaluator:
+        """An evaluator that has seen nothing."""
+        return Evaluator(
+            extractors=self.extractors,
+            metrics=self.settings.metrics,
+            protocol="tokenizer",
+            lpips=self.lpips,
+            device=self.device,
+        )
+
+
+def _download_lpips() -> list[str]:
+    try:
+        return [download(VGG16), download(LPIPS_HEADS)]
+    except ConnectionError as error:
+        raise ValueError(
+            f"evaluation.metrics: {error}. Put the files on this machine and name them in evaluation.lpips_path, or"
+            " leave lpips out"
+        ) from error
+
+
+class SampleEvaluator:
+    """Draws class-balanced samples, always with the same random numbers, and measures them.
+
+    Args:
+        settings: what to measure.
+        tokenizer: makes images of tokens.
+        sampling: settings of the generator's kind.
+        seed, batch_size: of sampling.
+        device: where networks compute.
+    """
+
+    def __init__(
+        self,
+        settings: GeneratorEvaluation,
+        *,
+        tokenizer: Tokenizer,
+        sampling: Any,
+        seed: int,
+        batch_size: int,
+        device: torch.device,
+    ) -> None:
+        self.settings, self.tokenizer, self.sampling = settings, tokenizer, sampling
+        self.seed, self.batch_size, self.device = seed, batch_size, device
+        self.extractors: Mapping[str, FeatureExtractor] = {
+            "inception": load_inception(settings.inception, device=device)
+        }
+        self.reference: Reference | None = (
+            open_reference(Path(settings.reference)) if settings.reference else None
+        )
+        if self.reference is not None and not self.reference.statistics:
+            raise ConfigError(
+                f"evaluation.reference={settings.reference} holds images, not statistics; make some with"
+                " scripts/evaluate.py"
+            )
+        self._start()  # whatever does not fit shows now and not at the first evaluation
+
+    def _start(self) -> Evaluator:
+        return Evaluator(
+            extractors=self.extractors,
+            metrics=self.settings.metrics,
+            protocol="tokenizer",  # the Inception Score of one split, which few samples suffice for
+            reference=self.reference,
+            device=self.device,
+        )
+
+    def measure(self, generator: nn.Module) -> dict[str, float]:
+        """Metrics of the samples of all processes; called on every one."""
+        evaluator, settings = self._start(), self.settings
+        mine = torch.arange(distributed.rank(), settings.num_samples, distributed.world_size())
+        count = numbers_needed(generator, self.sampling)
+        for positions in mine.split(self.batch_size):
+            labels = (positions % generator.num_classes).to(self.device)
+            uniforms = sample_uniforms(self.seed, positions, count)
+            tokens = draw(generator, labels, uniforms, self.sampling)
+            images = to_uint8(self.tokenizer.decode(tokens))
+            evaluator.update(images, positions)
+        return evaluator.result()
