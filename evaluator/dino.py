@@ -1,0 +1,140 @@
+"""Features for FD-DINOv2: the class token of DINOv2 ViT-L/14 (Stein et al. 2023, arXiv:2306.04675).
+
+Images are resized to 224 x 224, bicubic with antialiasing and without keeping their aspect ratio, and normalised by
+ImageNet's mean and deviation. The published network was trained at 518 pixels; its position embeddings are
+interpolated to 16 x 16 patches the way its authors do, by a factor of (16 + 0.1) / 37 (arXiv:2304.07193).
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from common.weights import read_weights, weight_hash
+
+MODEL, SIDE, PATCH, TRAINED_SIDE = "vit_large_patch14_dinov2.lvd142m", 224, 14, 518
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class DinoFeatures(NamedTuple):
+    """Class token after the last norm.
+
+    Attributes:
+        dinov2: float32 [B, d], d = 1024 for the published network.
+    """
+
+    dinov2: torch.Tensor
+
+
+class DinoExtractor:
+    """Images uint8 [B, 3, H, W] to `DinoFeatures`.
+
+    Args:
+        model: normalised images float32 [B, 3, side, side] to [B, d].
+        dim: d.
+        weights_hash: what identifies its weights.
+        device: where it runs.
+        side: of its images.
+    """
+
+    approximate = False
+
+    def __init__(
+        self, model: nn.Module, *, dim: int, weights_hash: str, device: torch.device | str, side: int = SIDE
+    ) -> None:
+        self.model, self.side, self.device = model.to(device).eval().requires_grad_(False), side, device
+        self.weights_hash, self.dims = weights_hash, {"dinov2": dim}
+        self._mean = torch.tensor(MEAN, device=device).view(3, 1, 1)
+        self._std = torch.tensor(STD, device=device).view(3, 1, 1)
+
+    @torch.inference_mode()
+    def __call__(self, images: torch.Tensor) -> DinoFeatures:
+        """Features of a batch."""
+        pixels = resize(images.to(self.device), self.side)
+        with torch.autocast(torch.device(self.device).type, enabled=False):
+            return DinoFeatures(self.model((pixels - self._mean) / self._std).float())
+
+
+def resize(images: torch.Tensor, side: int) -> torch.Tensor:
+    """uint8 [B, 3, H, W] -> float32 [B, 3, side, side] in [0, 1], bicubic, antialiased.
+
+    Rows first and rounded to 8 bit after either axis, as Pillow does, through which the published numbers went.
+    """
+    pixels = images.float()
+    for shape in ((images.shape[2], side), (side, side)):
+        if tuple(pixels.shape[2:]) != shape:
+            pixels = F.interpolate(pixels, shape, mode="bicubic", antialias=True).round().clamp(0, 255)
+    return pixels / 255
+
+
+def resize_positions(embedding: torch.Tensor, patches: int) -> torch.Tensor:
+    """Position embeddings [1, 1 + n * n, d] of a square grid -> [1, 1 + patches * patches, d].
+
+    Raises:
+        ValueError: the grid is not a square.
+    """
+    own, dim = embedding.shape[1] - 1, embedding.shape[2]
+    old = round(own**0.5)
+    if old * old != own:
+        raise ValueError(f"{own} position embeddings are no square grid")
+    if old == patches:
+        return embedding
+    grid = embedding[:, 1:].reshape(1, old, old, dim).permute(0, 3, 1, 2).float()
+    # The 0.1 is part of how the network was published; the resulting size is rounded down to `patches`.
+    grid = F.interpolate(grid, scale_factor=(patches + 0.1) / old, mode="bicubic", antialias=False)
+    grid = grid.permute(0, 2, 3, 1).reshape(1, patches * patches, dim)
+    return torch.cat([embedding[:, :1], grid.to(embedding.dtype)], dim=1)
+
+
+def load_dino(
+    weights: str | Path | None = None,
+    *,
+    device: torch.device | str,
+    model: str = MODEL,
+    side: int = SIDE,
+    **options: int,
+) -> DinoExtractor:
+    """DINOv2 through timm.
+
+    Args:
+        weights: local file, in timm's names or those of the original release; None = timm downloads them.
+        device: where it runs.
+        model: timm's name of the network.
+        side: of its images, a multiple of 14.
+        options: sizes of another network, for `timm.create_model`.
+
+    Raises:
+        ValueError: timm is not installed, or the file holds another network.
+        FileNotFoundError: the file does not exist.
+        OSError: the weights cannot be downloaded.
+    """
+    try:
+        import timm
+    except ImportError as error:
+        raise ValueError("metric fd_dinov2 needs timm: pip install timm") from error
+    if weights is not None:
+        state: Mapping[str, torch.Tensor] = read_weights(weights)
+    else:
+        try:
+            state = timm.create_model(
+                model, pretrained=True, img_size=TRAINED_SIDE, num_classes=0
+            ).state_dict()
+        except (OSError, RuntimeError) as error:
+            raise OSError(
+                f"weights of {model} cannot be downloaded ({type(error).__name__}); download them elsewhere"
+                " (timm/vit_large_patch14_dinov2.lvd142m on huggingface.co) and give the file"
+            ) from error
+    network = timm.create_model(model, pretrained=False, img_size=side, num_classes=0, **options)
+    state = {name: value for name, value in state.items() if name != "mask_token"}
+    if "pos_embed" in state:
+        state["pos_embed"] = resize_positions(state["pos_embed"], side // PATCH)
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(f"{weights or model} does not hold the weights of {model}: {error}") from error
+    return DinoExtractor(
+        network, dim=network.num_features, weights_hash=weight_hash(network), device=device, side=side
+    )

@@ -1,0 +1,297 @@
+"""Images inside larger files, `.npz`/`.npy` arrays and tar shards, and the function that opens any path.
+
+Arrays follow the layout of the ADM evaluator (arXiv:2105.05233): `arr_0` uint8 [N, H, W, 3], `arr_1` integer labels.
+"""
+
+import os
+import struct
+import tarfile
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+from braceexpand import UnbalancedBracesError, braceexpand
+from numpy.lib import format as npy
+from PIL import Image
+
+from common.images import IMAGE_SUFFIXES, pil_to_tensor
+from evaluator.images import EncodedImages, FolderImages, ImageStream, Transform, digest_lines
+
+PIXELS, LABELS = "arr_0", ("arr_1", "labels")
+_BLOCK = 1 << 24
+
+
+class ArrayImages(ImageStream):
+    """`arr_0` of an `.npz`, or a whole `.npy`, read piece by piece.
+
+    Args:
+        path: the file.
+        transform: applied to every image, see `evaluator.images.EncodedImages`.
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+        ValueError: it is damaged, or holds something else than uint8 [N, H, W, 3] in C order.
+    """
+
+    def __init__(self, path: str | Path, *, transform: Transform | None = None) -> None:
+        self.path, self.source, self._transform = Path(path), str(path), transform
+        if not self.path.is_file():
+            raise FileNotFoundError(f"array file {path} does not exist")
+        try:
+            with _Member(self.path, PIXELS) as file:
+                shape, fortran, dtype = read_header(file)
+                self._start = file.position
+            self._checks = self._read_directory()
+        except (zipfile.BadZipFile, EOFError, OSError, KeyError, ValueError) as error:
+            raise ValueError(f"{path} cannot be read as images: {_reason(error)}") from error
+        if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or fortran or not shape[0]:
+            order = "Fortran" if fortran else "C"
+            raise ValueError(
+                f"{path} holds {dtype} {list(shape)} in {order} order, expected uint8 [N, H, W, 3] in C order"
+            )
+        self.count, self._shape = shape[0], tuple(shape[1:])
+        self.size = self._shape[:2]
+        if transform is not None:
+            self.size = None  # the first image that went through it tells
+            next(iter(self.images(range(1))))
+
+    def _read_directory(self) -> list[str]:
+        if self.path.suffix == ".npy":
+            return [f"{self.path.name} {self.path.stat().st_size}"]
+        with zipfile.ZipFile(self.path) as archive:
+            members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+        self.has_statistics = "mu" in members
+        with np.load(self.path, allow_pickle=False) as arrays:
+            key = next((k for k in LABELS if k in members), None)
+            labels = arrays[key] if key else None
+        if labels is not None and labels.ndim == 1 and labels.dtype.kind in "iu":
+            self.labels = labels.astype(np.int64)
+        return [f"{name} {info.CRC:08x} {info.file_size}" for name, info in sorted(members.items())]
+
+    def images(self, positions: range) -> Iterator[torch.Tensor]:
+        """See `ImageStream.images`."""
+        size = int(np.prod(self._shape))
+        with _Member(self.path, PIXELS) as file:
+            for position in positions:
+                file.skip_to(self._start + position * size)
+                content = file.read(size)
+                if len(content) < size:
+                    raise ValueError(
+                        f"{self.source} is cut short: image {position} of {self.count} is missing"
+                    )
+                pixels = np.frombuffer(content, np.uint8).reshape(self._shape)
+                yield self._finish(pixels, position)
+
+    def _finish(self, pixels: np.ndarray, position: int) -> torch.Tensor:
+        if self._transform is None:
+            return torch.from_numpy(pixels.transpose(2, 0, 1).copy())
+        image = pil_to_tensor(self._transform(Image.fromarray(pixels)))
+        if self.size is None:
+            self.size = tuple(image.shape[1:])
+        return self.checked(image, f"{self.source}: image {position}")
+
+    def digest(self) -> str:
+        """SHA-256 of the names, checksums and sizes of the members."""
+        return digest_lines(self._checks)
+
+
+class _Member:
+    """The bytes of one array; in an uncompressed zip any place is reached without reading what is before."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        self.position = self._base = 0
+        self._seekable = True
+        if path.suffix == ".npy":
+            self._file: IO[bytes] = open(path, "rb")  # noqa: SIM115
+            return
+        with zipfile.ZipFile(path) as archive:
+            members = {info.filename: info for info in archive.infolist()}
+            info = members.get(f"{name}.npy")
+            if info is None:
+                held = ", ".join(sorted(n.removesuffix(".npy") for n in members)) or "nothing"
+                raise ValueError(f"it holds no array {name}, only {held}")
+            if info.compress_type != zipfile.ZIP_STORED:
+                # The file below stays open until the member is closed.
+                self._file, self._seekable = archive.open(info), False
+                return
+        self._file = open(path, "rb")  # noqa: SIM115
+        self._file.seek(
+            info.header_offset + 26
+        )  # lengths of name and extra field end the 30-byte local header
+        name_length, extra_length = struct.unpack("<HH", self._file.read(4))
+        self._base = info.header_offset + 30 + name_length + extra_length
+        self._file.seek(self._base)
+
+    def __enter__(self) -> "_Member":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def read(self, size: int) -> bytes:
+        """`size` bytes, fewer only at the end."""
+        parts, left = [], size
+        while left and (part := self._file.read(left)):
+            parts.append(part)
+            left -= len(part)
+        self.position += size - left
+        return b"".join(parts)
+
+    def skip_to(self, position: int) -> None:
+        """Go forward to a byte of the array file."""
+        if self._seekable:
+            self._file.seek(self._base + position)
+            self.position = position
+        while self.position < position and self.read(min(position - self.position, _BLOCK)):
+            pass
+
+
+def read_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """(shape, whether in Fortran order, type) of an npy stream; reads up to the first element.
+
+    Raises:
+        ValueError: it is no npy stream of version 1, 2 or 3, or holds Python objects.
+    """
+    version = npy.read_magic(file)
+    # Version 3 is version 2 with names of fields in UTF-8; images have none.
+    read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+    shape, fortran, dtype = read(file)
+    if dtype.hasobject:
+        raise ValueError("it holds Python objects, which are not read")
+    return shape, fortran, dtype
+
+
+def member_shape(path: str | Path, name: str) -> tuple[int, ...] | None:
+    """Shape of one array of an `.npz`, without reading it; None if it is not there or cannot be read."""
+    try:
+        with _Member(Path(path), name) as file:
+            return read_header(file)[0]
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError):
+        return None
+
+
+class TarImages(EncodedImages):
+    """Image members of uncompressed tar shards, in the order of the shards and of their members.
+
+    Args:
+        shards: paths in order.
+        source: for messages.
+        transform: see `evaluator.images.EncodedImages`.
+
+    Raises:
+        FileNotFoundError: a shard does not exist.
+        ValueError: a shard is damaged, cut short or compressed, or there is no image.
+    """
+
+    def __init__(self, shards: Sequence[Path], *, source: str, transform: Transform | None = None) -> None:
+        self._shards, self._places, names, labels = list(shards), [], [], []
+        for number, shard in enumerate(self._shards):
+            if not shard.is_file():
+                raise FileNotFoundError(f"shard {shard} does not exist")
+            for name, offset, size, label in _members(shard):
+                self._places.append((number, offset, size))
+                names.append(f"{shard.name}/{name}")
+                labels.append(label)
+        if labels and None not in labels:
+            self.labels = np.array(labels, dtype=np.int64)
+        super().__init__(source=source, names=names, transform=transform)
+
+    def content(self, position: int) -> bytes:
+        """See `EncodedImages.content`."""
+        shard, offset, size = self._places[position]
+        with open(self._shards[shard], "rb", buffering=0) as file:
+            return os.pread(file.fileno(), size, offset)
+
+    def digest(self) -> str:
+        """SHA-256 of the names and sizes of all members."""
+        pairs = zip(self.names[: self.count], self._places, strict=False)
+        return digest_lines(f"{name}\t{size}" for name, (_, _, size) in pairs)
+
+
+def _members(shard: Path) -> list[tuple[str, int, int, int | None]]:
+    """(name, offset, size, label from the `.cls` member of the same name) of the images of a shard."""
+    found, labels, end = [], {}, shard.stat().st_size
+    try:
+        with tarfile.open(shard, "r:") as archive:
+            for member in archive:
+                base = os.path.basename(member.name)
+                if not member.isfile() or base.startswith("."):
+                    continue
+                if member.offset_data + member.size > end:
+                    raise ValueError(f"shard {shard} is cut short after {end} bytes, inside {member.name}")
+                stem, _, ending = base.partition(".")
+                key = os.path.join(os.path.dirname(member.name), stem)
+                if base.lower().endswith(IMAGE_SUFFIXES):
+                    found.append((key, member.name, member.offset_data, member.size))
+                elif ending == "cls":
+                    text = archive.extractfile(member).read().strip()
+                    labels[key] = int(text) if text.isdigit() else None
+            if archive.offset >= end:
+                raise ValueError(f"shard {shard} is cut short after {end} bytes: its end mark is missing")
+    except tarfile.TarError as error:
+        raise ValueError(f"shard {shard} is not an uncompressed tar file, or damaged: {error}") from error
+    return [(name, offset, size, labels.get(key)) for key, name, offset, size in found]
+
+
+def open_images(path: str | Path, *, transform: Transform | None = None) -> ImageStream:
+    """Images at a path.
+
+    Args:
+        path: a folder of images (at any depth) or of tar shards; a folder of `sample_imagenet.py`; an `.npz` or
+            `.npy` file; tar shards, as a brace pattern such as `val-{000..049}.tar`.
+        transform: applied to every image, e.g. a crop.
+
+    Raises:
+        FileNotFoundError: there is nothing.
+        ValueError: what is there are no images, or no finished ones.
+    """
+    text = str(path)
+    if text.endswith(".tar"):
+        return TarImages(expand_shards(text), source=text, transform=transform)
+    place = Path(text).expanduser()
+    if place.is_dir():
+        return _open_folder(place, transform)
+    if not place.exists():
+        raise FileNotFoundError(f"images {path} do not exist")
+    if place.suffix in (".npz", ".npy"):
+        return ArrayImages(place, transform=transform)
+    raise ValueError(f"images {path} are of no known kind; expected a folder, .npz, .npy or .tar")
+
+
+def expand_shards(pattern: str) -> list[Path]:
+    """Shards that a brace pattern names.
+
+    Raises:
+        ValueError: its braces do not match.
+    """
+    try:
+        return [Path(shard).expanduser() for shard in braceexpand(pattern)]
+    except UnbalancedBracesError as error:
+        raise ValueError(f"images {pattern}: braces do not match") from error
+
+
+def _open_folder(folder: Path, transform: Transform | None) -> ImageStream:
+    if (folder / "unfinished.part").exists():
+        raise ValueError(
+            f"{folder} holds samples that are still being made; run sample_imagenet.py to the end"
+        )
+    if (folder / "samples.json").is_file():  # samples.png beside them is a contact sheet
+        if (folder / "samples.npz").is_file():
+            return ArrayImages(folder / "samples.npz", transform=transform)
+        return FolderImages(folder, only_numbered=True, transform=transform)
+    if (folder / "reconstructions.json").is_file():
+        raise ValueError(
+            f"{folder} holds pictures of images beside their reconstructions, which cannot be measured; "
+            "give the images as samples and the tokenizer as tokenizer"
+        )
+    shards = sorted(folder.glob("*.tar"))
+    if shards and not any(p.suffix.lower() in IMAGE_SUFFIXES for p in folder.iterdir()):
+        return TarImages(shards, source=str(folder), transform=transform)
+    return FolderImages(folder, transform=transform)
+
+
+def _reason(error: Exception) -> str:
+    return str(error).strip("'\"") or type(error).__name__

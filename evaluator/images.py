@@ -1,0 +1,299 @@
+"""Images to be measured, from wherever they lie: folders, `.npz` and `.npy` arrays, tar shards, or memory.
+
+Every stream numbers its images, knows their number and size before the first is decoded, and gives each process a
+contiguous share of them, so that all images are seen exactly once. Images are never skipped: one that cannot be read
+is an error that names it, because a metric depends on the number of images. Memory does not grow with their number.
+"""
+
+import hashlib
+import io
+import os
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+
+from common import distributed
+from common.images import IMAGE_SUFFIXES, flatten, pil_to_tensor, to_uint8
+
+LOSSY_SUFFIXES = (".jpg", ".jpeg", ".webp")
+Transform = Callable[[Image.Image], Image.Image]
+
+
+class ImageBatch(NamedTuple):
+    """Images uint8 [B, 3, H, W] and their positions in the whole stream, int64 [B]."""
+
+    images: torch.Tensor
+    positions: torch.Tensor
+
+
+class ImageStream(ABC):
+    """Numbered images of one size.
+
+    Attributes:
+        source: where they come from, for messages and results.
+        count: how many there are, over all processes.
+        size: (height, width) in pixels.
+        lossy: how many lie in files of a lossy format.
+        labels: int64 [count], or None where nobody wrote them.
+        has_statistics: the source also holds feature statistics (a reference file).
+    """
+
+    source: str
+    count: int
+    size: tuple[int, int]
+    lossy: int = 0
+    labels: np.ndarray | None = None
+    has_statistics: bool = False
+
+    @abstractmethod
+    def images(self, positions: range) -> Iterator[torch.Tensor]:
+        """Images uint8 [3, H, W] at increasing positions.
+
+        Raises:
+            ValueError: an image cannot be read or has another size; the message names it.
+        """
+
+    @abstractmethod
+    def digest(self) -> str:
+        """SHA-256 of a cheap description of the content: names and sizes of files, checksums of array members."""
+
+    def share(self) -> range:
+        """Positions that belong to this process."""
+        rank, processes = distributed.rank(), distributed.world_size()
+        return range(self.count * rank // processes, self.count * (rank + 1) // processes)
+
+    def limit(self, count: int | None) -> None:
+        """Keep only the first `count` images, all if None.
+
+        Raises:
+            ValueError: `count` is less than 1.
+        """
+        if count is not None and count < 1:
+            raise ValueError(f"number of images {count} must be at least 1")
+        if count is not None and count < self.count:
+            self.count = count
+            self.labels = None if self.labels is None else self.labels[:count]
+
+    def batches(self, batch_size: int, positions: range | None = None) -> Iterator[ImageBatch]:
+        """Batches of this process's share, or of the positions given.
+
+        Raises:
+            ValueError: `batch_size` is less than 1; see also `images`.
+        """
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size} must be at least 1")
+        share = self.share() if positions is None else positions
+        waiting: list[torch.Tensor] = []
+        numbers: list[int] = []
+        for position, image in zip(share, self.images(share), strict=True):
+            waiting.append(image)
+            numbers.append(position)
+            if len(waiting) == batch_size or position == share[-1]:
+                yield ImageBatch(torch.stack(waiting), torch.tensor(numbers))
+                waiting, numbers = [], []
+
+    def checked(self, image: torch.Tensor, name: str) -> torch.Tensor:
+        """The image [3, H, W] itself, if it has the size of the first one.
+
+        Raises:
+            ValueError: it has another size.
+        """
+        if tuple(image.shape[1:]) != self.size:
+            found, expected = f"{image.shape[1]} x {image.shape[2]}", f"{self.size[0]} x {self.size[1]}"
+            raise ValueError(
+                f"{name} has {found} pixels (height x width), others of {self.source} {expected}; "
+                "all must have one size: choose how to crop them"
+            )
+        return image
+
+
+class EncodedImages(ImageStream):
+    """Image files, decoded ahead by a few threads.
+
+    Args:
+        source: where they come from.
+        names: one per image, for messages.
+        transform: applied to every decoded image (RGB, transparency composited on white).
+
+    Raises:
+        ValueError: there are no images, or the first one cannot be read.
+    """
+
+    def __init__(self, *, source: str, names: Sequence[str], transform: Transform | None = None) -> None:
+        if not names:
+            raise ValueError(f"{source} holds no image ({', '.join(IMAGE_SUFFIXES)})")
+        self.source, self.count, self.names = source, len(names), names
+        self.lossy = sum(str(name).lower().endswith(LOSSY_SUFFIXES) for name in names)
+        self._transform = transform
+        self.size = tuple(self._decode(0, first=True).shape[1:])
+
+    @abstractmethod
+    def content(self, position: int) -> bytes:
+        """The file of one image."""
+
+    def images(self, positions: range) -> Iterator[torch.Tensor]:
+        """See `ImageStream.images`; Pillow decodes without holding the interpreter, so threads are enough."""
+        workers = max(1, min(8, os.cpu_count() or 1))
+        pool, ahead = ThreadPoolExecutor(workers), deque[Future]()
+        try:
+            for position in positions:
+                ahead.append(pool.submit(self._decode, position))
+                if len(ahead) > 8 * workers:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _decode(self, position: int, first: bool = False) -> torch.Tensor:
+        name = f"{self.source}: {self.names[position]}"
+        try:
+            with Image.open(io.BytesIO(self.content(position))) as file:
+                image = flatten(file)
+        except (UnidentifiedImageError, OSError, EOFError, SyntaxError, ValueError) as error:
+            reason = "not an image" if isinstance(error, UnidentifiedImageError) else error
+            raise ValueError(f"{name} cannot be read: {reason}") from error
+        pixels = pil_to_tensor(image if self._transform is None else self._transform(image))
+        return pixels if first else self.checked(pixels, name)
+
+
+class FolderImages(EncodedImages):
+    """Image files below a folder at any depth, sorted by path; names that are all numbers count as numbers.
+
+    Args:
+        folder: where to look; hidden files and folders are left out.
+        only_numbered: take `<number>.<suffix>` of the folder itself and nothing else.
+        transform: see `EncodedImages`.
+    """
+
+    def __init__(
+        self, folder: str | Path, *, only_numbered: bool = False, transform: Transform | None = None
+    ) -> None:
+        self.folder = Path(folder)
+        found = [n for n in _walk(self.folder) if not only_numbered or _is_number(n)]
+        # "10.png" belongs after "2.png", or two folders that pad their numbers differently are paired wrongly.
+        if all(Path(name).stem.isdigit() for name in found):
+            found.sort(key=lambda name: (os.path.dirname(name), int(Path(name).stem), name))
+        folders = [os.path.dirname(name) for name in found]
+        if len(set(folders)) > 1:
+            self.labels = np.unique(folders, return_inverse=True)[1].astype(np.int64)
+        super().__init__(source=str(folder), names=found, transform=transform)
+
+    def content(self, position: int) -> bytes:
+        """See `EncodedImages.content`."""
+        return (self.folder / self.names[position]).read_bytes()
+
+    def digest(self) -> str:
+        """SHA-256 of the relative paths and sizes of all files."""
+        sizes = ((name, (self.folder / name).stat().st_size) for name in self.names[: self.count])
+        return digest_lines(f"{name}\t{size}" for name, size in sizes)
+
+
+def _walk(folder: Path) -> list[str]:
+    found = []
+    for root, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [f for f in folders if not f.startswith(".")]
+        relative = os.path.relpath(root, folder)
+        for name in names:
+            if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith("."):
+                found.append(name if relative == "." else os.path.join(relative, name))
+    return sorted(found)
+
+
+def _is_number(name: str) -> bool:
+    return Path(name).parent == Path(".") and Path(name).stem.isdigit()
+
+
+class MemoryImages(ImageStream):
+    """A tensor of images: uint8, or float in [0, 1] that is rounded to 8 bit; [N, 3, H, W].
+
+    Raises:
+        ValueError: it has another shape.
+    """
+
+    def __init__(self, images: torch.Tensor, *, source: str = "memory") -> None:
+        if images.ndim != 4 or images.shape[1] != 3 or not len(images):
+            raise ValueError(f"images have shape {list(images.shape)}, expected [N, 3, H, W] with N >= 1")
+        self._images, self.source = images, source
+        self.count, self.size = len(images), tuple(images.shape[2:])
+
+    def images(self, positions: range) -> Iterator[torch.Tensor]:
+        """See `ImageStream.images`."""
+        for position in positions:
+            image = self._images[position]
+            yield image if image.dtype == torch.uint8 else to_uint8(image)
+
+    def digest(self) -> str:
+        """SHA-256 of the pixels."""
+        return digest_lines(
+            hashlib.sha256(i.cpu().numpy().tobytes()).hexdigest() for i in self.images(range(self.count))
+        )
+
+
+class BatchImages(ImageStream):
+    """Batches that are being made while they are measured; they can be read once.
+
+    Args:
+        batches: uint8 [B, 3, H, W] (or float in [0, 1]) in order, those of this process's `share` only.
+        count: number of images over all processes.
+        size: (height, width).
+        source: for messages.
+    """
+
+    def __init__(
+        self,
+        batches: Iterable[torch.Tensor],
+        *,
+        count: int,
+        size: tuple[int, int],
+        source: str = "memory",
+    ) -> None:
+        self._batches, self.count, self.size, self.source = batches, count, size, source
+
+    def images(self, positions: range) -> Iterator[torch.Tensor]:
+        """See `ImageStream.images`; `positions` must be the share of this process.
+
+        Raises:
+            ValueError: there are fewer or more images than promised.
+        """
+        made = 0
+        for batch in self._batches:
+            for image in batch if batch.dtype == torch.uint8 else to_uint8(batch):
+                made += 1
+                if made > len(positions):
+                    raise ValueError(f"{self.source} gives more than the {len(positions)} images promised")
+                yield self.checked(image, f"{self.source}: image {positions[made - 1]}")
+        if made < len(positions):
+            raise ValueError(f"{self.source} gives {made} images, {len(positions)} were promised")
+
+    def digest(self) -> str:
+        """Nothing is known beforehand."""
+        return "unknown"
+
+
+def digest_lines(lines: Iterable[str]) -> str:
+    """SHA-256 of lines of text."""
+    total = hashlib.sha256()
+    for line in lines:
+        total.update(line.encode("utf-8", "surrogateescape") + b"\n")
+    return total.hexdigest()
+
+
+def file_hash(path: str | Path) -> str:
+    """SHA-256 of a file's bytes.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    total = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 22):
+            total.update(block)
+    return total.hexdigest()

@@ -1,0 +1,240 @@
+"""What samples are compared with: stored feature statistics, images, or both in one `.npz`.
+
+The file layout is that of the ADM evaluator (arXiv:2105.05233): `mu` [2048] and `sigma` [2048, 2048] of the pooled
+features, `mu_s`, `sigma_s` [2023] of the spatial ones, `arr_0` uint8 [N, H, W, 3]. Files written here also hold
+`protocol`, a JSON text that says how the statistics came about, and possibly `mu_dinov2`, `sigma_dinov2` [1024].
+Other tools ignore the additions.
+"""
+
+import json
+import os
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from evaluator.image_files import ArrayImages, open_images
+from evaluator.images import ImageStream, Transform, file_hash
+
+STATISTICS = {
+    "pool": ("mu", "sigma"),
+    "spatial": ("mu_s", "sigma_s"),
+    "dinov2": ("mu_dinov2", "sigma_dinov2"),
+}
+FORMAT = 1
+ImageSet = Literal["training", "validation"]
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Mean float64 [d] and covariance float64 [d, d] (divisor N - 1) of `count` features (None: not known)."""
+
+    mean: np.ndarray
+    covariance: np.ndarray
+    count: int | None = None
+
+
+@dataclass(kw_only=True)
+class Reference:
+    """Statistics, images, or both.
+
+    Attributes:
+        source: path, or what else to call it.
+        sha256: of the file; of the description of the files for images.
+        statistics: by kind of features: pool, spatial, dinov2.
+        images: those stored in the file, or the reference itself; None if there are only statistics.
+        protocol: what the file says about its making; empty for foreign files and for images.
+        image_set: what it shows: "training", "validation" or "originals" (of the reconstructions that are measured)
+            if somebody said so, "images" for images nobody described, "unknown" for foreign statistics.
+    """
+
+    source: str
+    sha256: str
+    statistics: dict[str, Statistics] = field(default_factory=dict)
+    images: ImageStream | None = None
+    protocol: dict[str, Any] = field(default_factory=dict)
+    image_set: str = "unknown"
+
+    @property
+    def verified(self) -> bool:
+        """Whether it is known how its numbers came about: a file of ours, or images that are measured now."""
+        return bool(self.protocol) or not self.statistics
+
+    def facts(self) -> dict[str, Any]:
+        """For results: source, hash, number and size of images, and the protocol inside."""
+        facts: dict[str, Any] = {
+            "source": self.source,
+            "sha256": self.sha256,
+            "image_set": self.image_set,
+            "verified": self.verified,
+            "statistics": sorted(self.statistics),
+        }
+        counts = [s.count for s in self.statistics.values() if s.count]
+        made_of = self.protocol.get("images", {})
+        facts["count"] = counts[0] if counts else None
+        facts["height"], facts["width"] = made_of.get("height"), made_of.get("width")
+        if self.images is not None:
+            facts["height"], facts["width"] = self.images.size
+            if self.statistics:
+                facts["stored_images"] = self.images.count
+            else:
+                facts["count"], facts["lossy_files"] = self.images.count, self.images.lossy
+        if self.protocol:
+            facts["protocol"] = self.protocol
+        return facts
+
+    def require_network(self, kind: str, weights_hash: str, approximate: bool) -> None:
+        """Refuse statistics that another network made than the one that measures the samples.
+
+        Args:
+            kind: of features, see `statistics`.
+            weights_hash: SHA-256 of the weights in use.
+            approximate: whether they are used in reduced precision.
+
+        Raises:
+            ValueError: the file's protocol names other weights, or another precision class.
+        """
+        recorded = self.protocol.get("extractors", {}).get(_network(kind))
+        if not recorded:
+            return
+        if recorded["weights_hash"] != weights_hash:
+            raise ValueError(
+                f"reference {self.source}: its {kind} statistics were made with weights"
+                f" {recorded['weights_hash'][:12]}, the samples are measured with {weights_hash[:12]}"
+            )
+        if bool(recorded["approximate"]) != approximate:
+            words = {True: "reduced", False: "full"}
+            raise ValueError(
+                f"reference {self.source}: its {kind} statistics were made in {words[not approximate]} precision,"
+                f" the samples are measured in {words[approximate]}; that alone moves a distance"
+            )
+
+
+def _network(kind: str) -> str:
+    return "dinov2" if kind == "dinov2" else "inception"
+
+
+def open_reference(path: str | Path, *, transform: Transform | None = None) -> Reference:
+    """A reference at a path: an `.npz` with statistics (read as it is), or images as `open_images` takes them.
+
+    Args:
+        transform: applied to the images of a reference that has no statistics.
+
+    Raises:
+        FileNotFoundError: there is nothing.
+        ValueError: statistics are incomplete, of a wrong shape or not finite, or the images cannot be read.
+    """
+    place = Path(path).expanduser()
+    if place.suffix == ".npz" and place.is_file():
+        statistics, protocol, has_images = _read_statistics(place)
+        if statistics:
+            return Reference(
+                source=str(path),
+                sha256=file_hash(place),
+                statistics=statistics,
+                images=ArrayImages(place) if has_images else None,
+                protocol=protocol,
+                image_set=protocol.get("image_set", "unknown"),
+            )
+    images = open_images(path, transform=transform)
+    return image_reference(images)
+
+
+def image_reference(images: ImageStream, image_set: str = "images") -> Reference:
+    """Images as a reference, to be measured like the samples."""
+    return Reference(source=images.source, sha256=images.digest(), images=images, image_set=image_set)
+
+
+def _read_statistics(path: Path) -> tuple[dict[str, Statistics], dict[str, Any], bool]:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            held = set(arrays.files)
+            protocol = _read_protocol(path, arrays["protocol"]) if "protocol" in held else {}
+            counts, statistics = protocol.get("counts", {}), {}
+            for kind, keys in STATISTICS.items():
+                if held.isdisjoint(keys):
+                    continue
+                if not held.issuperset(keys):
+                    raise ValueError(f"it holds only one of {' and '.join(keys)}")
+                mean, covariance = (np.asarray(arrays[key], dtype=np.float64) for key in keys)
+                _check_shapes(mean, covariance, keys)
+                statistics[kind] = Statistics(mean, covariance, counts.get(kind))
+    except (zipfile.BadZipFile, EOFError, KeyError, OSError, ValueError) as error:
+        raise ValueError(f"reference {path} cannot be read: {error}") from error
+    return statistics, protocol, "arr_0" in held
+
+
+def _check_shapes(mean: np.ndarray, covariance: np.ndarray, keys: tuple[str, str]) -> None:
+    if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
+        raise ValueError(
+            f"{keys[0]} {list(mean.shape)} and {keys[1]} {list(covariance.shape)} are no mean [d] and covariance [d, d]"
+        )
+    if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
+        raise ValueError(f"{keys[0]} or {keys[1]} is not finite")
+
+
+def _read_protocol(path: Path, text: np.ndarray) -> dict[str, Any]:
+    protocol = json.loads(str(text))
+    if not isinstance(protocol, dict) or protocol.get("format") != FORMAT:
+        raise ValueError(f"its protocol is of an unknown format, expected {FORMAT}")
+    return protocol
+
+
+def write_reference(
+    path: str | Path,
+    statistics: Mapping[str, Statistics],
+    protocol: Mapping[str, Any],
+    images: ImageStream | None = None,
+    keep_images: int = 0,
+) -> None:
+    """Write a reference file, whole or not at all.
+
+    Args:
+        path: an `.npz`.
+        statistics: by kind of features.
+        protocol: how they came about: `image_set`, `images`, `extractors`, ...; stored with it: counts, format.
+        images: what they were made of.
+        keep_images: number of these stored as `arr_0`, evenly spaced, for metrics that need images.
+
+    Raises:
+        ValueError: the suffix is another, or there is nothing to write.
+        OSError: the file cannot be written.
+    """
+    path = Path(path)
+    if path.suffix != ".npz":
+        raise ValueError(f"reference {path} must have the suffix .npz")
+    if not statistics:
+        raise ValueError(f"reference {path}: there are no statistics to write")
+    about = {**protocol, "format": FORMAT, "counts": {kind: s.count for kind, s in statistics.items()}}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+            _write_member(archive, "protocol", np.array(json.dumps(about)))
+            for kind, values in statistics.items():
+                for key, array in zip(STATISTICS[kind], (values.mean, values.covariance), strict=True):
+                    _write_member(archive, key, np.ascontiguousarray(array, dtype=np.float64))
+            if images is not None and keep_images:
+                _write_images(archive, images, min(keep_images, images.count))
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _write_member(archive: zipfile.ZipFile, name: str, array: np.ndarray) -> None:
+    with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+        np.lib.format.write_array(file, array, allow_pickle=False)
+
+
+def _write_images(archive: zipfile.ZipFile, images: ImageStream, count: int) -> None:
+    """Streamed into the archive, one image in memory at a time."""
+    # The first ones of a set in class order would all be of a few classes.
+    chosen = range(0, images.count, images.count // count)[:count]
+    with archive.open("arr_0.npy", "w", force_zip64=True) as file:
+        header = {"descr": "|u1", "fortran_order": False, "shape": (count, *images.size, 3)}
+        np.lib.format.write_array_header_1_0(file, header)
+        for image in images.images(chosen):
+            file.write(image.permute(1, 2, 0).contiguous().numpy().tobytes())

@@ -1,0 +1,228 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from evaluator.image_files import open_images
+from evaluator.image_quality import ImageQuality
+from modeling.pipeline import load_tokenizer, reconstruct
+from scripts import evaluate
+from scripts.evaluate import EvaluateOptions
+from tests.evaluator.toy import ToyInception, tensor, toy_images, write_folder, write_tars
+
+REAL, FAKE = toy_images(60, seed=1), toy_images(50, seed=2)
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(autouse=True)
+def toy(monkeypatch):
+    """Everything but the network is real."""
+    monkeypatch.setattr(evaluate, "load_inception", lambda *_, **__: ToyInception())
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Samples and reference in several containers."""
+    np.savez(tmp_path / "fake.npz", FAKE, np.arange(50) % 5)
+    np.savez(tmp_path / "real.npz", REAL)
+    write_folder(tmp_path / "fake", FAKE)
+    write_folder(tmp_path / "real", REAL)
+    write_tars(tmp_path / "tars", FAKE)
+    return tmp_path
+
+
+def run(folder, samples, **options):
+    output = folder / "out" / "result.json"
+    evaluate.main(EvaluateOptions(samples=str(samples), output=str(output), **options), {})
+    return json.loads(output.read_text())
+
+
+def test_results_carry_their_protocol(files, capsys):
+    result = run(files, files / "fake.npz", reference=str(files / "real"), batch_size=16)
+    assert set(result["metrics"]) == {"fid_50", "sfid_50", "is_50", "is_50_std", "precision", "recall"}
+    facts = result["protocol"]
+    assert facts["protocol"]["name"] == "adm" and facts["rounding"] == "nearest" and facts["crop"] == "none"
+    assert facts["samples"]["count"] == facts["images"] == 50 and facts["samples"]["labels"]["classes"] == 5
+    assert facts["reference"]["image_set"] == "images" and facts["reference"]["count"] == 60
+    assert facts["extractors"]["inception"] == {"weights_hash": "toy", "approximate": False}
+    assert len(facts["pixels_fingerprint"]) == 16
+    printed = capsys.readouterr()
+    assert "fid_50" in printed.out and "50 images instead of 50000" in printed.err
+    assert result["warnings"] and all(note in printed.err for note in result["warnings"])
+
+
+def test_containers_do_not_matter_and_references_can_be_stored(files):
+    expected = run(files, files / "fake.npz", reference=str(files / "real"))["metrics"]
+    for samples in (files / "fake", files / "tars" / "{0..1}.tar", files / "tars"):
+        assert run(files, samples, reference=str(files / "real.npz"))["metrics"] == expected
+    stored = files / "new" / "ref.npz"
+    evaluate.main(
+        EvaluateOptions(
+            samples=str(files / "real"), make_ref=str(stored), keep_images=60, reference_set="validation"
+        ),
+        {},
+    )
+    result = run(files, files / "fake", reference=str(stored))
+    assert result["metrics"] == pytest.approx(expected, rel=1e-6)
+    facts = result["protocol"]["reference"]
+    assert facts["image_set"] == "validation" and facts["verified"] and facts["count"] == 60
+    assert facts["protocol"]["extractors"]["inception"]["weights_hash"] == "toy"
+    assert facts["protocol"]["images"]["source"] == str(files / "real")
+    named = run(files, files / "fake", reference=str(stored), metrics=["rfid", "gfid"])["metrics"]
+    assert named == pytest.approx({"rfid_50": expected["fid_50"], "gfid_50": expected["fid_50"]}, rel=1e-6)
+
+
+def test_another_network_or_kind_of_reference_is_refused(files, monkeypatch):
+    stored = files / "ref.npz"
+    options = {"samples": str(files / "real"), "make_ref": str(stored), "reference_set": "training"}
+    evaluate.main(EvaluateOptions(**options), {})
+    with pytest.raises(ValueError, match="rfid compares .* training images"):
+        run(files, files / "fake", reference=str(stored), metrics=["rfid"])
+    with pytest.raises(ValueError, match="rfid compares .* another number"):
+        run(files, files / "fake", reference=str(files / "real"), metrics=["rfid"])
+    monkeypatch.setattr(evaluate, "load_inception", lambda *_, **__: ToyInception("other"))
+    with pytest.raises(ValueError, match="weights toy, the samples are measured with other"):
+        run(files, files / "fake", reference=str(stored))
+
+
+def test_reconstructions_are_compared_with_their_originals(tiny_tokenizer_run, tmp_path):
+    folder = write_folder(tmp_path / "val", REAL[:10])
+    result = run(tmp_path, folder, tokenizer=str(tiny_tokenizer_run), batch_size=4)
+    tokenizer, images = load_tokenizer(tiny_tokenizer_run), tensor(REAL[:10]).float() / 255
+    quality = ImageQuality()
+    quality.update(images, reconstruct(tokenizer, images))
+    expected = quality.result()
+    values = result["metrics"]
+    assert values["psnr"] == pytest.approx(expected["psnr"], rel=1e-4)
+    assert values["ssim"] == pytest.approx(expected["ssim"], rel=1e-4)
+    assert {"rfid_10", "is_10", "is_10_std", "codebook_usage", "codebook_entropy"} < set(values)
+    facts = result["protocol"]
+    assert facts["protocol"]["name"] == "tokenizer" and facts["crop"] == "shorter_edge 16"
+    assert facts["tokenizer"]["tokens_per_image"] == 6 and facts["tokenizer"]["bits_per_image"] > 6 * 5
+    assert facts["reference"]["image_set"] == "originals" and facts["reference_images"] == 10
+
+
+def test_a_tokenizer_may_be_measured_against_other_images_too(tiny_tokenizer_run, tmp_path):
+    folder = write_folder(tmp_path / "val", REAL[:10])
+    options = {"tokenizer": str(tiny_tokenizer_run), "reference": str(write_folder(tmp_path / "train", FAKE))}
+    result = run(tmp_path, folder, metrics=["fid", "psnr"], reference_set="training", **options)
+    assert result["protocol"]["reference_images"] == 50 and {"fid_10", "psnr"} < set(result["metrics"])
+    with pytest.raises(ValueError, match="rfid compares"):
+        run(tmp_path, folder, metrics=["rfid"], reference_set="training", **options)
+
+
+def test_tokenizers_that_read_captions_are_refused(tiny_tokenizer_run, tmp_path, monkeypatch):
+    tokenizer = load_tokenizer(tiny_tokenizer_run)
+    tokenizer.needs_text = True
+    monkeypatch.setattr(evaluate, "load_tokenizer", lambda *_: tokenizer)
+    with pytest.raises(ValueError, match="decodes with captions"):
+        run(tmp_path, write_folder(tmp_path / "val", REAL[:4]), tokenizer=str(tiny_tokenizer_run))
+
+
+def test_paired_files_need_no_network(files, monkeypatch):
+    monkeypatch.setattr(evaluate, "load_inception", None)
+    values = run(files, files / "fake", reference=str(files / "fake.npz"), metrics=["psnr", "ssim"])[
+        "metrics"
+    ]
+    assert values == pytest.approx({"psnr": 60.0, "ssim": 1.0})
+    with pytest.raises(ValueError, match="original for each of the 50 samples, the reference holds 60"):
+        run(files, files / "fake", reference=str(files / "real"), metrics=["psnr"])
+    values = run(files, files / "fake", reference=str(files / "real"), metrics=["psnr"], max_images=20)[
+        "metrics"
+    ]
+    quality = ImageQuality()
+    quality.update(tensor(REAL[:20]).float() / 255, tensor(FAKE[:20]).float() / 255)
+    assert values["psnr"] == pytest.approx(quality.result()["psnr"])
+
+
+def test_pairs_also_feed_distances(files):
+    values = run(files, files / "fake", reference=str(files / "fake.npz"), metrics=["rfid", "psnr"])[
+        "metrics"
+    ]
+    assert abs(values["rfid_50"]) < 1e-6 and values["psnr"] == 60.0
+
+
+def test_crops_apply_to_both_sides(tmp_path):
+    for name, images in (("a", FAKE), ("b", REAL)):
+        folder = tmp_path / name
+        folder.mkdir()
+        for i, image in enumerate(images[:6]):
+            Image.fromarray(image[: 12 + i]).save(folder / f"{i}.jpg")
+    with pytest.raises(ValueError, match="choose how to crop"):
+        run(tmp_path, tmp_path / "a", reference=str(tmp_path / "b"), metrics=["fid"])
+    result = run(
+        tmp_path, tmp_path / "a", reference=str(tmp_path / "b"), metrics=["fid"], crop="adm", image_size=8
+    )
+    assert result["protocol"]["crop"] == "adm 8" and result["protocol"]["samples"]["height"] == 8
+    assert sum("JPEG" in note for note in result["warnings"]) == 2
+
+
+def test_samples_of_the_sampler_bring_their_settings(tmp_path):
+    folder = write_folder(tmp_path / "samples", FAKE)
+    (folder / "samples.json").write_text(json.dumps({"seed": 5, "guidance_scale": 4.0, "num_tokens": 32}))
+    sampler = run(tmp_path, folder)["protocol"]["sampler"]
+    assert (sampler["seed"], sampler["guidance_scale"], sampler["tokens_per_image"]) == (5, 4.0, 32)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"metrics": ["fid"]}, "fid need a reference"),
+        ({"metrics": ["fit"]}, "did you mean"),
+        ({"crop": "adm"}, "go together"),
+        ({"image_size": 8}, "go together"),
+        ({"batch_size": 0}, "batch_size=0"),
+        ({"make_ref": "x.npz", "reference": "y.npz"}, "neither a reference nor a tokenizer"),
+        ({"make_ref": "x.npz", "metrics": ["is"]}, "is have no statistics"),
+        ({"metrics": ["lpips"], "tokenizer": "?"}, "lpips_weights"),
+        ({"tokenizer": "?", "reference_set": "training"}, "originals are the reference"),
+    ],
+)
+def test_wrong_options_are_refused(files, tiny_tokenizer_run, options, message):
+    if "tokenizer" in options:
+        options = {**options, "tokenizer": str(tiny_tokenizer_run)}
+    with pytest.raises(ValueError, match=message):
+        run(files, files / "fake.npz", **options)
+
+
+def test_the_command_line_names_missing_files(program, tmp_path):
+    done = program(evaluate, EvaluateOptions, f"samples={tmp_path}/none")
+    assert done.code == 1 and "none does not exist" in done.err
+    done = program(evaluate, EvaluateOptions, "--help")
+    assert done.code == 0 and "make_ref=" in done.out and "torchrun" in done.out
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_same_json(tmp_path):
+    """From the command line, with the real network."""
+    from tests.evaluator.test_evaluator import golden_network
+
+    np.savez(tmp_path / "fake.npz", FAKE[:14])
+    write_folder(tmp_path / "real", REAL[:16])
+    torch.save(golden_network().state_dict(), tmp_path / "weights.pth")
+    assert open_images(tmp_path / "fake.npz").count == 14
+    results = []
+    for launcher in ([], ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]):
+        arguments = [
+            f"samples={tmp_path}/fake.npz", f"reference={tmp_path}/real", f"output={tmp_path}/result.json",
+            f"inception_weights={tmp_path}/weights.pth", "metrics=[fid,sfid,is,precision_recall]", "batch_size=4",
+        ]  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, *launcher, str(ROOT / "scripts/evaluate.py"), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=600,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+        results.append(json.loads((tmp_path / "result.json").read_text()))
+    one, two = results
+    assert two["metrics"] == pytest.approx(one["metrics"], rel=1e-6)
+    assert two["protocol"] == one["protocol"] and two["warnings"] == one["warnings"]
+    assert any("not the published file" in note for note in one["warnings"])
