@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torchmetrics.functional.image import structural_similarity_index_measure
 
 from common import distributed
 from common.images import to_float, to_uint8
@@ -24,7 +25,8 @@ class SSIM:
 
     Attributes:
         window: "uniform7" (7 x 7 mean, sample covariance) or "gaussian11" (11 x 11, sigma 1.5, population covariance).
-        reflect: continue images by reflection and average the whole map; otherwise only whole windows count.
+        reflect: continue images by reflection and average the whole map, as torchmetrics does; otherwise only whole
+            windows count.
         data_range: span of values that the constants assume; images are in [0, 1] all the same.
     """
 
@@ -84,12 +86,17 @@ def ssim(images: torch.Tensor, reconstructions: torch.Tensor, variant: str = "re
         )
     rows = max(1, PIXELS // max(1, images[0].numel())) if len(images) else 1
     parts = zip(images.split(rows), reconstructions.split(rows), strict=True)
-    return torch.cat([_ssim_map(x, y, kind).mean(dim=(1, 2, 3)) for x, y in parts])
+    return torch.cat([_ssim(x, y, kind) for x, y in parts])
+
+
+def _ssim(x: torch.Tensor, y: torch.Tensor, kind: SSIM) -> torch.Tensor:
+    """Per image, [B]: by the library where it computes this variant."""
+    if kind.reflect:
+        return structural_similarity_index_measure(x, y, data_range=kind.data_range, reduction="none")
+    return _ssim_map(x, y, kind).mean(dim=(1, 2, 3))
 
 
 def _ssim_map(x: torch.Tensor, y: torch.Tensor, kind: SSIM) -> torch.Tensor:
-    if kind.reflect:
-        x, y = (F.pad(z, (kind.radius,) * 4, mode="reflect") for z in (x, y))
     mean_x, mean_y, xx, yy, xy = (_blur(z, kind) for z in (x, y, x * x, y * y, x * y))
     # The sample covariance divides by one less than the window's pixels.
     size = (2 * kind.radius + 1) ** 2

@@ -200,7 +200,7 @@ def test_pages_are_reachable_from_the_readme():
             links = re.findall(r"\]\(([\w./]+\.md)", page.read_text())
             waiting += [(page.parent / link).resolve() for link in links]
     assert set(PAGES) <= found
-    assert len((REPOSITORY / "README.md").read_text().splitlines()) <= 190
+    assert len((REPOSITORY / "README.md").read_text().splitlines()) <= 200
 
 
 ROWS = {

@@ -336,3 +336,18 @@ def test_the_whole_of_it_gives_the_numbers_of_the_published_tools(monkeypatch):
     assert found["rfid_24"] == pytest.approx(theirs["rFID"], abs=1e-3)
     assert found["rfid_24"] == pytest.approx(expected["fid_exact_first24_f64_features"], rel=1e-5)
     assert found["is_24"] == pytest.approx(theirs["InceptionScore"], rel=1e-6)
+
+
+@pytest.mark.slow
+def test_the_tokenizer_evaluator_to_the_last_digit():
+    """It computes resize and network in float64; images come as multiples of 1/255."""
+    arrays, expected = golden("eval_end_to_end"), golden_json("eval_end_to_end")["one_d_tokenizer_first24"]
+    plain = golden_network().double()
+    network = FeatureExtractor(plain, weights_hash="golden", precision="float64", device="cpu")
+    fake, real = tensor(arrays["fake"]).float() / 255, tensor(arrays["real"])[:24].float() / 255
+    pair = Evaluator(extractors={"inception": network}, metrics=("rfid", "is"), protocol="tokenizer")
+    for part in range(0, 24, 8):
+        pair.update_pairs(fake[part : part + 8], real[part : part + 8], torch.arange(part, part + 8))
+    found = pair.result()
+    assert found["rfid_24"] == pytest.approx(expected["rFID"], abs=1e-4)
+    assert found["is_24"] == pytest.approx(expected["InceptionScore"], rel=1e-8)
