@@ -89,11 +89,10 @@ def main(options: SampleOptions, tree: dict) -> None:
             save_png(
                 f"{options.output}/samples.png", class_rows(store, [model.class_names[c] for c in classes])
             )
-        store.finish(labels.numpy(), seconds_per_image=seconds / max(1, store.missing))
-        say(
-            f"{store.missing} samples in {duration(seconds)}, {seconds / max(1, store.missing):.4f} s per image;"
-            f" see {options.output}"
-        )
+        each = seconds / max(1, store.missing)
+        tokens = {k: getattr(model.generator, k) for k in ("num_tokens", "codebook_size")}
+        store.finish(labels.numpy(), seconds_per_image=each, **tokens)
+        say(f"{store.missing} samples in {duration(seconds)}, {each:.4f} s per image; see {options.output}")
 
 
 if __name__ == "__main__":
