@@ -16,8 +16,9 @@ from modeling.pretrained.catalog import (
     release_of_section,
 )
 from modeling.pretrained.loading import load_image_model
+from modeling.pretrained.vqgan_layouts import LAYOUTS
 from modeling.sampling import settings_type
-from tests.parity import assert_layout
+from tests.parity import assert_layout, manifest
 
 PUBLISHED = [name for name, release in RELEASES.items() if release.section]
 
@@ -31,12 +32,23 @@ def build(release):
 def test_sections_build_the_released_layout(name):
     release = RELEASES[name]
     module = build(release)
-    assert_layout(module, release.manifest)
+    if release.layout is None:
+        assert_layout(module, release.manifest)
+    else:
+        entries = manifest(release.manifest).items()
+        file = {name: torch.empty(shape, device="meta") for name, (shape, _) in entries}
+        adapted = LAYOUTS[release.layout](file)
+        assert {k: v.shape for k, v in adapted.items()} == {
+            k: v.shape for k, v in module.state_dict().items()
+        }
     assert sum(t.numel() for t in module.state_dict().values()) == release.parameters
     assert module.num_tokens == release.tokens
     bits = None if module.codebook_size is None else module.num_tokens * math.log2(module.codebook_size)
     assert release.bits_per_image == bits
-    assert release.sources[-1] == (release.repo, release.file)
+    if release.repo is None:
+        assert release.sources == [] and release.origin
+    else:
+        assert release.sources[-1] == (release.repo, release.file) and release.origin is None
     assert release_of_file(release.file) is release
     if release.kind == "tokenizer":
         assert release_of_section(release.section) is release
@@ -44,12 +56,14 @@ def test_sections_build_the_released_layout(name):
         tokenizer = RELEASES[release.tokenizer]
         assert (tokenizer.tokens, tokenizer.bits_per_image) == (release.tokens, release.bits_per_image)
         settings = settings_type(module)(**release.sampling)
-        assert vars(settings) == release.sampling  # none is left to a default
+        filters = {k: v for k, v in vars(settings).items() if k in ("top_k", "top_p")}
+        assert vars(settings) == filters | release.sampling  # nothing else is left to a default
+        assert "top_k" in release.sampling or filters in ({}, {"top_k": 0, "top_p": 1.0})
         assert module.num_classes == len(imagenet_classes()) == len(set(imagenet_classes())) == 1000
 
 
-def test_there_are_25_names_and_nearest_ones_are_suggested():
-    assert len(PUBLISHED) == 23 and len(RELEASES) == 25
+def test_there_are_28_names_and_nearest_ones_are_suggested():
+    assert len(PUBLISHED) == 26 and len(RELEASES) == 28
     with pytest.raises(ValueError, match="'titok_l32' is unknown.*'titok-l32'"):
         find_release("titok_l32")
     assert release_of_file("model.safetensors") is None and release_of_section({"name": "titok"}) is None
@@ -70,15 +84,16 @@ def test_class_names_are_in_the_order_of_the_labels():
     assert len(imagenet_classes()) == 1000
 
 
-@pytest.mark.parametrize("name", ["openmoji-titok", "openmoji-rar"])
+@pytest.mark.parametrize("name", ["openmoji-titok", "openmoji-rar", "openmoji-maskgit"])
 def test_shipped_models_are_as_the_catalog_says(name):
     release = RELEASES[name]
     state = read_weights(REPOSITORY / release.folder / "model.safetensors")
     assert sum(t.numel() for t in state.values()) == release.parameters
 
 
-def test_shipped_generator_brings_its_tokenizer():
-    model = load_image_model("openmoji-rar")
-    assert model.generator.num_tokens == RELEASES["openmoji-rar"].tokens == model.tokenizer.num_tokens
+@pytest.mark.parametrize("name", ["openmoji-rar", "openmoji-maskgit"])
+def test_shipped_generator_brings_its_tokenizer(name):
+    model = load_image_model(name)
+    assert model.generator.num_tokens == RELEASES[name].tokens == model.tokenizer.num_tokens
     assert model.tokenizer.bits_per_image == RELEASES["openmoji-titok"].bits_per_image
     assert "Flags" in model.class_names and model.sampling
