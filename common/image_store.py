@@ -1,11 +1,13 @@
 """A numbered collection of images, written in any order by any number of processes, as PNG files and one NPZ.
 
 While it is being written, everything lies in `unfinished.part/`, so that an interrupted job goes on where it stopped,
-and memory does not grow with the collection.
+and memory does not grow with the collection. Pixels go straight to their place in the NPZ, whose bytes depend on the
+images alone: neither on the order nor on the number of processes nor on interruptions.
 """
 
 import json
 import os
+import shutil
 from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,10 +18,13 @@ import numpy as np
 import torch
 
 from common import distributed
+from common.files import write_text
 from common.images import pil_to_tensor, read_image, save_png
+from common.npz_file import finish_npz
+from common.row_store import FACTS as ROW_FACTS
 from common.row_store import RowStore, differences, read_facts
 
-FACTS, ARRAYS = "samples.json", "samples.npz"
+FACTS, ARRAYS, UNFINISHED = "samples.json", "samples.npz", "unfinished.part"
 
 
 class ImageStore:
@@ -35,7 +40,8 @@ class ImageStore:
         overwrite: throw away what the folder holds with other facts.
 
     Raises:
-        ValueError: the folder holds images with other facts, or the disk has too little room.
+        ValueError: the folder holds images with other facts, or the disk has too little room for the arrays (PNG
+            files, whose sizes nobody knows beforehand, are not counted).
     """
 
     def __init__(
@@ -58,6 +64,8 @@ class ImageStore:
         other = differences(found, self.facts) if found is not None else ""
         self.complete = found is not None and not other
         if self.complete:
+            if distributed.is_main():  # a job that was killed while it cleaned up
+                shutil.rmtree(self.folder / UNFINISHED, ignore_errors=True)
             return
         if other and not overwrite:
             raise ValueError(
@@ -67,12 +75,17 @@ class ImageStore:
         # PNG files alone need no array of pixels.
         self._keeps_pixels = npz or not png
         arrays = {"pixels": ((side, side, 3), "uint8")} if self._keeps_pixels else {}
+        if distributed.is_main():
+            self._take_back()
         self._store = RowStore(
-            self.folder / "unfinished.part",
+            self.folder / UNFINISHED,
             count=count,
             arrays={**arrays, "tokens": ((num_tokens,), "int64")},
             facts=self.facts,
             overwrite=overwrite,
+            archived=["pixels"] if npz else [],
+            # In the NPZ: tokens, labels under two names, headers.
+            extra_bytes=8 * count * (num_tokens + 2) + (1 << 16) if npz else 0,
         )
         if overwrite and self.missing == count:
             if distributed.is_main():
@@ -80,6 +93,17 @@ class ImageStore:
             distributed.barrier()
         self._workers = ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1))
         self._written: deque[Future] = deque()
+        # Images that wait to be written: 64 MiB of pixels at most, and enough of them to keep the threads busy.
+        self._waiting = max(16, min(256, (1 << 26) // (3 * side * side)))
+
+    def _take_back(self) -> None:
+        """A job that ended after moving the NPZ to its place but before writing the facts goes on from before that."""
+        part, npz = self.folder / UNFINISHED, self.folder / ARRAYS
+        found = read_facts(part / ROW_FACTS)
+        if self.npz and found is not None and not differences(found, self.facts) and npz.is_file():
+            pixels = part / "pixels.npz"
+            if not pixels.exists():
+                os.replace(npz, pixels)
 
     def _remove_old(self) -> None:
         old_pictures = (p for p in self.folder.glob("*.png") if p.stem.isdigit())
@@ -101,7 +125,7 @@ class ImageStore:
         Raises:
             OSError: an earlier image could not be written.
         """
-        while len(self._written) > 256:  # bounds memory when images come faster than they can be written
+        while len(self._written) > self._waiting:  # images may come faster than they can be written
             self._written.popleft().result()
         for index, image, row in zip(indices, images.cpu(), tokens.cpu(), strict=True):
             self._written.append(self._workers.submit(self._write, int(index), image, row.numpy()))
@@ -137,17 +161,15 @@ class ImageStore:
         """
         self._workers.shutdown()
         if distributed.is_main():
+            for path in self.folder.glob(".*.part"):  # halves of files that killed jobs were writing
+                path.unlink()
             if self.npz:
-                self._write_npz(labels)
-            (self.folder / FACTS).write_text(json.dumps({**self.facts, **results}, indent=1) + "\n")
+                self._finish_npz(labels)
+            write_text(self.folder / FACTS, json.dumps({**self.facts, **results}, indent=1) + "\n")
         self._store.remove()
 
-    def _write_npz(self, labels: np.ndarray) -> None:
-        """`arr_0` uint8 [count, S, S, 3] as evaluators expect it, `labels`, `tokens`; memory stays small."""
-        temporary = self.folder / f".{ARRAYS}.part.npz"
-        try:
-            pixels, tokens = self._store.rows("pixels"), self._store.rows("tokens")
-            np.savez(temporary, arr_0=pixels, labels=labels, tokens=tokens)
-            os.replace(temporary, self.folder / ARRAYS)
-        finally:
-            temporary.unlink(missing_ok=True)
+    def _finish_npz(self, labels: np.ndarray) -> None:
+        """`arr_0` uint8 [count, S, S, 3] and labels `arr_1` int64 as ADM's evaluator names them, `labels`, `tokens`."""
+        numbers, pixels = np.asarray(labels, dtype=np.int64), self._store.path("pixels")
+        finish_npz(pixels, {"arr_1": numbers, "labels": numbers, "tokens": self._store.path("tokens")})
+        os.replace(pixels, self.folder / ARRAYS)

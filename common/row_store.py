@@ -4,33 +4,37 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from common import distributed
+from common.npz_file import create_npz, first_rows
 
 FACTS = "facts.json"
 
 
 class RowFile:
-    """A `.npy` array on disk whose rows several processes fill.
+    """An array on disk, a `.npy` file or the first array of an `.npz`, whose rows several processes fill.
 
     Rows go through `pwrite` and not through a memory map: on a full disk that is an error and not a crash, and on
     network disks neighbours in one page do not overwrite each other.
     """
 
     def __init__(self, path: Path) -> None:
-        self.rows = np.load(path, mmap_mode="r")
+        self.rows = first_rows(path) if path.suffix == ".npz" else np.load(path, mmap_mode="r")
         self._offset, self._size = self.rows.offset, self.rows.nbytes // max(1, len(self.rows))
         self._file = os.open(path, os.O_WRONLY)
 
     @staticmethod
     def create(path: Path, shape: Sequence[int], dtype: str) -> None:
         """Make the file; it reads as zeros and takes no room before rows are written."""
-        np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=tuple(shape)).flush()
+        if path.suffix == ".npz":
+            create_npz(path, "arr_0", tuple(shape), dtype)
+        else:
+            np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=tuple(shape)).flush()
 
     def write(self, index: int, row: np.ndarray) -> None:
         """Set one row."""
@@ -53,9 +57,11 @@ class RowStore:
         arrays: {name: (shape of a row, numpy type)}.
         facts: what the rows depend on (JSON-able); work with other facts is not continued.
         overwrite: throw away work with other facts.
+        archived: names of arrays that lie in `.npz` files (as `arr_0`, see `common.npz_file`), which can be final ones.
+        extra_bytes: room that will be needed besides the arrays.
 
     Raises:
-        ValueError: the folder holds work with other facts, or the disk has too little room.
+        ValueError: the folder holds work with other facts or lacks a file, or the disk has too little room.
     """
 
     def __init__(
@@ -66,39 +72,55 @@ class RowStore:
         arrays: Mapping[str, tuple[tuple[int, ...], str]],
         facts: Mapping[str, Any],
         overwrite: bool = False,
+        archived: Collection[str] = (),
+        extra_bytes: int = 0,
     ) -> None:
-        self.folder, self.count = folder, count
+        self.folder, self.count, self._archived, self._extra = folder, count, archived, extra_bytes
         columns = {**arrays, "flags": ((1,), "uint8")}
         error = self._prepare(columns, dict(facts), overwrite) if distributed.is_main() else None
         error = distributed.gather_objects(error)[0]
         if error is not None:
             raise ValueError(error)
-        self._files = {name: RowFile(folder / f"{name}.npy") for name in columns}
+        self._files = {name: RowFile(self.path(name)) for name in columns}
         self._todo = np.flatnonzero(self._files["flags"].rows[:, 0] == 0)
         distributed.barrier()  # everybody has seen the same flags before anybody sets one
 
+    def path(self, name: str) -> Path:
+        """The file of an array."""
+        return self.folder / f"{name}.{'npz' if name in self._archived else 'npy'}"
+
     def _prepare(self, columns: Mapping, facts: dict[str, Any], overwrite: bool) -> str | None:
         """Find the files of the same work or make new ones; returns what is wrong, for all processes to raise."""
-        found = read_facts(self.folder / FACTS)
-        if found is not None and np.load(self.folder / "flags.npy", mmap_mode="r").any():
+        found, flags = read_facts(self.folder / FACTS), self.path("flags")
+        if found is not None and flags.is_file() and np.load(flags, mmap_mode="r").any():
             other = differences(found, facts)
-            if not other:
-                return None
+            lost = [path.name for path in map(self.path, columns) if not path.is_file()]
+            if not other and not lost:
+                return self._lack_of_room(columns)
             if not overwrite:
+                reason = f"with other settings ({other})" if other else f"without {', '.join(lost)}"
                 return (
-                    f"{self.folder} holds unfinished work with other settings ({other}); remove it,"
+                    f"{self.folder} holds unfinished work {reason}; remove it,"
                     " choose another output, or overwrite=true"
                 )
         shutil.rmtree(self.folder, ignore_errors=True)
-        sizes = (np.dtype(dtype).itemsize * math.prod(shape) for shape, dtype in columns.values())
-        needed, free = self.count * sum(sizes), free_bytes(self.folder)
-        if free < needed:
-            return f"{self.folder}: {free >> 20} MiB are free, but {needed >> 20} MiB are needed"
+        error = self._lack_of_room(columns)
+        if error is not None:
+            return error
         self.folder.mkdir(parents=True)
         for name, (shape, dtype) in columns.items():
-            RowFile.create(self.folder / f"{name}.npy", (self.count, *shape), dtype)
+            RowFile.create(self.path(name), (self.count, *shape), dtype)
         (self.folder / FACTS).write_text(json.dumps(facts))  # last: what has facts is complete
         return None
+
+    def _lack_of_room(self, columns: Mapping) -> str | None:
+        """What is wrong if the disk cannot hold the rows that are not written yet and what comes besides."""
+        sizes = (np.dtype(dtype).itemsize * math.prod(shape) for shape, dtype in columns.values())
+        taken = sum(allocated_bytes(self.path(name)) for name in columns)
+        needed, free = self.count * sum(sizes) + self._extra - taken, free_bytes(self.folder)
+        if free >= needed:
+            return None
+        return f"{self.folder}: {free >> 20} MiB are free, but {needed >> 20} MiB are needed"
 
     @property
     def missing(self) -> int:
@@ -152,3 +174,8 @@ def free_bytes(folder: Path) -> int:
     while not folder.exists():
         folder = folder.parent
     return shutil.disk_usage(folder).free
+
+
+def allocated_bytes(path: Path) -> int:
+    """Room that a file takes now (unwritten parts take none), 0 if it does not exist or the system does not tell."""
+    return 512 * getattr(path.stat(), "st_blocks", 0) if path.is_file() else 0

@@ -5,7 +5,7 @@ import os
 import pickle
 import struct
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -95,17 +95,23 @@ def write_weights(path: str | Path, module: nn.Module) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def load_weights(path: str | Path, module: nn.Module, drop: Sequence[str] = ()) -> None:
+def load_weights(
+    path: str | Path,
+    module: nn.Module,
+    drop: Sequence[str] = (),
+    read: Callable[[str | Path], dict[str, torch.Tensor]] = read_weights,
+) -> None:
     """Load a weight file strictly into `module`: the same names, the same shapes.
 
     Args:
         drop: names, with wildcards, of entries that files may hold and that are left out where the module has none.
+        read: reads the file into a state dict of ours.
 
     Raises:
         FileNotFoundError: the file does not exist.
         CheckpointError: it is damaged, or does not fit; the message names the file, the entry and both shapes.
     """
-    state, wanted = read_weights(path), module.state_dict()
+    state, wanted = read(path), module.state_dict()
     surplus = [name for name in state if name not in wanted and any(fnmatch(name, d) for d in drop)]
     for name in surplus:
         del state[name]

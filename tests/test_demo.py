@@ -9,7 +9,8 @@ import pytest
 from nbclient import NotebookClient
 
 from modeling.pipeline import find_classes
-from modeling.pretrained.catalog import RELEASES, imagenet_classes
+from modeling.pretrained.catalog import RELEASES
+from modeling.pretrained.release import imagenet_classes
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOK = ROOT / "demo.ipynb"

@@ -22,7 +22,9 @@ PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 PROGRAMS = {
     "train_titok.py": "training.tokenizer_run.TokenizerRun",
     "train_rar.py": "training.generator_run.GeneratorRun",
-    "sample_imagenet.py": "sample_imagenet.SampleOptions",
+    "sample_imagenet.py": "modeling.sample_job.SampleOptions",
+    "scripts/reproduce.py": "scripts.reproduce.ReproduceOptions",
+    "scripts/fit_codebook.py": "scripts.fit_codebook.FitOptions",
     "scripts/reconstruct.py": "scripts.reconstruct.ReconstructOptions",
     "scripts/pretokenize.py": "scripts.pretokenize.PretokenizeOptions",
     "scripts/convert_checkpoint.py": "scripts.convert_checkpoint.ConvertOptions",
@@ -228,7 +230,7 @@ def test_the_table_of_models_agrees_with_the_catalog(name):
     if "README" not in parameters:
         assert parameters == f"{release.parameters / 1e6:.1f} M"
         assert [f for f in published(release) if f not in figures] == []
-    assert (release.folder or f"`{release.repo}`: `{release.file}`") in file
+    assert (release.folder or f"`{release.repo or 'taming-transformers'}`: `{release.file}`") in file
     assert licence.rstrip("*") == release.licence.partition(" (")[0]
     assert f"{release.kind}={name} " in command
     ((program, arguments),) = commands(command)

@@ -18,6 +18,7 @@ MAY_IMPORT = {
     "modeling.losses": ["modeling.layers", "common.weights"],
     "modeling.factory": ["modeling", "common"],
     "modeling.pipeline": ["modeling", "common"],
+    "modeling.sample_job": ["modeling", "common"],
     "modeling.pretrained": ["modeling", "common"],
     "data": ["common"],
     "evaluator": ["common", "modeling"],

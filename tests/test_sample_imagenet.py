@@ -9,6 +9,7 @@ import torch
 
 import sample_imagenet
 from common.config import REPOSITORY
+from common.image_store import ImageStore
 from modeling.pipeline import generate, load_image_model
 from sample_imagenet import SampleOptions
 
@@ -64,6 +65,33 @@ def test_two_processes_with_another_batch_size_give_the_same_samples(
     # Convolutions and products of another batch size may round differently.
     assert np.abs(first["arr_0"].astype(int) - second["arr_0"]).max() <= 1
     assert result.stdout.count("s per image") == 1 and len(list((tmp_path / "out").glob("0*.png"))) == 16
+
+
+@pytest.mark.parametrize("batches", [1, 3])
+def test_an_interrupted_job_ends_with_the_bytes_of_one_that_was_not(
+    tiny_generator_run, one_process, tmp_path, monkeypatch, batches
+):
+    calls, put = [], ImageStore.put
+
+    def stop(store, indices, images, tokens):
+        if len(calls) == batches:
+            store.flush()
+            raise KeyboardInterrupt
+        calls.append(indices)
+        put(store, indices, images, tokens)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(ImageStore, "put", stop)
+        run(tiny_generator_run, tmp_path, png=True, batch_size=4)
+    assert len(list(tmp_path.glob("0*.png"))) == 4 * batches
+    run(tiny_generator_run, tmp_path, png=True, batch_size=5)
+    assert (tmp_path / "samples.npz").read_bytes() == (one_process / "samples.npz").read_bytes()
+
+
+def test_labels_have_the_name_of_adm_too(one_process):
+    found = arrays_of(one_process)
+    assert list(found) == ["arr_0", "arr_1", "labels", "tokens"] and found["arr_1"].dtype == np.int64
+    assert np.array_equal(found["arr_1"], found["labels"])
 
 
 def test_a_longer_job_begins_with_the_samples_of_a_shorter_one(tiny_generator_run, one_process, tmp_path):

@@ -214,7 +214,10 @@ def _way_of_learning(run: GeneratorRun, generator: Generator) -> tuple[type, Any
             f"section {key} has no use with generator.name={run.generator['name']!r}; remove it"
         )
     if autoregressive:
-        run.rar = run.rar or RARSettings()
+        if run.rar is None:
+            # Random orders are for generators that say where a token belongs.
+            fixed = {} if generator.any_order else {"randomness_anneal_start": 0, "randomness_anneal_end": 0}
+            run.rar = RARSettings(**fixed)
         return RARTask, run.rar
     run.maskgit = run.maskgit or MaskGITSettings()
     return MaskGITTask, run.maskgit

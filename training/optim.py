@@ -10,8 +10,13 @@ from training.settings import OptimizerSettings
 # recipes: "embed" covers patch embeddings, "ln" also the final adaLN layer of RAR.
 NO_DECAY = ("ln", "bias", "latent_tokens", "mask_token", "embedding", "norm", "gamma", "embed")
 # Modules whose matrices Muon may train, and how many projections some of them stack along dimension 0.
-BLOCKS = ("transformer.", "blocks.", "mid_block.", "encoder.layer.")
-STACKED = {"in_proj_weight": 3, "attn.qkv.weight": 3, "adaLN_modulation.1.weight": 6}
+BLOCKS = ("transformer.", "blocks.", "mid_block.", "encoder.layer.", "layers.")
+STACKED = {
+    "in_proj_weight": 3,
+    "attn.qkv.weight": 3,
+    "attention.wqkv.weight": 3,
+    "adaLN_modulation.1.weight": 6,
+}
 
 
 def decays(name: str, parameter: nn.Parameter) -> bool:

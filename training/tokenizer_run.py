@@ -5,25 +5,28 @@ from pathlib import Path
 
 import torch
 
-from common.build import ConfigError, build
+from common.build import ConfigError, build, check_options
 from common.config import option, to_tree
 from data import DATASETS
 from data.source import Source
 from modeling.factory import build_discriminator, build_tokenizer
 from modeling.pretrained.loading import load_tokenizer
 from modeling.pretrained.perceptual import find_perceptual
+from modeling.pretrained.teachers import load_teacher
 from modeling.pretrained.text import TextEncoder, load_text_encoder
 from modeling.tokenizers.base import Tokenizer
+from modeling.tokenizers.feature_tokenizer import FeatureTokenizer
 from training.checkpoint import CheckpointFolder
 from training.evaluation import ReconstructionEvaluator, TokenizerEvaluation
 from training.settings import ExperimentSettings, OptimizerSettings, ScheduleSettings, TrainingSettings
+from training.tasks.feature_distillation import FeatureDistillationTask
 from training.tasks.proxy_codes import ProxyCodesTask
 from training.tasks.reconstruction import ReconstructionTask
 from training.tasks.tokenizer import TokenizerTask
 from training.tasks.tokenizer_loss import TokenizerLossSettings
 from training.trainer import Trainer, start
 
-PIXEL_PARTS = ("pixel_decoder.", "pixel_quantize.")  # of layout=two_stage; they come from the teacher
+PIXEL_PARTS = ("pixel_decoder.", "pixel_quantize.")  # that a first stage lacks; new, or the teacher's
 USAGE, REVIVALS = "quantize.embed_prob", "quantize.revivals"  # statistics that released weights come without
 
 
@@ -44,7 +47,9 @@ class TokenizerRun:
         help="section: name titok, tatitok or maskgit_vqgan, its options, and a quantizer"
     )
     teacher: str | dict | None = option(
-        None, "frozen 2-D tokenizer (maskgit-vqgan, a folder, a file) of the layouts proxy and two_stage"
+        None,
+        "frozen network to learn from: of the layouts proxy and two_stage a 2-D tokenizer (maskgit-vqgan, a folder,"
+        " a file); of vqkd a section: name (of timm), weights, project, ...",
     )
     initialize: str | dict | None = option(
         None, "tokenizer to start from; two_stage: the finished first stage"
@@ -97,16 +102,18 @@ def build_images(key: str, section: dict, image_size: int) -> Source:
 def _check_layout(run: TokenizerRun, tokenizer: Tokenizer) -> None:
     """Refuse sections that the tokenizer's layout lacks, or has no use for."""
     layout = getattr(tokenizer, "layout", "single_stage")
-    if layout == "single_stage" and run.teacher is not None:
-        raise ConfigError(f"teacher={run.teacher!r} has no use with a tokenizer trained in a single stage")
-    if layout != "single_stage" and run.teacher is None:
-        raise ConfigError(f"teacher is missing; tokenizer.layout={layout!r} needs one, such as maskgit-vqgan")
+    learns = layout != "single_stage" or not tokenizer.predicts_pixels
+    if run.teacher is not None and not learns:
+        raise ConfigError(f"teacher={run.teacher!r} has no use: this tokenizer learns from images alone")
+    if run.teacher is None and learns:
+        what = "a section with a name of timm" if layout == "single_stage" else "one such as maskgit-vqgan"
+        raise ConfigError(f"teacher is missing; this tokenizer needs {what}")
     if layout == "two_stage" and run.initialize is None:
         raise ConfigError(
             "initialize is missing; tokenizer.layout='two_stage' starts from a tokenizer of layout proxy"
         )
-    if layout == "proxy" and run.discriminator is not None:
-        raise ConfigError("discriminator must be null with tokenizer.layout='proxy': it makes no pixels")
+    if not tokenizer.predicts_pixels and run.discriminator is not None:
+        raise ConfigError("discriminator must be null: this tokenizer makes no pixels")
     if run.text_encoder is not None and not tokenizer.needs_text:
         raise ConfigError(f"text_encoder={run.text_encoder!r} has no use: this tokenizer takes no text")
 
@@ -157,8 +164,12 @@ def _task(
         optimizer=run.optimizer,
         batch_size=run.training.per_gpu_batch_size,
         num_workers=run.training.num_workers,
-        evaluator=ReconstructionEvaluator(run.evaluation, device),
     )
+    if isinstance(tokenizer, FeatureTokenizer) and not tokenizer.predicts_pixels:
+        teacher = load_teacher(**check_options("teacher", load_teacher, run.teacher), device=device)
+        weight = run.losses.quantizer_weight
+        return FeatureDistillationTask(**common, teacher=teacher, quantizer_weight=weight)
+    common["evaluator"] = ReconstructionEvaluator(run.evaluation, device)
     if not tokenizer.predicts_pixels:
         weight = run.losses.quantizer_weight
         return ProxyCodesTask(**common, teacher=load_tokenizer(run.teacher, device), quantizer_weight=weight)

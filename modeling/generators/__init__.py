@@ -7,16 +7,18 @@ from modeling.generators.base import (
     MaskedGenerator,
     drop_labels,
 )
+from modeling.generators.gpt import GPT
 from modeling.generators.maskgit import MaskGIT
 from modeling.generators.masking import mask_counts, mask_ratio, sample_masks
 from modeling.generators.orders import permute_tokens, randomness, sample_orders
 from modeling.generators.rar import RAR
 from modeling.generators.uvit import UViT
 
-GENERATORS: dict[str, type[Generator]] = {"rar": RAR, "maskgit": MaskGIT, "uvit": UViT}
+GENERATORS: dict[str, type[Generator]] = {"rar": RAR, "maskgit": MaskGIT, "uvit": UViT, "gpt": GPT}
 
 __all__ = [
     "GENERATORS",
+    "GPT",
     "RAR",
     "AutoregressiveGenerator",
     "DecodeSession",

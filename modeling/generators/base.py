@@ -58,7 +58,13 @@ class Generator(nn.Module, ABC):
 
 
 class AutoregressiveGenerator(Generator):
-    """Predicts tokens one after the other."""
+    """Predicts tokens one after the other.
+
+    Attributes:
+        any_order: whether `forward` takes orders other than raster.
+    """
+
+    any_order = True
 
     @abstractmethod
     def forward(self, tokens: Tensor, labels: Tensor, orders: Tensor | None = None) -> Tensor:

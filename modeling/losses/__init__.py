@@ -3,8 +3,14 @@
 from torch import nn
 
 from modeling.losses.discriminators import NLayerDiscriminator
+from modeling.losses.patchgan import PatchGAN
 from modeling.losses.reconstruction import RECONSTRUCTION_LOSSES
+from modeling.losses.stylegan import StyleGANDiscriminator
 
-DISCRIMINATORS: dict[str, type[nn.Module]] = {"nlayer": NLayerDiscriminator}
+DISCRIMINATORS: dict[str, type[nn.Module]] = {
+    "nlayer": NLayerDiscriminator,
+    "patchgan": PatchGAN,
+    "stylegan": StyleGANDiscriminator,
+}
 
 __all__ = ["DISCRIMINATORS", "RECONSTRUCTION_LOSSES"]

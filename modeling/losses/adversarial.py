@@ -1,4 +1,7 @@
-"""Hinge GAN losses (arXiv:1705.02894) and LeCam regularisation (arXiv:2104.03310)."""
+"""GAN losses (hinge: arXiv:1705.02894, vanilla and non-saturating: arXiv:1406.2661) and LeCam regularisation
+(arXiv:2104.03310)."""
+
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -13,6 +16,26 @@ def hinge_discriminator_loss(real_logits: torch.Tensor, fake_logits: torch.Tenso
 def generator_loss(fake_logits: torch.Tensor) -> torch.Tensor:
     """-mean(fake), a scalar; logits of any shape."""
     return -fake_logits.float().mean()
+
+
+def vanilla_discriminator_loss(real_logits: torch.Tensor, fake_logits: torch.Tensor) -> torch.Tensor:
+    """Half of mean(softplus(-real)) + mean(softplus(fake)), cross-entropy; a scalar, logits of any shape."""
+    return 0.5 * (F.softplus(-real_logits.float()).mean() + F.softplus(fake_logits.float()).mean())
+
+
+def non_saturating_generator_loss(fake_logits: torch.Tensor) -> torch.Tensor:
+    """mean(softplus(-fake)), a scalar; logits of any shape."""
+    return F.softplus(-fake_logits.float()).mean()
+
+
+DISCRIMINATOR_LOSSES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
+    "hinge": hinge_discriminator_loss,
+    "vanilla": vanilla_discriminator_loss,
+}
+GENERATOR_LOSSES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "hinge": generator_loss,
+    "non_saturating": non_saturating_generator_loss,
+}
 
 
 class LeCam(nn.Module):

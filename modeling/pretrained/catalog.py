@@ -1,87 +1,23 @@
 """Models with published weights, by name: what they are, where their files lie, and what was measured with them.
 
 Sizes, files and numbers are those of the authors' code releases and papers (TiTok arXiv:2406.07550, TA-TiTok
-arXiv:2501.07730, RAR arXiv:2411.00776, MaskGIT arXiv:2202.04200). Layouts agree with the published state dicts entry
-by entry; the files themselves were never opened here.
+arXiv:2501.07730, RAR arXiv:2411.00776, MaskGIT arXiv:2202.04200, taming VQGAN arXiv:2012.09841, LlamaGen
+arXiv:2406.06525). Layouts agree with the published state dicts entry by entry; the files themselves were never opened
+here.
 """
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 from common.build import nearest
+from modeling.pretrained.catalog_llamagen import LLAMAGEN_FAMILY
 from modeling.pretrained.original import SIZES
+from modeling.pretrained.release import Release
 
 TITOK, TATITOK, RAR = "fun-research/TiTok", "fun-research/TA-TiTok", "yucornetto/RAR"
 LICENCE = "Apache-2.0 (as stated by the authors' code release; check the repository of the weights)"
 OPENMOJI_LICENCE = "CC BY-SA 4.0 (trained on drawings of OpenMoji, openmoji.org)"
-CLASS_FILE = Path(__file__).with_name("imagenet_classes.txt")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Release:
-    """A model that `load_tokenizer`, `load_generator` or `load_image_model` finds by its name.
-
-    Attributes:
-        name: its name here.
-        kind: "tokenizer" or "generator".
-        licence: of the weights.
-        tokens: tokens (continuous: latent vectors) per image.
-        bits_per_image: tokens times log2 of the codebook size; None if continuous.
-        parameters: entries of the state dict, in numbers.
-        metrics: published results. Tokenizers: rfid, inception_score of reconstructions of the ImageNet validation set.
-            Generators: gfid, inception_score, precision, recall of 50,000 samples. 256 x 256 pixels.
-        section: our `tokenizer` or `generator` section; empty for a model in `folder`, which has it in its config.yaml.
-        sampling: published settings of a generator's sampler.
-        tokenizer: name of the tokenizer whose tokens a generator makes.
-        repo, file: Hub repository and file of the plain state dict.
-        hub_repo: Hub repository with config.json and model.safetensors, if there is one.
-        manifest: name of the list of state-dict entries that the tests compare with.
-        folder: run folder of a model that comes with this repository.
-    """
-
-    name: str
-    kind: str
-    licence: str
-    tokens: int
-    bits_per_image: float | None
-    parameters: int
-    metrics: Mapping[str, float]
-    section: Mapping[str, Any] = field(default_factory=dict)
-    sampling: Mapping[str, Any] = field(default_factory=dict)
-    tokenizer: str | None = None
-    repo: str | None = None
-    file: str | None = None
-    hub_repo: str | None = None
-    manifest: str | None = None
-    folder: str | None = None
-
-    @property
-    def sources(self) -> list[tuple[str, str]]:
-        """(Hub repository, file) where the weights lie, the safer format first."""
-        places = [(self.hub_repo, "model.safetensors"), (self.repo, self.file)]
-        return [(repo, file) for repo, file in places if repo and file]
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """The configuration as a run folder would have it."""
-        if self.kind == "tokenizer":
-            return {"tokenizer": dict(self.section)}
-        origin = {"tokenizer": self.tokenizer, "class_names": imagenet_classes()}
-        return {"generator": dict(self.section), "sampling": dict(self.sampling), "tokens": origin}
-
-
-@cache
-def _imagenet_classes() -> tuple[str, ...]:
-    return tuple(CLASS_FILE.read_text().splitlines())
-
-
-def imagenet_classes() -> list[str]:
-    """Short English names of the 1000 ImageNet classes in the order of the labels (sorted synsets)."""
-    return list(_imagenet_classes())
 
 
 def _vq(codes: int, channels: int, unit: bool) -> dict[str, Any]:
@@ -271,6 +207,7 @@ _ALL = (
         file="maskgit-vqgan-imagenet-f16-256.bin",
         manifest="maskgit_vqgan",
     ),
+    *LLAMAGEN_FAMILY,
     _maskgit(
         "l32", _bert(32), 8, "linear", 4.5, 9.5,
         parameters=177_202_432, metrics={"gfid": 2.77, "inception_score": 194.0},
@@ -307,6 +244,17 @@ _ALL = (
         metrics={"loss": 7.61},
         tokenizer="openmoji-titok",
         folder="assets/models/rar_openmoji",
+    ),
+    Release(
+        name="openmoji-maskgit",
+        kind="generator",
+        licence=OPENMOJI_LICENCE,
+        tokens=32,
+        bits_per_image=320.0,
+        parameters=1_753_088,
+        metrics={"loss": 5.57},
+        tokenizer="openmoji-titok",
+        folder="assets/models/maskgit_openmoji",
     ),
 )  # fmt: skip
 

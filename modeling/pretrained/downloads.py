@@ -39,10 +39,13 @@ def release_weights(release: Release) -> Path:
         except OSError as error:
             reason = str(error)
             break  # without a connection the next place cannot be reached either
+    where = f"{release.file} from {release.origin}"
+    if release.repo:
+        url = hf_hub_url(release.repo, release.file)
+        where = f"{url} (repository {release.repo}, file {release.file})"
     raise ConnectionError(
         f"weights of {release.name} are not on this machine and cannot be downloaded: {reason}. Get"
-        f" {hf_hub_url(release.repo, release.file)} (repository {release.repo}, file {release.file}) and put it into"
-        f" a folder that the environment variable {WEIGHTS_VARIABLE} names"
+        f" {where} and put it as {release.file} into a folder that the environment variable {WEIGHTS_VARIABLE} names"
     )
 
 

@@ -2,17 +2,21 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from common.weights import CheckpointError, load_weights, weight_hash
+from common.weights import CheckpointError, load_weights, read_weights, weight_hash
 from modeling.factory import build_generator, build_tokenizer
 from modeling.generators.base import Generator
+from modeling.pretrained.llamagen import adapt_llamagen
+from modeling.pretrained.nested_files import read_nested_weights
 from modeling.pretrained.references import Reference, open_model
 from modeling.pretrained.run_folder import ModelFiles
+from modeling.pretrained.vqgan_layouts import LAYOUTS
 from modeling.tokenizers.base import Tokenizer
 
 Config = str | Path | Mapping[str, Any] | None
@@ -53,8 +57,17 @@ def load_files(files: ModelFiles, device: torch.device | str = "cpu") -> nn.Modu
 
 def _load(files: ModelFiles, kind: str, device: torch.device | str) -> Any:
     module = _allocate(BUILDERS[kind], files.section(kind))
-    load_weights(files.weights, module, files.drop)
+    read = read_weights if files.layout is None else partial(_read_foreign, layout=files.layout)
+    load_weights(files.weights, module, files.drop, read)
     return module.to(device).eval().requires_grad_(False)
+
+
+# How files of other projects are read: their entries under our names.
+FOREIGN = {**LAYOUTS, "llamagen_gpt": adapt_llamagen}
+
+
+def _read_foreign(path: str | Path, layout: str) -> dict[str, torch.Tensor]:
+    return FOREIGN[layout](read_nested_weights(path))
 
 
 def _allocate(build: Callable[[Mapping[str, Any]], nn.Module], section: Mapping[str, Any]) -> nn.Module:

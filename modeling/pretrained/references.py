@@ -20,13 +20,7 @@ from typing import Any
 from common.build import ConfigError, nearest
 from common.config import REPOSITORY, find_file, read_yaml
 from common.weights import weight_names
-from modeling.pretrained.catalog import (
-    RELEASES,
-    Release,
-    imagenet_classes,
-    release_of_file,
-    release_of_section,
-)
+from modeling.pretrained.catalog import RELEASES, release_of_file, release_of_section
 from modeling.pretrained.downloads import hub_model, release_weights
 from modeling.pretrained.original import (
     generator_section,
@@ -35,6 +29,7 @@ from modeling.pretrained.original import (
     tokenizer_section,
     weight_file,
 )
+from modeling.pretrained.release import Release, imagenet_classes
 from modeling.pretrained.run_folder import CONFIG, MODEL_SECTIONS, ModelFiles, newest_weights, open_run
 
 Reference = str | Path | Mapping[str, Any]
@@ -118,7 +113,7 @@ def _from_release(release: Release, kind: str | None) -> ModelFiles:
     if release.folder:
         found = open_run(REPOSITORY / release.folder)
         return ModelFiles(name=release.name, config=found.config, weights=found.weights)
-    return ModelFiles(release.name, release.config, release_weights(release), DROP)
+    return ModelFiles(release.name, release.config, release_weights(release), DROP, release.layout)
 
 
 def _from_parts(parts: Mapping[str, Any]) -> ModelFiles:
@@ -149,7 +144,7 @@ def _from_path(name: str, path: Path, kind: str | None) -> ModelFiles:
         if release is not None:
             if kind not in (None, release.kind):
                 raise ValueError(f"{name} is the file of a {release.kind} ({release.name}), not of a {kind}")
-            return ModelFiles(name, release.config, path, DROP)
+            return ModelFiles(name, release.config, path, DROP, release.layout)
     run = open_run(path)
     return _describe(name, run.weights, run.config, kind) if is_original(run.config) else run
 

@@ -1,7 +1,16 @@
 """Bottlenecks between encoder and decoder, by the name used in configurations."""
 
+from modeling.quantizers.ema_vq import EMAVectorQuantizer
+from modeling.quantizers.fsq import FSQ
 from modeling.quantizers.gaussian import GaussianQuantizer
 from modeling.quantizers.output import Quantizer
+from modeling.quantizers.spherical_vq import SphericalVectorQuantizer
 from modeling.quantizers.vq import VectorQuantizer
 
-QUANTIZERS: dict[str, type[Quantizer]] = {"vq": VectorQuantizer, "vae": GaussianQuantizer}
+QUANTIZERS: dict[str, type[Quantizer]] = {
+    "vq": VectorQuantizer,
+    "ema_vq": EMAVectorQuantizer,
+    "fsq": FSQ,
+    "spherical_vq": SphericalVectorQuantizer,
+    "vae": GaussianQuantizer,
+}

@@ -2,6 +2,7 @@
 
 from modeling.sampling.autoregressive import choose_tokens, sample, sample_uniforms
 from modeling.sampling.draw import draw, generator_uniforms, numbers_needed, settings_type
+from modeling.sampling.filtering import check_filters, filter_logits
 from modeling.sampling.guidance import GUIDANCE_SCHEDULES, guidance_weights, guide, power_cosine_schedule
 from modeling.sampling.masked import least_certain, left_masked, sample_masked
 from modeling.sampling.noise import MaskedNoise, SampleNoise, gumbel
@@ -13,8 +14,10 @@ __all__ = [
     "MaskedSamplingSettings",
     "SampleNoise",
     "SamplingSettings",
+    "check_filters",
     "choose_tokens",
     "draw",
+    "filter_logits",
     "generator_uniforms",
     "gumbel",
     "guidance_weights",

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from common.config import option
+from modeling.sampling.filtering import check_filters
 from modeling.sampling.guidance import GUIDANCE_SCHEDULES
 
 
@@ -18,15 +19,20 @@ class SamplingSettings:
     """How tokens are drawn from an autoregressive generator.
 
     Raises:
-        ValueError: a setting is negative.
+        ValueError: a setting is out of range.
     """
 
     guidance_scale: float = option(4.0, "classifier-free guidance at the last token; 0 = off")
     guidance_power: float = option(1.0, "shape of the rise from 1 to the scale; 0 = constant")
     temperature: float = option(1.0, "0 = always the likeliest token")
+    top_k: int = option(0, "draw from this many likeliest tokens; 0 = from all")
+    top_p: float = option(
+        1.0, "draw from the likeliest tokens that hold this share of the mass; 1 = from all"
+    )
 
     def __post_init__(self) -> None:
         _refuse_negative(self, "guidance_scale", "guidance_power", "temperature")
+        check_filters(self.top_k, self.top_p)
 
 
 @dataclass(kw_only=True)

@@ -1,8 +1,13 @@
+import os
+import shutil
+
 import numpy as np
 import pytest
 import torch
 
+from common import image_store, npz_file, row_store
 from common.image_store import ImageStore
+from evaluator.image_files import open_images
 
 
 def open_store(folder, **options):
@@ -31,6 +36,10 @@ def test_interrupted_store_goes_on_and_becomes_the_final_files(tmp_path):
         assert arrays["arr_0"].shape == (5, 4, 4, 3) and arrays["arr_0"].dtype == np.uint8
         assert arrays["arr_0"][:, 0, 0, 0].tolist() == [0, 10, 20, 30, 40]
         assert arrays["labels"].tolist() == [0, 1, 2, 3, 4] and arrays["tokens"][3].tolist() == [3, 3, 3]
+        assert arrays["arr_1"].tolist() == [0, 1, 2, 3, 4] and arrays["arr_1"].dtype == np.int64
+    stream = open_images(tmp_path)
+    assert stream.labels.tolist() == [0, 1, 2, 3, 4]
+    assert torch.equal(torch.stack(list(stream.images(range(5)))), torch.cat([picture(i) for i in range(5)]))
     names = sorted(p.name for p in tmp_path.iterdir())
     assert names == [*(f"{i:06d}.png" for i in range(5)), "samples.json", "samples.npz"]
     assert open_store(tmp_path).complete
@@ -67,6 +76,85 @@ def test_a_disk_that_is_too_small_is_known_before(tmp_path):
     with pytest.raises(ValueError, match="MiB are needed"):
         open_store(tmp_path, count=10**9, side=512)
     assert not (tmp_path / "unfinished.part").exists()
+
+
+def test_the_room_for_the_final_file_is_asked_for_before(tmp_path, monkeypatch):
+    """Pixels lie in it from the start; tokens are there twice, once in a file of their own, labels under two names."""
+    count, side, tokens = 1000, 16, 512
+    once = count * (3 * side * side + 8 * tokens + 1)
+    for free, enough in ((once + 8 * count * tokens + 16 * count, False), (once + 9 * count * tokens, True)):
+        monkeypatch.setattr(row_store, "free_bytes", lambda _, free=free: free)
+        options = {"count": count, "side": side, "num_tokens": tokens}
+        if enough:
+            open_store(tmp_path, **options)
+        else:
+            with pytest.raises(ValueError, match="MiB are needed"):
+                open_store(tmp_path, **options)
+
+
+def test_a_job_that_goes_on_needs_room_for_what_is_missing_only(tmp_path, monkeypatch):
+    options = {"count": 8, "side": 256, "num_tokens": 3, "png": False}
+    images = torch.zeros(8, 3, 256, 256, dtype=torch.uint8)
+    store = open_store(tmp_path, **options)
+    store.put(range(7), images[:7], torch.zeros(7, 3, dtype=torch.int64))
+    store.flush()
+    assert images.numel() > 1_500_000
+    monkeypatch.setattr(row_store, "free_bytes", lambda _: 400_000)
+    assert open_store(tmp_path, **options).missing == 1
+    monkeypatch.setattr(row_store, "free_bytes", lambda _: 100_000)
+    with pytest.raises(ValueError, match="MiB are needed"):
+        open_store(tmp_path, **options)
+
+
+def pictures(folder):
+    return sorted(p.name for p in folder.iterdir())
+
+
+@pytest.mark.parametrize("step", ["crc", "members", "sync", "move", "facts", "clean"])
+def test_killed_while_finishing_the_store_ends_with_the_same_bytes(tmp_path, monkeypatch, step):
+    """Whatever step the end comes in, doing it again gives the files of a store that was never stopped."""
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    fill(store := open_store(whole), range(5))
+    store.finish(np.arange(5))
+
+    def die(*_, **__):
+        raise KeyboardInterrupt
+
+    def half_cleaned(folder, *_, **__):
+        (folder / "facts.json").unlink()
+        (folder / "flags.npy").unlink()
+        die()
+
+    fill(store := open_store(broken), [4, 2, 0, 1, 3])
+    (broken / ".000002.png.1.part").write_bytes(b"half")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        where, name, stand_in = {
+            "crc": (npz_file.zlib, "crc32", die),
+            "members": (npz_file, "_write_array", die),
+            "sync": (npz_file.os, "fsync", die),
+            "move": (image_store.os, "replace", die),
+            "facts": (image_store, "write_text", die),
+            "clean": (shutil, "rmtree", half_cleaned),
+        }[step]
+        patch.setattr(where, name, stand_in)
+        store.finish(np.arange(5))
+    again = open_store(broken)
+    assert again.complete == (step == "clean")
+    if not again.complete:
+        assert again.missing == 0
+        again.finish(np.arange(5))
+    assert pictures(broken) == pictures(whole)
+    for name in pictures(whole):
+        assert (broken / name).read_bytes() == (whole / name).read_bytes(), name
+    assert open_store(broken).complete and not os.path.exists(broken / "unfinished.part")
+
+
+def test_unfinished_work_that_lost_a_file_is_refused(tmp_path):
+    fill(open_store(tmp_path), [0])
+    (tmp_path / "unfinished.part" / "pixels.npz").unlink()
+    with pytest.raises(ValueError, match="unfinished work without pixels.npz"):
+        open_store(tmp_path)
+    assert open_store(tmp_path, overwrite=True).missing == 5
 
 
 def test_a_failed_write_is_reported(tmp_path):

@@ -48,7 +48,11 @@ class ReconstructionTask(TokenizerTask):
         class_names: Sequence[str] = (),
     ):
         if not tokenizer.predicts_pixels:
-            raise ConfigError("tokenizer.layout='proxy' predicts codes, not pixels")
+            raise ConfigError("this tokenizer predicts no pixels, so they cannot be compared with images")
+        if loss.adaptive_weight and not hasattr(tokenizer, "last_layer"):
+            raise ConfigError(
+                f"losses.adaptive_weight is for convolutional decoders, not for a {type(tokenizer).__name__}"
+            )
         super().__init__(
             tokenizer=tokenizer,
             validation=validation,
@@ -88,7 +92,12 @@ class ReconstructionTask(TokenizerTask):
         output = context.modules["model"](images, **options)
         context.shared["reconstructions"] = output.reconstructions.detach()
         total, scalars = self.loss.generator(
-            images, output.reconstructions, output.losses, context.raw.get("discriminator"), context.step
+            images,
+            output.reconstructions,
+            output.losses,
+            context.raw.get("discriminator"),
+            context.step,
+            last_layer=tokenizer.last_layer if self.loss.settings.adaptive_weight else None,
         )
         return total, scalars | self.codebook_scalars(output, context)
 

@@ -10,7 +10,13 @@ from common.build import ConfigError
 from common.config import option
 from common.distributed import all_reduce_mean
 from modeling.losses import RECONSTRUCTION_LOSSES
-from modeling.losses.adversarial import LeCam, generator_loss, hinge_discriminator_loss
+from modeling.losses.adaptive import adaptive_weight
+from modeling.losses.adversarial import (
+    GENERATOR_LOSSES,
+    LeCam,
+    hinge_discriminator_loss,
+    vanilla_discriminator_loss,
+)
 from modeling.losses.perceptual import PerceptualLoss
 
 REPORTED = ("commitment_loss", "codebook_loss")
@@ -45,6 +51,12 @@ class TokenizerLossSettings:
     discriminator_start: int = option(0, "first step with the adversarial term and discriminator training")
     discriminator_factor: float = option(1.0)
     discriminator_weight: float = option(0.0)
+    adaptive_weight: bool = option(
+        False, "multiply discriminator_weight by the ratio of gradients at the decoder's last layer"
+    )
+    gan_loss: Literal["hinge", "non_saturating"] = option(
+        "hinge", "non_saturating: logistic losses on both sides"
+    )
     lecam_regularization_weight: float = option(0.0)
     lecam_ema_decay: float = option(0.999)
 
@@ -93,6 +105,7 @@ class TokenizerLoss(nn.Module):
         bottleneck: dict[str, torch.Tensor],
         discriminator: nn.Module | None,
         step: int,
+        last_layer: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor | float]]:
         """Loss of the tokenizer.
 
@@ -102,6 +115,7 @@ class TokenizerLoss(nn.Module):
             bottleneck: `quantizer_loss` and its parts (VQ), or `kl_loss` (VAE), unweighted.
             discriminator: the raw module; its parameters get no gradient.
             step: updates already done.
+            last_layer: weight of the decoder's last layer, needed with `adaptive_weight`.
 
         Returns:
             Total loss, and the weighted terms to log.
@@ -127,9 +141,14 @@ class TokenizerLoss(nn.Module):
         factor = self.factor(step)
         if discriminator is not None and factor > 0 and settings.discriminator_weight > 0:
             discriminator.requires_grad_(False)
-            gan = generator_loss(discriminator(reconstructions))
+            gan = GENERATOR_LOSSES[settings.gan_loss](discriminator(reconstructions))
             discriminator.requires_grad_(True)
-            scalars |= {"gan_loss": gan, "weighted_gan_loss": settings.discriminator_weight * factor * gan}
+            weight = settings.discriminator_weight * factor
+            if settings.adaptive_weight:
+                visible = scalars["reconstruction_loss"] + scalars.get("perceptual_loss", 0.0)
+                weight = adaptive_weight(visible, gan, last_layer, gain=weight, average=all_reduce_mean)
+                scalars["adaptive_weight"] = weight
+            scalars |= {"gan_loss": gan, "weighted_gan_loss": weight * gan}
             total = total + scalars["weighted_gan_loss"]
         return total, {"total_loss": total, **scalars}
 
@@ -139,7 +158,10 @@ class TokenizerLoss(nn.Module):
         """Loss of the discriminator on images and detached reconstructions; updates the LeCam averages."""
         both = torch.cat([images.float(), reconstructions.detach().float()])
         real, fake = discriminator(both).chunk(2)  # one forward, as data-parallel wrappers require
-        loss = self.factor(step) * hinge_discriminator_loss(real, fake)
+        compare = (
+            hinge_discriminator_loss if self.settings.gan_loss == "hinge" else vanilla_discriminator_loss
+        )
+        loss = self.factor(step) * compare(real, fake)
         real_mean, fake_mean = global_mean(real), global_mean(fake)
         scalars = {"logits_real": real_mean.detach(), "logits_fake": fake_mean.detach()}
         if self.lecam is not None:

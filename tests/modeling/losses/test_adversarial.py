@@ -1,9 +1,18 @@
 """GAN losses against hand-computed values and gradients."""
 
+import math
+
 import pytest
 import torch
 
-from modeling.losses.adversarial import LeCam, generator_loss, hinge_discriminator_loss
+from modeling.losses.adversarial import (
+    DISCRIMINATOR_LOSSES,
+    GENERATOR_LOSSES,
+    LeCam,
+    generator_loss,
+    hinge_discriminator_loss,
+)
+from tests.parity import assert_close, golden
 
 
 def test_hinge_value_and_gradient() -> None:
@@ -47,3 +56,24 @@ def test_lecam_penalty_gradient_and_averages() -> None:
 def test_lecam_rejects_an_impossible_decay() -> None:
     with pytest.raises(ValueError, match="decay=1.5"):
         LeCam(decay=1.5)
+
+
+def test_losses_equal_the_reference() -> None:
+    data = golden("ut_losses_metrics")
+    real, fake = torch.from_numpy(data["logits_real"]), torch.from_numpy(data["logits_fake"])
+    for name in ("hinge", "vanilla"):
+        assert_close(DISCRIMINATOR_LOSSES[name](real, fake), data[f"{name}_d"], atol=0, rtol=1e-5)
+    assert_close(GENERATOR_LOSSES["hinge"](fake), data["hinge_g"], atol=0, rtol=1e-5)
+    assert_close(GENERATOR_LOSSES["non_saturating"](fake), data["nonsaturating_g"], atol=0, rtol=1e-5)
+
+
+def test_vanilla_and_non_saturating_gradients_point_the_right_way() -> None:
+    real, fake = torch.zeros(2, requires_grad=True), torch.zeros(2, requires_grad=True)
+    loss = DISCRIMINATOR_LOSSES["vanilla"](real, fake)
+    loss.backward()
+    assert loss.item() == pytest.approx(math.log(2))
+    assert real.grad.tolist() == [-0.125, -0.125] and fake.grad.tolist() == [0.125, 0.125]
+    logits = torch.zeros(2, dtype=torch.bfloat16, requires_grad=True)
+    loss = GENERATOR_LOSSES["non_saturating"](logits)
+    loss.backward()
+    assert loss.dtype == torch.float32 and logits.grad.tolist() == [-0.25, -0.25]

@@ -14,8 +14,9 @@ from common.config import write_yaml
 from common.weights import CheckpointError
 from modeling.pipeline import load_generator, load_image_model, load_tokenizer
 from modeling.pretrained import downloads, original
-from modeling.pretrained.catalog import RELEASES, imagenet_classes
+from modeling.pretrained.catalog import RELEASES
 from modeling.pretrained.references import open_model
+from modeling.pretrained.release import imagenet_classes
 from tests.modeling.pretrained.originals import (
     SMALL,
     filled_model,

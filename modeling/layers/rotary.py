@@ -1,0 +1,78 @@
+"""Rotary positions (RoFormer, arXiv 2104.09864): queries and keys are turned by angles that grow with their place.
+
+Two conventions that must not be mixed, because trained weights depend on them:
+
+    sequence_rotation   one angle per pair; number j is paired with number j + d/2 (halves), as in LLaMA's ports
+    grid_rotation       rows turn the first half of the pairs, columns the second half; number 2j is paired with
+                        number 2j + 1 (neighbours), as in LlamaGen (arXiv 2406.06525)
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+BASE = 10_000.0  # the slowest pair takes about this many places, times 2 pi, for a turn
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """Turns pairs of numbers in heads.
+
+    Attributes:
+        cos, sin: float32 `[T, d/2]`, or `[d/2]` at a single place.
+        neighbours: pairs are (2j, 2j + 1); otherwise (j, j + d/2).
+    """
+
+    cos: Tensor
+    sin: Tensor
+    neighbours: bool
+
+    def at(self, place: int) -> "Rotation":
+        """The rotation of one place alone."""
+        return Rotation(self.cos[place], self.sin[place], self.neighbours)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """`[..., T, d]`, or `[..., d]` at a single place, to the same shape; float32 whatever the dtype of `x`."""
+        pair = -1 if self.neighbours else -2
+        first, second = x.float().unflatten(-1, (-1, 2) if self.neighbours else (2, -1)).unbind(pair)
+        turned = (first * self.cos - second * self.sin, second * self.cos + first * self.sin)
+        return torch.stack(turned, dim=pair).flatten(-2)
+
+
+def _angles(length: int, pairs: int, device: torch.device | str | None) -> Tensor:
+    """Float32 `[length, pairs]`: angle of pair j at place p is `p * BASE ** (-j / pairs)`."""
+    exponents = torch.arange(pairs, dtype=torch.float32, device=device) / pairs
+    return torch.arange(length, dtype=torch.float32, device=device)[:, None] / BASE**exponents
+
+
+def sequence_rotation(length: int, head_dim: int, device: torch.device | str | None = None) -> Rotation:
+    """Rotation of the places `0 ... length - 1` of a sequence.
+
+    Raises:
+        ValueError: `head_dim` is odd.
+    """
+    if head_dim % 2:
+        raise ValueError(f"head_dim={head_dim} must be a multiple of 2 for 1-D rotary positions")
+    angles = _angles(length, head_dim // 2, device)
+    return Rotation(angles.cos(), angles.sin(), neighbours=False)
+
+
+def grid_rotation(
+    side: int, head_dim: int, prefix: int = 0, device: torch.device | str | None = None
+) -> Rotation:
+    """Rotation of the places of a square grid in raster order, after `prefix` places outside of it.
+
+    Cosine and sine are both 0 in the prefix: what stands there has the zero vector as query and key. So it is in
+    LlamaGen, whose weights have learned it.
+
+    Raises:
+        ValueError: `head_dim` is no multiple of 4.
+    """
+    if head_dim % 4:
+        raise ValueError(f"head_dim={head_dim} must be a multiple of 4 for 2-D rotary positions")
+    angles = _angles(side, head_dim // 4, device)
+    rows, columns = angles[:, None].expand(-1, side, -1), angles[None].expand(side, -1, -1)
+    both = torch.cat([rows, columns], dim=-1).flatten(0, 1)
+    outside = both.new_zeros(prefix, head_dim // 2)
+    return Rotation(torch.cat([outside, both.cos()]), torch.cat([outside, both.sin()]), neighbours=True)

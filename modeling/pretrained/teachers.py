@@ -1,0 +1,192 @@
+"""Frozen feature networks by the names of the library timm: CLIP, DINO, MAE, supervised ViTs, ConvNeXt, ..."""
+
+import math
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from common.build import nearest
+from common.config import one_line
+from common.weights import CheckpointError, read_weights
+
+# Options with which the vision transformers of timm accept other image sizes than their own.
+FLEXIBLE = {"dynamic_img_size": True}
+
+
+class Teacher(nn.Module):
+    """Images to the patch features of a frozen network; no gradient, always in eval mode, float32 under autocast.
+
+    Images are resized to what the network takes (bicubic, not antialiased) and normalised as it was trained;
+    features are those after the last norm, without class and register tokens, resized (bicubic) to `grid`.
+
+    Args:
+        network: of timm.
+        input_size: side of the images that the network is given.
+        grid: side of the feature map; None is that of the network.
+        project: apply the linear head to every place (CLIP: into the space shared with text).
+
+    Attributes:
+        width: channels of the features.
+        grid: side of the feature map.
+
+    Raises:
+        ValueError: `project` with a network without a linear head, or a grid below 1.
+    """
+
+    def __init__(self, *, network: nn.Module, input_size: int, grid: int | None, project: bool) -> None:
+        super().__init__()
+        if grid is not None and grid < 1:
+            raise ValueError(f"grid={grid} must be at least 1")
+        head = network.get_classifier()
+        if not project:
+            network.reset_classifier(0)
+        elif not isinstance(head, nn.Linear) or not hasattr(network, "num_prefix_tokens"):
+            raise ValueError("project=true needs a vision transformer that ends in a linear layer")
+        self.network, self.input_size, self.project = network, input_size, project
+        self.width: int = head.out_features if project else network.num_features
+        self.grid: int = grid or input_size // network.feature_info[-1]["reduction"]
+        self.mean, self.std = network.pretrained_cfg["mean"], network.pretrained_cfg["std"]
+        self.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> "Teacher":
+        """Stay in eval mode whatever is asked."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """[B, 3, H, W] in [0, 1] -> [B, width, grid, grid]."""
+        with torch.autocast(images.device.type, enabled=False):
+            images = images.float()
+            mean, std = (images.new_tensor(values)[:, None, None] for values in (self.mean, self.std))
+            images = _resized((images - mean) / std, self.input_size)
+            return _resized(self._map(self.network.forward_features(images)), self.grid)
+
+    def _map(self, features: torch.Tensor) -> torch.Tensor:
+        """Output of the network as [B, C, h, w]."""
+        if features.ndim == 4:
+            channels_last = getattr(self.network, "output_fmt", "NCHW") == "NHWC"
+            return features.permute(0, 3, 1, 2) if channels_last else features
+        features = features[:, getattr(self.network, "num_prefix_tokens", 0) :]
+        # Networks that average over patches normalise afterwards; a norm of every patch is the nearest to it.
+        features = getattr(self.network, "fc_norm", nn.Identity())(features)
+        if self.project:
+            features = self.network.get_classifier()(features)
+        side = math.isqrt(features.shape[1])
+        if side**2 != features.shape[1]:
+            raise ValueError(f"the teacher gives {features.shape[1]} features, which form no square")
+        return features.transpose(1, 2).unflatten(2, (side, side))
+
+
+def _resized(maps: torch.Tensor, side: int) -> torch.Tensor:
+    if maps.shape[2:] == (side, side):
+        return maps
+    return F.interpolate(maps, size=(side, side), mode="bicubic", align_corners=False)
+
+
+def build_teacher(
+    *, name: str, grid: int | None = None, project: bool = False, input_size: int | None = None
+) -> Teacher:
+    """A teacher with random weights, for a state dict that holds its own.
+
+    Args:
+        name: of timm, such as "vit_base_patch16_224.dino".
+        grid, project: see `Teacher`.
+        input_size: side of the images that the network is given; None is what it was trained with.
+
+    Raises:
+        ValueError: timm is not installed, or does not know the name; or see `Teacher`.
+    """
+    return _teacher(name, grid, project, input_size, pretrained=False)
+
+
+def load_teacher(
+    name: str,
+    *,
+    weights: str | Path | None = None,
+    grid: int | None = None,
+    project: bool = False,
+    input_size: int | None = None,
+    device: torch.device | str = "cpu",
+) -> Teacher:
+    """A teacher with trained weights.
+
+    Args:
+        weights: local file of the network in the layout that timm reads, `.safetensors` or a state dict that torch
+            saved; None takes it from the Hugging Face cache, downloading it on first use.
+        name, grid, project, input_size: see `build_teacher`.
+        device: where to compute.
+
+    Raises:
+        FileNotFoundError: the local file does not exist.
+        ConnectionError: the weights cannot be downloaded; the message says what to put where.
+        ValueError: as `build_teacher`; or the local file is damaged or does not fit.
+    """
+    if weights is not None:
+        path = Path(weights).expanduser()
+        state = read_weights(path)
+        try:
+            teacher = _teacher(
+                name, grid, project, input_size, pretrained=True, pretrained_cfg_overlay={"state_dict": state}
+            )
+        except (RuntimeError, KeyError) as error:
+            raise CheckpointError(
+                f"{path} does not fit the teacher {name}: {one_line(error)[:300]}"
+            ) from error
+        return teacher.to(device)
+    try:
+        teacher = _teacher(name, grid, project, input_size, pretrained=True)
+    except ValueError:
+        raise
+    except Exception as error:  # the errors of hub clients share no base class over their versions
+        raise ConnectionError(_advice(name, error)) from error
+    return teacher.to(device)
+
+
+def _teacher(name: str, grid: int | None, project: bool, input_size: int | None, **options: Any) -> Teacher:
+    timm = _timm()
+    if not timm.is_model(name):
+        choice = nearest(name, timm.list_models())
+        raise ValueError(f"teacher {name!r} is no model of timm {timm.__version__}{choice}")
+    try:
+        config = timm.get_pretrained_cfg(name)
+    except RuntimeError:  # the part after the point
+        config = None
+    if config is None:
+        known = ", ".join(timm.list_pretrained(f"{name.split('.')[0]}.*")[:8]) or "none"
+        raise ValueError(f"teacher {name!r} has no trained weights in timm; there are: {known}")
+    native = config.input_size[-1]
+    side = input_size or native
+    if side == native:
+        network = timm.create_model(name, **options)
+    else:
+        try:
+            network = timm.create_model(name, **options, **FLEXIBLE)
+        except TypeError:  # convolutional networks take any size and have no such option
+            network = timm.create_model(name, **options)
+    return Teacher(network=network, input_size=side, grid=grid, project=project)
+
+
+def _advice(name: str, error: Exception) -> str:
+    """What to do where trained weights cannot be had."""
+    config = _timm().get_pretrained_cfg(name)
+    if config.hf_hub_id:
+        file = config.hf_hub_filename or "model.safetensors"
+        source = f"https://huggingface.co/{config.hf_hub_id}/resolve/main/{file}"
+    else:
+        source = config.url or "a state dict of this network"
+    return (
+        f"the weights of teacher {name} cannot be downloaded ({one_line(error)[:200]}). Get {source} on another"
+        " machine, put it anywhere on this one and name that file as teacher.weights"
+    )
+
+
+def _timm() -> ModuleType:
+    try:
+        import timm
+    except ImportError as error:
+        raise ValueError(f"teachers need the library timm ({error}): pip install timm") from error
+    return timm

@@ -1,0 +1,83 @@
+"""Vector quantization with codes that are moving averages of their vectors (arXiv:1711.00937, appendix A.1)."""
+
+import torch
+from torch.nn import functional as F
+
+from common.distributed import all_reduce_sum
+from modeling.quantizers.vq import VectorQuantizer
+
+
+class EMAVectorQuantizer(VectorQuantizer):
+    """Nearest-code bottleneck; the codebook gets no gradient, every training forward moves it.
+
+    With n_k vectors of sum s_k for code k in the batch of all processes: N <- decay N + (1 - decay) n,
+    S <- decay S + (1 - decay) s, e = S / N', where N' = (N + eps) / (sum N + K eps) sum N.
+
+    Args:
+        codebook_size: number of codes K.
+        code_dim: channels C of latents and codes.
+        commitment_cost: weight beta of the commitment term, the only loss.
+        decay: of the averages, in [0, 1).
+        epsilon: smoothing of the counts, which keeps codes without vectors finite.
+        initial_count: N before training. 1 keeps codes without vectors where they are; 0, as in the first
+            implementations, throws them far away in the first step.
+        revive_below: usage, relative to uniform usage, under which a code restarts; see `VectorQuantizer`.
+
+    Raises:
+        ValueError: for values out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        codebook_size: int,
+        code_dim: int,
+        commitment_cost: float = 0.25,
+        decay: float = 0.99,
+        epsilon: float = 1e-5,
+        initial_count: float = 1.0,
+        revive_below: float = 0.0,
+    ) -> None:
+        super().__init__(
+            codebook_size=codebook_size,
+            code_dim=code_dim,
+            commitment_cost=commitment_cost,
+            revive_below=revive_below,
+        )
+        if not 0.0 <= decay < 1.0:
+            raise ValueError(f"decay={decay} must be at least 0 and below 1")
+        if epsilon <= 0.0 or initial_count < 0.0:
+            raise ValueError(
+                f"epsilon={epsilon} must be above 0 and initial_count={initial_count} at least 0"
+            )
+        self.decay = decay
+        self.epsilon = epsilon
+        self.embedding.requires_grad_(False)
+        self.register_buffer("cluster_size", torch.full((codebook_size,), float(initial_count)))
+        self.register_buffer("embed_avg", self.embedding.weight.detach() * (initial_count or 1.0))
+
+    def _losses(
+        self, features: torch.Tensor, vectors: torch.Tensor, codes: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """Commitment alone: the codebook is not trained by gradient."""
+        commitment = self.commitment_cost * F.mse_loss(vectors, codes.detach())
+        return {"quantizer_loss": commitment, "commitment_loss": commitment}
+
+    @torch.no_grad()
+    def _update_codebook(self, features: torch.Tensor, tokens: torch.Tensor) -> None:
+        """Move the averages and the codes."""
+        counts = torch.zeros_like(self.cluster_size).index_add_(
+            0, tokens, torch.ones_like(tokens, dtype=torch.float32)
+        )
+        sums = torch.zeros_like(self.embed_avg).index_add_(0, tokens, features.to(self.embed_avg.dtype))
+        both = all_reduce_sum(torch.cat([counts[:, None], sums], dim=1))  # one message instead of two
+        self.cluster_size.lerp_(both[:, 0], 1.0 - self.decay)
+        self.embed_avg.lerp_(both[:, 1:], 1.0 - self.decay)
+        total = self.cluster_size.sum()
+        smooth = (self.cluster_size + self.epsilon) / (total + self.codebook_size * self.epsilon) * total
+        self.embedding.weight.copy_(self.embed_avg / smooth[:, None])
+        if self.revive_below > 0:
+            dead = self._restart_dead_codes(features, tokens)
+            self.cluster_size.copy_(torch.where(dead, total / self.codebook_size, self.cluster_size))
+            fresh = self.embedding.weight * self.cluster_size[:, None]
+            self.embed_avg.copy_(torch.where(dead[:, None], fresh, self.embed_avg))

@@ -1,0 +1,108 @@
+"""Finite scalar quantization (arXiv:2309.15505): every channel is rounded to a few levels; no codebook to learn."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from modeling.quantizers.output import Quantizer, QuantizerOutput
+
+
+class FSQ(Quantizer):
+    """Bounded channels, rounded, with straight-through gradient; no parameters, no losses.
+
+    Channel c takes L_c values spaced 1 / floor(L_c / 2): in [-1, 1] for odd L, in [-1, 1 - 2 / L] for even L. The
+    token is the number with digits q_c + floor(L_c / 2) in the mixed base of the levels, the first channel fastest.
+
+    Args:
+        levels: values per channel L, each at least 3; the codebook has their product. Recommended (table 1): 8, 6, 5
+            for 2^8 codes; 8, 5, 5, 5 for 2^10; 7, 5, 5, 5, 5 for 2^12; 8, 8, 8, 6, 5 for 2^14; 8, 8, 8, 5, 5, 5
+            for 2^16.
+        eps: how much less than the outermost rounding border the bounded channels reach; negative values reach
+            beyond it, as in a widespread other implementation (-0.001).
+
+    Raises:
+        ValueError: for levels that no channel can have.
+    """
+
+    def __init__(self, *, levels: Sequence[int], eps: float = 1e-3) -> None:
+        super().__init__()
+        if not levels or min(levels) < 3:
+            raise ValueError(
+                f"levels={list(levels)} must be at least one channel, each with at least 3 levels"
+            )
+        if not -0.1 <= eps < 0.1:
+            raise ValueError(f"eps={eps} must be small, between -0.1 and 0.1")
+        self.levels = tuple(levels)
+        self.eps = eps
+        self.codebook_size = math.prod(levels)
+        self.code_dim = self.latent_channels = len(levels)
+        self.bits_per_token = math.log2(self.codebook_size)
+        self._halves = [level // 2 for level in levels]
+        self._steps = [math.prod(levels[:channel]) for channel in range(len(levels))]
+
+    def forward(self, latents: torch.Tensor, noise: torch.Tensor | None = None) -> QuantizerOutput:
+        """Round every channel.
+
+        Args:
+            latents: [B, C, H, W].
+            noise: must be None; this bottleneck is deterministic.
+
+        Returns:
+            quantized [B, C, H, W], tokens [B, H * W], no losses.
+
+        Raises:
+            ValueError: if noise is given.
+        """
+        if noise is not None:
+            raise ValueError(
+                "finite scalar quantization takes no noise; noise belongs to the Gaussian bottleneck"
+            )
+        with torch.autocast(latents.device.type, enabled=False):
+            bounded = self._bound(latents)
+            rounded = bounded.detach().round()
+            quantized = (bounded + (rounded - bounded).detach()) / self._channels(self._halves, bounded)
+        return QuantizerOutput(quantized=quantized, tokens=self._tokens(rounded))
+
+    def normalize(self, latents: torch.Tensor) -> torch.Tensor:
+        """Latents [B, C, H, W] bounded like the codes but not rounded, with gradient."""
+        with torch.autocast(latents.device.type, enabled=False):
+            bounded = self._bound(latents)
+            return bounded / self._channels(self._halves, bounded)
+
+    def lookup(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Codes of tokens [B, N] as [B, C, 1, N], float32."""
+        steps, levels, halves = (
+            torch.tensor(values, device=tokens.device)[:, None]
+            for values in (self._steps, self.levels, self._halves)
+        )
+        digits = torch.div(tokens[:, None], steps, rounding_mode="floor") % levels
+        return ((digits - halves).float() / halves).unsqueeze(2)
+
+    @torch.no_grad()
+    def encode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Tokens [B, H * W] of latents [B, C, H, W]."""
+        with torch.autocast(latents.device.type, enabled=False):
+            return self._tokens(self._bound(latents).round())
+
+    def _bound(self, latents: torch.Tensor) -> torch.Tensor:
+        """Channels squeezed into the range of their levels, float32 (the paper's appendix A.1, which shifts by tan
+        where atanh maps 0 to 0 exactly)."""
+        x = latents.float()
+        halves = [(level - 1) * (1.0 - self.eps) / 2.0 for level in self.levels]
+        offsets = [0.0 if level % 2 else 0.5 for level in self.levels]
+        shifts = [math.atanh(offset / half) for offset, half in zip(offsets, halves, strict=True)]
+        squeezed = torch.tanh(x + self._channels(shifts, x)) * self._channels(halves, x)
+        return squeezed - self._channels(offsets, x)
+
+    def _tokens(self, rounded: torch.Tensor) -> torch.Tensor:
+        """[B, C, H, W] of whole numbers -> int64 [B, H * W], by integer arithmetic."""
+        steps = torch.tensor(self._steps, device=rounded.device)
+        halves = torch.tensor(self._halves, device=rounded.device)
+        digits = rounded.long().flatten(2).transpose(1, 2) + halves
+        return (digits * steps).sum(dim=-1)
+
+    @staticmethod
+    def _channels(values: Sequence[float], like: torch.Tensor) -> torch.Tensor:
+        """One value per channel, [1, C, 1, 1], float32 on the device of `like`."""
+        return torch.tensor(values, dtype=torch.float32, device=like.device).view(1, -1, 1, 1)

@@ -1,0 +1,84 @@
+"""A sampling job: which samples of which generator go where. sample_imagenet.py and scripts/reproduce.py do it."""
+
+from dataclasses import dataclass, fields
+
+import torch
+
+from common.build import build_dataclass
+from common.captions import GRID_COLUMNS, GRID_ROWS, class_rows
+from common.config import option
+from common.console import Clock, banner, duration, say
+from common.distributed import is_main, world_size
+from common.image_store import ImageStore
+from common.images import save_png
+from common.weights import weight_hash
+from modeling.pipeline import find_classes, generate_into, load_image_model
+from modeling.sampling import MaskedSamplingSettings, SamplingSettings, settings_type
+
+SAMPLING = {f.name for kind in (SamplingSettings, MaskedSamplingSettings) for f in fields(kind)}
+
+
+@dataclass(kw_only=True)
+class SampleOptions:
+    """What to draw and where to put it."""
+
+    generator: str | dict = option(help="name of a released model, folder, or file (docs/models.md)")
+    tokenizer: str | dict | None = option(None, "likewise; null = the one that belongs to the generator")
+    output: str = option(help="folder for <index:06d>.png, samples.npz, samples.png and samples.json")
+    num_samples: int = option(50_000, "of all classes together")
+    classes: list[int | str] | int | str = option("all", "class numbers or names: all, 3, [3,7], [Flags]")
+    guidance_scale: float | None = option(None, "0 = off; null = as the generator suggests (so all of these)")
+    guidance_power: float | None = option(None, "rise of the guidance, 0 = constant")
+    guidance_schedule: str | None = option(None, "masked generators: constant, linear or power-cosine")
+    temperature: float | None = option(None, "0 = always the likeliest token")
+    top_k: int | None = option(None, "autoregressive generators: only the k likeliest tokens; 0 = all")
+    top_p: float | None = option(
+        None, "autoregressive generators: the likeliest tokens of this mass; 1 = all"
+    )
+    num_steps: int | None = option(None, "masked generators: steps in which the tokens are filled in")
+    softmax_annealing: bool | None = option(None, "masked generators: sharpen the choice towards the end")
+    seed: int = option(0, "fixes every sample together with its number")
+    batch_size: int = option(64, "per process; changes nothing but speed and memory")
+    png: bool = option(True, "write a PNG file per sample")
+    npz: bool = option(True, "write samples.npz for evaluators")
+    grid: bool = option(True, f"write samples.png, up to {GRID_ROWS} classes of {GRID_COLUMNS} samples")
+    overwrite: bool = option(False, "replace samples made with other settings")
+
+    def __post_init__(self) -> None:
+        for key in ("num_samples", "batch_size"):
+            if getattr(self, key) < 1:
+                raise ValueError(f"{key}={getattr(self, key)} must be at least 1")
+
+
+def draw_samples(options: SampleOptions, device: torch.device) -> None:
+    """Draw what is missing, then write the final files; for processes that work together already."""
+    model = load_image_model(options.generator, options.tokenizer, device)
+    given = {k: v for k in SAMPLING if (v := getattr(options, k)) is not None}
+    sampling = vars(build_dataclass(settings_type(model.generator), model.sampling | given, "sampling"))
+    classes = find_classes(options.classes, model.class_names)
+    labels = torch.tensor(classes)[torch.arange(options.num_samples) % len(classes)]
+    facts = {"num_samples": options.num_samples, "classes": classes, "seed": options.seed}
+    hashes = {"generator": weight_hash(model.generator), "tokenizer": weight_hash(model.tokenizer)}
+    store = ImageStore(
+        options.output,
+        count=options.num_samples,
+        side=model.tokenizer.image_size,
+        num_tokens=model.generator.num_tokens,
+        facts=facts | sampling | hashes,
+        png=options.png,
+        npz=options.npz,
+        overwrite=options.overwrite,
+    )
+    if store.complete:
+        say(f"{options.output} already holds these {options.num_samples} samples; nothing to do")
+        return
+    about = {"classes": len(classes), "devices": f"{world_size()} x {device.type}"}
+    banner("Sampling", {**vars(options), **sampling, **about})
+    clock = Clock()
+    generate_into(store, model, labels, seed=options.seed, batch_size=options.batch_size, **sampling)
+    each = (seconds := clock.lap()) / max(1, store.missing)
+    if options.grid and is_main():
+        save_png(f"{options.output}/samples.png", class_rows(store, [model.class_names[c] for c in classes]))
+    tokens = {k: getattr(model.generator, k) for k in ("num_tokens", "codebook_size")}
+    store.finish(labels.numpy(), seconds_per_image=each, **tokens)
+    say(f"{store.missing} samples in {duration(seconds)}, {each:.4f} s per image; see {options.output}")

@@ -1,0 +1,58 @@
+"""Cluster (arXiv:2411.04406): a frozen feature network is the encoder, its clustered features are the codes."""
+
+import torch
+from torch import nn
+
+from modeling.quantizers.output import Quantizer
+from modeling.tokenizers.feature_tokenizer import FeatureTokenizer
+
+
+class Cluster(FeatureTokenizer):
+    """Tokens are the nearest centroids of a teacher's features; without a pixel decoder they decode to centroids.
+
+    The weights of the teacher are part of the state dict, so that a saved tokenizer is complete.
+
+    Args:
+        teacher: images in [0, 1] -> features [B, C, h, w], with attributes `width` (C) and `grid` (h); it is frozen
+            here.
+        quantizer: the centroids, of `code_dim` C; scripts/fit_codebook.py finds them.
+        pixel_decoder: codes [B, C, h, w] -> images [B, 3, f h, f w] in [0, 1], or None.
+        image_size: side of the images, which the teacher resizes for itself.
+
+    Raises:
+        ValueError: for parts that do not fit together.
+    """
+
+    def __init__(
+        self,
+        *,
+        teacher: nn.Module,
+        quantizer: Quantizer,
+        pixel_decoder: nn.Module | None = None,
+        image_size: int = 256,
+    ) -> None:
+        super().__init__(image_size=image_size, grid=teacher.grid)
+        if quantizer.latent_channels != teacher.width:
+            raise ValueError(
+                f"quantizer.code_dim={quantizer.code_dim} must be the width of the teacher's features,"
+                f" {teacher.width}"
+            )
+        self.teacher = teacher.requires_grad_(False).eval()
+        self.quantize = quantizer
+        self.feature_channels = quantizer.code_dim
+        self._attach(pixel_decoder)
+
+    def train(self, mode: bool = True) -> "Cluster":
+        """Switch between training and eval mode; the teacher stays in eval mode."""
+        super().train(mode)
+        self.teacher.eval()
+        return self
+
+    @torch.no_grad()
+    def encode_latents(self, images: torch.Tensor) -> torch.Tensor:
+        """Features [B, C, h, w] of images [B, 3, H, W] in [0, 1]."""
+        return self.teacher(images)
+
+    def decode_features(self, quantized: torch.Tensor) -> torch.Tensor:
+        """The centroids themselves."""
+        return quantized

@@ -1,0 +1,136 @@
+"""Tokenizers whose codes stand for features of a trained network; pixels are learned afterwards, on frozen codes.
+
+Image understanding makes for a good tokenizer (arXiv:2411.04406): VQ-KD and Cluster.
+"""
+
+import math
+from abc import abstractmethod
+
+import torch
+from torch import nn
+
+from modeling.quantizers.output import Quantizer
+from modeling.tokenizers.base import Tokenizer, TokenizerOutput
+
+
+class FeatureTokenizer(Tokenizer):
+    """Base: a square grid of codes that decodes to features, or to images once it has a pixel decoder.
+
+    With a pixel decoder everything else is frozen: no gradient, always in eval mode, losses zero.
+
+    Subclasses make their parts, `quantize` among them, and call `_attach` at the end of their constructor.
+
+    Args:
+        image_size: side of the square images it is meant for; `encode` accepts what its encoder accepts.
+        grid: tokens per side at this size.
+    """
+
+    quantize: Quantizer
+
+    def __init__(self, *, image_size: int, grid: int) -> None:
+        super().__init__()
+        self.image_size, self.grid = image_size, grid
+        self.pixel_decoder: nn.Module | None = None
+
+    def _attach(self, pixel_decoder: nn.Module | None) -> None:
+        """Freeze what is there and add the pixel decoder; nothing happens without one."""
+        if self.quantize.codebook_size is None:
+            raise ValueError("features need a quantizer with codes; a Gaussian bottleneck has none")
+        if pixel_decoder is None:
+            return
+        upscale = getattr(pixel_decoder, "upscale", None)
+        if upscale is not None and self.grid * upscale != self.image_size:
+            raise ValueError(
+                f"the pixel decoder makes images of {self.grid * upscale} pixels from {self.grid} x {self.grid} tokens,"
+                f" but image_size={self.image_size}"
+            )
+        self.requires_grad_(False)
+        self.pixel_decoder = pixel_decoder
+        self.train(self.training)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens per image."""
+        return self.grid**2
+
+    @property
+    def codebook_size(self) -> int:
+        """Number of codes."""
+        assert self.quantize.codebook_size is not None
+        return self.quantize.codebook_size
+
+    @property
+    def bits_per_image(self) -> float:
+        """num_tokens log2(codebook_size)."""
+        return self.num_tokens * math.log2(self.codebook_size)
+
+    @property
+    def predicts_pixels(self) -> bool:
+        """Whether `decode` and `forward` give images (True) or features [B, F, h, w]."""
+        return self.pixel_decoder is not None
+
+    def train(self, mode: bool = True) -> "FeatureTokenizer":
+        """Switch between training and eval mode; what a pixel decoder has frozen stays in eval mode."""
+        super().train(mode)
+        if self.pixel_decoder is not None:
+            for name, part in self.named_children():
+                part.train(mode and name == "pixel_decoder")
+        return self
+
+    @property
+    def last_layer(self) -> nn.Parameter:
+        """The pixel decoder's weight where adaptive loss weights compare gradients.
+
+        Raises:
+            ValueError: there is no pixel decoder.
+        """
+        if self.pixel_decoder is None:
+            raise ValueError("adaptive loss weights need pixels, and this tokenizer has no pixel decoder")
+        return self.pixel_decoder.last_layer
+
+    @abstractmethod
+    def encode_latents(self, images: torch.Tensor) -> torch.Tensor:
+        """[B, 3, H, W] in [0, 1] -> [B, latent_channels, h, w], before the bottleneck."""
+
+    @abstractmethod
+    def decode_features(self, quantized: torch.Tensor) -> torch.Tensor:
+        """Codes [B, C, h, w] -> features [B, F, h, w]."""
+
+    @torch.no_grad()
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
+        """Tokens int64 [B, h * w], row-major, of images in [0, 1]; never moves codes."""
+        return self.quantize.encode(self.encode_latents(images))
+
+    @torch.no_grad()
+    def decode(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Images in [0, 1], not clamped, or features [B, F, h, w], of tokens [B, h, w] or of a flat square [B, h * h].
+
+        Raises:
+            ValueError: if flat tokens do not form a square.
+        """
+        size = tuple(tokens.shape[1:])
+        if tokens.ndim == 2:
+            size = (math.isqrt(size[0]),) * 2
+            if size[0] ** 2 != tokens.shape[1]:
+                raise ValueError(f"{tokens.shape[1]} tokens do not form a square; pass them as [B, h, w]")
+        return self._decoded(self.quantize.lookup(tokens.flatten(1)).squeeze(2).unflatten(2, size))
+
+    def forward(self, images: torch.Tensor, noise: torch.Tensor | None = None) -> TokenizerOutput:
+        """Encode, quantize and decode with gradient; `reconstructions` are as `decode` gives them.
+
+        Raises:
+            ValueError: if noise is given; this tokenizer is deterministic.
+        """
+        if noise is not None:
+            raise ValueError(f"a {type(self).__name__} takes no noise")
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.predicts_pixels):
+            result = self.quantize(self.encode_latents(images))
+        losses = result.losses
+        if self.predicts_pixels:
+            losses = {name: torch.zeros_like(loss) for name, loss in losses.items()}
+        return TokenizerOutput(self._decoded(result.quantized), result.tokens, result.quantized, losses)
+
+    def _decoded(self, quantized: torch.Tensor) -> torch.Tensor:
+        if self.pixel_decoder is not None:
+            return self.pixel_decoder(quantized)
+        return self.decode_features(quantized)

@@ -1,0 +1,323 @@
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
+
+from common.config import REPOSITORY
+from common.images import save_png
+from data.openmoji import OpenMoji
+from evaluator.image_quality import ImageQuality
+from evaluator.protocol import result_name
+from modeling.factory import build_tokenizer
+from modeling.pipeline import load_tokenizer, reconstruct
+from modeling.pretrained.catalog import RELEASES, Release
+from modeling.pretrained.text import class_captions, load_text_encoder
+from scripts import evaluate, reproduce
+from scripts.evaluate import EvaluateOptions
+from scripts.reproduce import ReproduceOptions
+from tests.conftest import TOKENIZER, write_run
+from tests.evaluator.toy import ToyInception, tensor, toy_images, write_folder
+from tests.parity import fill_module
+
+
+@pytest.fixture
+def toy(monkeypatch, tmp_path):
+    """A file that stands for the weights of Inception; everything but the network is real."""
+    monkeypatch.setattr(evaluate, "load_inception", lambda *_, **__: ToyInception())
+    (tmp_path / "inception.pth").touch()
+    return str(tmp_path / "inception.pth")
+
+
+@pytest.fixture
+def release(monkeypatch):
+    """Makes a run folder a released model."""
+
+    def add(folder, kind, **metrics):
+        about = {"licence": "none", "tokens": 6, "bits_per_image": 33.5, "parameters": 1}
+        made = Release(name="tiny", kind=kind, metrics=metrics, folder=str(folder), **about)
+        monkeypatch.setitem(RELEASES, "tiny", made)
+
+    return add
+
+
+def run(model, output, weights, **options):
+    options = {"inception_weights": weights, **options}
+    reproduce.main(ReproduceOptions(model=model, output=str(output), **options), {})
+    return json.loads((output / "result.json").read_text())
+
+
+def measured(result):
+    return {row["metric"]: row["measured"] for row in result["comparison"]}
+
+
+def test_a_generator_from_samples_to_table(toy, tmp_path, monkeypatch, capsys):
+    reference, output = str(tmp_path / "ref.npz"), tmp_path / "out"
+    embedded = {"samples": "assets/emoji", "crop": "adm", "image_size": 48}
+    evaluate.main(
+        EvaluateOptions(**embedded, make_ref=reference, keep_images=12, reference_set="training"), {}
+    )
+    options = {"num_samples": 20, "reference": reference, "batch_size": 8}
+    result = run("openmoji-rar", output, toy, **options)
+    with np.load(output / "samples" / "samples.npz") as arrays:
+        assert arrays["arr_0"].shape == (20, 48, 48, 3) and arrays["labels"].tolist() == [*range(10)] * 2
+    # The same as the two programs one after the other.
+    names = ["gfid", "sfid", "is", "precision_recall"]
+    samples, again = str(output / "samples"), tmp_path / "evaluated.json"
+    evaluate.main(EvaluateOptions(samples=samples, reference=reference, metrics=names, output=str(again)), {})
+    expected = json.loads(again.read_text())
+    assert result["metrics"] == pytest.approx(expected["metrics"])
+    facts = result["protocol"]
+    assert facts["reference"] == expected["protocol"]["reference"] and facts["protocol"]["name"] == "adm"
+    assert facts["sampler"]["guidance_scale"] == 3.0 and facts["samples"]["labels"]["most_images"] == 2
+    assert set(measured(result)) == {"gfid_20", "sfid_20", "is_20", "precision", "recall"}
+    assert all(r["published"] is None and r["difference"] is None for r in result["comparison"])
+    assert result["may_explain"] == []
+    printed = capsys.readouterr()
+    line = next(line for line in printed.out.splitlines() if line.startswith("gfid_20"))
+    assert line.split() == ["gfid_20", f"{result['metrics']['gfid_20']:.4f}", "-", "-"]
+    assert "20 images instead of 50000" in printed.err
+
+    # Samples that are there are not drawn again; a result that is there is shown.
+    (output / "result.json").unlink()
+    assert run("openmoji-rar", output, toy, **options)["metrics"] == result["metrics"]
+    assert "already holds these 20 samples" in capsys.readouterr().out
+    monkeypatch.setattr(reproduce, "draw_samples", None)
+    assert run("openmoji-rar", output, toy, **{**options, "batch_size": 3})["metrics"] == result["metrics"]
+    printed = capsys.readouterr().out
+    assert "was finished before" in printed and line in printed
+    with pytest.raises(ValueError, match=r"other settings \(settings.num_samples was 20, is now 10\)"):
+        run("openmoji-rar", output, toy, **{**options, "num_samples": 10})
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "result.json").write_text("{")
+    with pytest.raises(TypeError):  # measured again, which the missing sampler ends
+        run("openmoji-rar", tmp_path / "damaged", toy, **options)
+    with pytest.raises(TypeError):
+        run("openmoji-rar", output, toy, **options, overwrite=True)
+
+
+def test_a_tokenizer_on_the_images_of_its_run_and_on_files(toy, tmp_path):
+    source = OpenMoji(image_size=48, split="validation")
+    images = source.load_many(range(20), [np.random.default_rng(0)] * 20)
+    for number, image in enumerate(images):
+        (tmp_path / "val").mkdir(exist_ok=True)
+        save_png(tmp_path / "val" / f"{number:03d}.png", image.float() / 255)
+    own = run("openmoji-titok", tmp_path / "own", toy, num_samples=20, batch_size=7)
+    files = run("openmoji-titok", tmp_path / "files", toy, images=str(tmp_path / "val"))
+    assert files["metrics"] == pytest.approx(own["metrics"], rel=1e-5)
+    exact = images.float() / 255
+    quality = ImageQuality()
+    quality.update(exact, reconstruct(load_tokenizer("openmoji-titok"), exact))
+    rows = {row["metric"]: row for row in own["comparison"]}
+    assert set(rows) == {"rfid_20", "is_20", "psnr", "ssim", "codebook_usage"}
+    assert rows["psnr"]["measured"] == pytest.approx(quality.result()["psnr"], rel=1e-5)
+    assert rows["ssim"]["measured"] == pytest.approx(quality.result()["ssim"], rel=1e-5)
+    assert (rows["psnr"]["published"], rows["rfid_20"]["published"]) == (18.72, None)
+    assert rows["psnr"]["difference"] == rows["psnr"]["measured"] - 18.72
+    facts = own["protocol"]
+    assert facts["crop"] == "shorter_edge 48" and facts["protocol"]["name"] == "tokenizer"
+    assert facts["reference"]["image_set"] == "originals" and facts["tokenizer"]["tokens_per_image"] == 32
+    assert facts["samples"]["source"] == "openmoji" and facts["pixels_fingerprint"]
+    assert files["protocol"]["reference_fingerprint"] == facts["reference_fingerprint"]
+
+
+def test_captions_name_the_class_of_every_image(
+    toy, release, tiny_text_tower, image_folder, tmp_path, monkeypatch
+):
+    section = {**TOKENIZER, "name": "tatitok", "text_width": 16}
+    folder = write_run(tmp_path / "run", {"tokenizer": section}, fill_module(build_tokenizer(section)))
+    release(folder, "tokenizer")
+    data = {"name": "image_folder", "path": str(image_folder)}
+    options = {"text_encoder": str(tiny_text_tower), "batch_size": 3}
+    result = run("tiny", tmp_path / "out", toy, data=data, **options)
+    source = reproduce.still_source(data, split="validation", config={}, image_size=16)
+    images = source.load_many(range(7), [np.random.default_rng(0)] * 7).float() / 255
+    captions = class_captions([source.class_names[label] for label in source.labels])
+    assert len(set(captions)) == 2
+    text = load_text_encoder(tiny_text_tower).encode(captions)
+    quality = ImageQuality()
+    quality.update(images, reconstruct(load_tokenizer(folder), images, text=text))
+    assert result["metrics"]["psnr"] == pytest.approx(quality.result()["psnr"], rel=1e-5)
+    assert result["protocol"]["captions"] == "A photo of a apple."
+    # Without a data set, the classes must be those of ImageNet, which two folders are not.
+    with pytest.raises(ValueError, match="has 2 classes instead of 1000"):
+        run("tiny", tmp_path / "files", toy, images=str(image_folder), **options)
+    monkeypatch.setattr(reproduce, "imagenet_classes", lambda: ["apple", "blue"])
+    files = run("tiny", tmp_path / "files", toy, images=str(image_folder), **options)
+    assert files["metrics"] == pytest.approx(result["metrics"], rel=1e-5)
+
+
+def test_an_unreadable_image_of_a_data_set_is_an_error(toy, release, tiny_tokenizer_run, tmp_path):
+    release(tiny_tokenizer_run, "tokenizer")
+    folder = write_folder(tmp_path / "val" / "cat", toy_images(4))
+    (folder / "000002.png").write_bytes(b"no image")
+    with pytest.raises(ValueError, match="000002.png.* cannot be read"):
+        run("tiny", tmp_path / "out", toy, data={"name": "image_folder", "path": str(tmp_path / "val")})
+
+
+def test_a_difference_is_explained(toy, release, tiny_generator_run, tmp_path, capsys):
+    release(tiny_generator_run, "generator")
+    reference = tmp_path / "ref.npz"
+    np.savez(reference, toy_images(30))
+    options = {"reference": str(reference), "num_samples": 16}
+    fid = run("tiny", tmp_path / "a", toy, **options)["metrics"]["gfid_16"]
+    capsys.readouterr()
+    release(tiny_generator_run, "generator", gfid=fid + 0.04, precision=0.5)
+    result = run("tiny", tmp_path / "b", toy, **options)
+    assert result["may_explain"] == [] and "What may explain" not in capsys.readouterr().out
+    release(tiny_generator_run, "generator", gfid=fid - 0.06)
+    result = run("tiny", tmp_path / "c", toy, **options)
+    printed = capsys.readouterr().out
+    row = next(line.split() for line in printed.splitlines() if line.startswith("gfid_16"))
+    assert row[2:] == [reproduce_cell(fid - 0.06), "+0.0600"]
+    reasons = " ".join(result["may_explain"])
+    for reason in ("16 images instead of", "not called VIRTUAL", "different numbers of samples", "random"):
+        assert reason in reasons and reason in printed
+
+
+def reproduce_cell(value):
+    return f"{value:.4f}" if value < 10 else f"{value:.2f}"
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("titok-ll32-vae", "the mean of the latent distribution"), ("tatitok-bl32-vq", "class names")],
+)
+def test_kinds_of_tokenizers_have_reasons_of_their_own(name, reason):
+    facts = {"captions": "A photo of a tench." if "tatitok" in name else None, "extractors": {}}
+    values = {result_name("rfid", 50_000): RELEASES[name].metrics["rfid"] + 1}
+    result = reproduce.conclude(values, {**facts, "images": 50_000}, ["seen"], RELEASES[name])
+    assert result["comparison"][0]["difference"] == pytest.approx(1)
+    reasons = result["may_explain"]
+    assert reasons[0] == "seen" and sum(reason in text for text in reasons) == 1
+    plain = reproduce.known_differences(RELEASES["titok-l32"], {"captions": None})
+    assert not any(reason in text for text in plain)
+
+
+def test_crops_are_those_of_the_publications(
+    toy, release, tiny_tokenizer_run, image_folder, tmp_path, monkeypatch
+):
+    release(tiny_tokenizer_run, "tokenizer")
+    data = {"name": "image_folder", "path": str(image_folder)}
+    plain = run("tiny", tmp_path / "plain", toy, data=data)
+    monkeypatch.setattr(reproduce, "crop_of", lambda _: "adm")
+    adm = run("tiny", tmp_path / "adm", toy, data=data)
+    files = run("tiny", tmp_path / "files", toy, images=str(image_folder))
+    assert (plain["protocol"]["crop"], adm["protocol"]["crop"]) == ("shorter_edge 16", "adm 16")
+    assert files["metrics"] == pytest.approx(adm["metrics"], rel=1e-5)
+    assert adm["metrics"]["psnr"] != plain["metrics"]["psnr"]
+    monkeypatch.undo()
+    assert [reproduce.crop_of(name) for name in ("llamagen-vq16", "titok-l32")] == ["adm", "shorter_edge"]
+
+
+def test_only_some_authors_cut_their_pixels():
+    facts = {"reference": {"source": reproduce.REFERENCE}, "samples": {}}
+    notes = reproduce.known_differences(RELEASES["rar-b"], facts)
+    assert any("cut them" in note for note in notes) and not any("not called" in note for note in notes)
+    assert not any("cut" in n for n in reproduce.known_differences(RELEASES["openmoji-rar"], facts))
+
+
+@pytest.fixture
+def offline(monkeypatch, tmp_path):
+    """Nothing is cached and nothing can be downloaded."""
+
+    def refuse(*_, **__):
+        raise LocalEntryNotFoundError("offline")
+
+    monkeypatch.setattr("modeling.pretrained.downloads.hf_hub_download", refuse)
+    monkeypatch.setattr("modeling.pretrained.downloads.try_to_load_from_cache", lambda *_: None)
+    monkeypatch.setattr("modeling.pretrained.text.hf_hub_download", refuse)
+    monkeypatch.setattr("torch.hub.download_url_to_file", refuse)
+    monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path / "hub"))
+    for name in ("TITOK_WEIGHTS", "INCEPTION_WEIGHTS"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_all_that_a_generator_lacks_is_said_at_once(offline, program, tmp_path):
+    done = program(reproduce, ReproduceOptions, "model=rar-b", f"output={tmp_path}/out")
+    assert done.code == 1 and not (tmp_path / "out").exists()
+    lines = [line for line in done.err.splitlines() if line.startswith("missing: ")]
+    assert [line.split(": ")[1] for line in lines] == [
+        "reference", "inception weights", "weights of rar-b", "weights of maskgit-vqgan",
+    ]  # fmt: skip
+    assert reproduce.REFERENCE_URL in lines[0] and "reference=FILE" in lines[0]
+    assert (
+        "6726825d0af5f729cebd5821" in lines[1] and "https://" in lines[1] and "INCEPTION_WEIGHTS" in lines[1]
+    )
+    assert "rar_b.bin" in lines[2] and "TITOK_WEIGHTS" in lines[2]
+    assert "maskgit-vqgan-imagenet-f16-256.bin" in lines[3]
+    assert "error: 4 of 4 things that rar-b needs are missing" in done.err
+
+
+def test_all_that_a_tokenizer_lacks_is_said_at_once(offline, program, tmp_path):
+    pytest.importorskip("open_clip")
+    (tmp_path / "v0.tar").touch()
+    arguments = ["model=tatitok-bl32-vq", f"output={tmp_path}/out"]
+    done = program(reproduce, ReproduceOptions, *arguments, f"images={tmp_path}/v{{0..2}}.tar")
+    assert done.code == 1 and "4 of 4 things" in done.err
+    assert "2 of 3 files" in done.err and "v1.tar; expected the 50,000 validation images" in done.err
+    assert "missing: text encoder: " in done.err and "tatitok_bl32_vq.bin" in done.err
+    done = program(reproduce, ReproduceOptions, *arguments)
+    assert "neither images nor data is given; expected the 50,000" in done.err
+    done = program(
+        reproduce, ReproduceOptions, *arguments, "data.name=image_folder", f"data.path={tmp_path}/x"
+    )
+    assert f"missing: validation images: {tmp_path}/x does not exist" in done.err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"model": "rar-c"}, "'rar-c' is unknown.*did you mean"),
+        ({"model": "rar-b", "images": "x"}, "images is given, but rar-b is a generator"),
+        ({"model": "rar-b", "data": {"name": "openmoji"}}, "data is given"),
+        ({"model": "titok-l32", "reference": "x"}, "reference is given, but titok-l32 is a tokenizer"),
+        ({"model": "titok-l32", "images": "x", "data": {"name": "y"}}, "choose one"),
+        ({"num_samples": 1}, "num_samples=1 must be at least 2"),
+        ({"batch_size": 0}, "batch_size=0 must be at least 1"),
+    ],
+)
+def test_wrong_options_are_refused(tmp_path, options, message):
+    options = {"model": "rar-b", **options}
+    with pytest.raises(ValueError, match=message):
+        run(options.pop("model"), tmp_path, None, **options)
+
+
+def test_help_lists_the_options(program):
+    done = program(reproduce, ReproduceOptions, "--help")
+    assert done.code == 0 and "reference=" in done.out and "torchrun" in done.out
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_same_result(tmp_path):
+    """From the command line, with the real network."""
+    from tests.evaluator.test_evaluator import golden_network
+
+    torch.save(golden_network().state_dict(), tmp_path / "weights.pth")
+    np.savez(tmp_path / "ref.npz", toy_images(16, side=48))
+    assert tensor(toy_images(1, side=48)).shape[1:] == (3, 48, 48)
+    results = []
+    for launcher in ([], ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]):
+        for model, options in (
+            ("openmoji-rar", [f"reference={tmp_path}/ref.npz"]),
+            ("openmoji-titok", []),
+        ):
+            arguments = [f"model={model}", "num_samples=14", "batch_size=4", *options]
+            output = tmp_path / f"{len(launcher)}-{model}"
+            arguments += [f"output={output}", f"inception_weights={tmp_path}/weights.pth"]
+            done = subprocess.run(
+                [sys.executable, *launcher, str(REPOSITORY / "scripts/reproduce.py"), *arguments],
+                capture_output=True,
+                text=True,
+                timeout=600,
+                env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+            )
+            assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+            results.append(json.loads((output / "result.json").read_text()))
+    for one, two in zip(results[:2], results[2:], strict=True):
+        assert two["metrics"] == pytest.approx(one["metrics"], rel=1e-4)
+        assert any("not the published file" in note for note in one["warnings"])

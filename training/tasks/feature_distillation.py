@@ -1,0 +1,137 @@
+"""Training of VQ-KD: predict a frozen network's features through a bottleneck of codes (arXiv:2208.06366)."""
+
+import torch
+from torch import nn
+
+from common import distributed
+from common.build import ConfigError
+from common.images import to_float
+from data.source import Source
+from data.stream import EvalStream
+from evaluator.codebook_usage import CodebookUsage
+from modeling.losses.distillation import feature_cosine, feature_distillation_loss
+from modeling.tokenizers.base import Tokenizer
+from training.settings import OptimizerSettings
+from training.task import Batch, Phase, Picture, Scalars, StepContext
+from training.tasks.tokenizer import PREVIEW_IMAGES, TokenizerTask, side_by_side
+
+
+class FeatureDistillationTask(TokenizerTask):
+    """One phase: the tokenizer predicts the teacher's features of the same augmented image.
+
+    Loss: mean of 1 - cosine over all tokens, plus the bottleneck's commitment.
+
+    Args:
+        tokenizer: what is trained; its decoder gives features.
+        teacher: frozen; images in [0, 1] -> features [B, F, h, w].
+        validation, optimizer, batch_size, num_workers: see `TokenizerTask`.
+        quantizer_weight: of the bottleneck's loss.
+
+    Raises:
+        ConfigError: the tokenizer predicts pixels, or other features than the teacher gives.
+    """
+
+    def __init__(
+        self,
+        *,
+        tokenizer: Tokenizer,
+        teacher: nn.Module,
+        validation: Source,
+        optimizer: OptimizerSettings,
+        batch_size: int,
+        num_workers: int = 0,
+        quantizer_weight: float = 1.0,
+    ) -> None:
+        if tokenizer.predicts_pixels:
+            raise ConfigError(
+                "this tokenizer predicts pixels; feature distillation needs one without pixel decoder"
+            )
+        super().__init__(
+            tokenizer=tokenizer,
+            validation=validation,
+            optimizer=optimizer,
+            batch_size=batch_size,
+            num_workers=num_workers,
+        )
+        self.teacher, self.quantizer_weight = teacher.eval().requires_grad_(False), quantizer_weight
+        device, size = next(teacher.parameters()).device, tokenizer.image_size
+        with torch.no_grad():
+            given = tuple(teacher(torch.zeros(1, 3, size, size, device=device)).shape[1:])
+        made = (tokenizer.feature_channels, tokenizer.grid, tokenizer.grid)
+        if given != made:
+            raise ConfigError(
+                f"the tokenizer predicts features {list(made)} (tokenizer.feature_channels, and twice the tokens per"
+                f" side), but the teacher gives {list(given)} (teacher.project, teacher.grid)"
+            )
+
+    def phases(self) -> list[Phase]:
+        """One phase: the tokenizer."""
+        return [Phase(module="model", loss=self.feature_loss)]
+
+    def feature_loss(self, batch: Batch, context: StepContext) -> tuple[torch.Tensor, Scalars]:
+        """Distance to the teacher's features, which are computed in float32, and the bottleneck's loss."""
+        features = self.teacher(batch["images"])
+        output = context.modules["model"](batch["images"])
+        distillation = feature_distillation_loss(output.reconstructions, features)
+        quantizer = self.quantizer_weight * output.losses["quantizer_loss"]
+        total = distillation + quantizer
+        scalars = {"total_loss": total, "feature_loss": distillation, **output.losses}
+        scalars["quantizer_loss"] = quantizer
+        return total, scalars | self.codebook_scalars(output, context)
+
+    def reconstruct(
+        self, model: nn.Module, tokens: torch.Tensor, text: dict[str, torch.Tensor]
+    ) -> torch.Tensor:
+        """Predicted features [B, F, h, w]; there are no pixels yet."""
+        return model.decode(tokens)
+
+    def evaluate(self, model: nn.Module, device: torch.device) -> dict[str, float]:
+        """Over all held-out images: `feature_cosine`, the mean over all tokens, and codebook usage."""
+        usage, sums = CodebookUsage(model.codebook_size), torch.zeros(2, dtype=torch.float64)
+        for batch in self._held_out(device):
+            images = batch["images"]
+            if not len(images):  # none of the batch can be read
+                continue
+            tokens = model.encode(images)
+            cosine = feature_cosine(model.decode(tokens), self.teacher(images)).mean(dim=(1, 2))
+            sums += torch.tensor([cosine.double().sum().item(), len(images)], dtype=torch.float64)
+            usage.update(tokens)
+        # As float32 where the device has no float64: a mean of cosines needs no more.
+        total, count = distributed.all_reduce_sum(sums.float().to(device)).tolist()
+        measured = {"feature_cosine": total / max(count, 1), "images": count}
+        return measured | usage.result(device)
+
+    def preview(self, model: nn.Module, device: torch.device) -> list[Picture]:
+        """The teacher's features of held-out images above the predicted ones, in false colours, and the images."""
+        count = min(PREVIEW_IMAGES, len(self.validation))
+        indices = [i * len(self.validation) // count for i in range(count)]
+        images = to_float(EvalStream(self.validation).__getitems__(indices)["images"].to(device))
+        true, predicted = [], []
+        for part in images.split(self.batch_size):
+            true.append(self.teacher(part))
+            predicted.append(model.decode(model.encode(part)))
+        colours = false_colours(torch.cat(true), torch.cat(predicted))
+        size = images.shape[2:]
+        above, below = (nn.functional.interpolate(c, size=size, mode="nearest") for c in colours)
+        return [
+            Picture(name="features", image=side_by_side(above, below)),
+            Picture(name="feature_images", image=side_by_side(images, above)),
+        ]
+
+
+def false_colours(features: torch.Tensor, others: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Directions of unit features as colours: the three principal components of the first become red, green, blue.
+
+    Args:
+        features, others: [B, F, h, w], F at least 3; both get the same colours for the same features.
+
+    Returns:
+        Twice [B, 3, h, w] in [0, 1].
+    """
+    rows = [nn.functional.normalize(f.float().cpu(), dim=1).movedim(1, -1) for f in (features, others)]
+    flat = rows[0].flatten(0, 2).double()
+    mean = flat.mean(dim=0)
+    axes = torch.linalg.eigh((flat - mean).T @ (flat - mean)).eigenvectors[:, -3:].flip(1)
+    spread = 2 * ((flat - mean) @ axes).std(dim=0).clamp_min(1e-8)
+    first, second = (((r.double() - mean) @ axes / spread + 1).div(2).clamp(0, 1) for r in rows)
+    return first.float().movedim(-1, 1), second.float().movedim(-1, 1)
