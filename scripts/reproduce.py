@@ -53,9 +53,8 @@ from modeling.tokenizers.base import Tokenizer
 from scripts.evaluate import CROPS, EvaluateOptions, Run, batches, load_extractors
 
 REFERENCE = "VIRTUAL_imagenet256_labeled.npz"
-REFERENCE_URL = (
-    "https://openaipublic.blob.core.windows.net/diffusion/jul-2021/ref_batches/imagenet/256/" + REFERENCE
-)
+ADM = "https://openaipublic.blob.core.windows.net/diffusion/jul-2021/ref_batches/imagenet/256"
+REFERENCE_URL = f"{ADM}/{REFERENCE}"
 TABLE = ("gfid", "rfid", "sfid", "is", "precision", "recall", "psnr", "ssim", "codebook_usage")
 CATALOG = {"is": "inception_score"}  # where the catalog calls a metric otherwise
 TOLERANCE = 0.05  # published FIDs have two digits
