@@ -5,7 +5,8 @@
 
 Sample i is of class classes[i % len(classes)], so the first n samples are as balanced as n samples can be; it depends
 on the seed and i alone, whatever the batch size and the number of processes. An interrupted job goes on where it
-stopped. The NPZ holds arr_0 uint8 [n, H, W, 3], labels [n] and tokens [n, N].
+stopped. The NPZ holds arr_0 uint8 [n, H, W, 3], labels [n] (also as arr_1)
+and tokens [n, N].
 """
 
 from common.config import run_script

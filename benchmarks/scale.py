@@ -132,7 +132,10 @@ def run(folder: Path, settings: argparse.Namespace) -> dict[str, Any]:
             for picture in samples.glob("[0-9]*.png"):
                 picture.rename(folder / "png" / picture.name)
     report["npz_bytes"] = (samples / "samples.npz").stat().st_size
-    report["metrics"] = json.loads(result.read_text())["metrics"]
+    found = json.loads(result.read_text())
+    report["metrics"], facts = found["metrics"], found["protocol"]
+    made_of = facts["reference"]["protocol"]["pixels_fingerprint"]
+    report["same_pixels"] = facts["pixels_fingerprint"] == made_of
     return report
 
 
@@ -164,6 +167,8 @@ def main() -> None:
         rate, start, peak = stage.values()
         print(f"{name:32}{rate:10.1f}{start:10.0f}{peak:10.0f}")
     pixels = np.prod([settings.count, settings.size, settings.size, 3]) / 1e6
+    if not report["same_pixels"]:
+        print("the PNG files and the NPZ hold different images")
     print(
         f"all pixels are {pixels:.0f} MB; " + ", ".join(f"{k} {v:.4g}" for k, v in report["metrics"].items())
     )

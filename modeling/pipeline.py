@@ -195,10 +195,18 @@ def generate_into(
     # The main process shows the progress of its own share; the others have as much to do.
     bar = progress(None, "sampling", total=len(todo), unit="image")
     for indices in todo.split(batch_size):
+        # A batch of one takes other kernels than larger ones, and rounds otherwise; a lone sample comes twice.
+        drawn = indices.repeat(2) if len(indices) == 1 else indices
         tokens = generate_tokens(
-            model.generator, labels[indices], seed=seed, indices=indices, batch_size=batch_size, **sampling
+            model.generator,
+            labels[drawn],
+            seed=seed,
+            indices=drawn,
+            batch_size=max(2, batch_size),
+            **sampling,
         )
-        store.put(indices.tolist(), to_uint8(decode(model.tokenizer, tokens)), tokens)
+        images = to_uint8(decode(model.tokenizer, tokens))
+        store.put(indices.tolist(), images[: len(indices)], tokens[: len(indices)])
         bar.update(len(indices))
     bar.close()
     store.flush()
