@@ -19,7 +19,7 @@ class ImageFolder(Source):
     Args:
         path: folder that holds the class folders.
         image_size: side of the images delivered, uint8 [3, image_size, image_size].
-        resize_shorter_edge, resize, random_crop, random_flip: see ``ImageTransform``.
+        resize_shorter_edge, resize, random_crop, random_flip, random_area: see ``ImageTransform``.
 
     Raises:
         FileNotFoundError: ``path`` does not exist.
@@ -37,6 +37,7 @@ class ImageFolder(Source):
         resize: Resize = "shorter_edge",
         random_crop: bool = False,
         random_flip: bool = False,
+        random_area: float = 0.0,
     ) -> None:
         self.path = Path(path).expanduser()
         self.transform = ImageTransform(
@@ -45,6 +46,7 @@ class ImageFolder(Source):
             resize=resize,
             random_crop=random_crop,
             random_flip=random_flip,
+            random_area=random_area,
         )
         self.item_shape = (3, image_size, image_size)
         self.class_names = _class_folders(self.path)

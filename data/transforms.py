@@ -7,6 +7,7 @@ Pixels stay 8 bit throughout: dividing by 255 is the trainer's first step on the
 from __future__ import annotations
 
 import io
+import math
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +19,7 @@ from common.images import flatten, pil_to_tensor
 from data.source import CorruptSample
 
 Resize = Literal["shorter_edge", "adm"]
+LOG_ASPECTS = (-math.log(4 / 3), math.log(4 / 3))
 
 
 def decode_image(file: Path | bytes, name: str) -> Image.Image:
@@ -91,6 +93,32 @@ def train_crop(
     return image
 
 
+def area_crop(
+    image: Image.Image, size: int, least: float, random_flip: bool, rng: np.random.Generator
+) -> Image.Image:
+    """The training transform of classifiers (arXiv 1409.4842): a random part of the image, resized to a square.
+
+    Its area is a share of the image between ``least`` and 1, its width 3/4 to 4/3 of its height; where ten draws give
+    none that fits inside, it is the largest central part of such a shape.
+    """
+    width, height = image.size
+    across, down, mirror = rng.random(3)
+    for _ in range(10):
+        area = width * height * rng.uniform(least, 1.0)
+        aspect = math.exp(rng.uniform(*LOG_ASPECTS))
+        part = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < part[0] <= width and 0 < part[1] <= height:
+            left, top = int(across * (width - part[0] + 1)), int(down * (height - part[1] + 1))
+            break
+    else:
+        part = min(width, round(height * 4 / 3)), min(height, round(width * 4 / 3))
+        left, top = (width - part[0]) // 2, (height - part[1]) // 2
+    # Cut first: a resize with a box would let the filter look at pixels beside it.
+    image = image.crop((left, top, left + part[0], top + part[1]))
+    image = image.resize((size, size), Image.Resampling.BICUBIC)
+    return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if random_flip and mirror < 0.5 else image
+
+
 def ten_crop_side(size: int) -> int:
     """Side of the square image out of which ten crops of side ``size`` are taken."""
     return int(1.1 * size)
@@ -121,6 +149,8 @@ class ImageTransform:
         resize: "shorter_edge", or "adm" for ``adm_center_crop``, which takes no random crop.
         random_crop: cut the square at a random place instead of the centre.
         random_flip: mirror half of the images.
+        random_area: cut a part of random shape with at least this share of the area, see ``area_crop``; 0 is off. Takes
+            the place of the other resizes and crops.
 
     Raises:
         ValueError: sizes or options that do not go together.
@@ -134,6 +164,7 @@ class ImageTransform:
         resize: Resize = "shorter_edge",
         random_crop: bool = False,
         random_flip: bool = False,
+        random_area: float = 0.0,
     ) -> None:
         if image_size < 1:
             raise ValueError(f"image_size={image_size} must be at least 1")
@@ -141,6 +172,12 @@ class ImageTransform:
             raise ValueError(f"resize={resize!r} is unknown; choose one of ['shorter_edge', 'adm']")
         if resize == "adm" and (random_crop or resize_shorter_edge is not None):
             raise ValueError("resize='adm' takes neither random_crop nor resize_shorter_edge")
+        if not 0 <= random_area <= 1:
+            raise ValueError(f"random_area={random_area} must be a share, from 0 to 1")
+        if random_area and (random_crop or resize != "shorter_edge" or resize_shorter_edge is not None):
+            raise ValueError(
+                f"random_area={random_area} takes neither random_crop nor resize_shorter_edge nor resize='adm'"
+            )
         self.image_size = image_size
         self.resize_edge = image_size if resize_shorter_edge is None else resize_shorter_edge
         if self.resize_edge < image_size:
@@ -150,9 +187,12 @@ class ImageTransform:
         self.resize = resize
         self.random_crop = random_crop
         self.random_flip = random_flip
+        self.random_area = random_area
 
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> torch.Tensor:
         """RGB image -> uint8 [3, image_size, image_size]."""
+        if self.random_area:
+            return pil_to_tensor(area_crop(image, self.image_size, self.random_area, self.random_flip, rng))
         if self.resize == "adm":
             image = adm_center_crop(image, self.image_size)
         crop = train_crop(

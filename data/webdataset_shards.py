@@ -27,7 +27,7 @@ class WebDataset(Source):
     Args:
         path: shards as a brace pattern, e.g. ``imagenet-train-{0000..0252}.tar``, or a list of patterns.
         image_size: side of the images delivered, uint8 [3, image_size, image_size].
-        resize_shorter_edge, resize, random_crop, random_flip: see ``ImageTransform``.
+        resize_shorter_edge, resize, random_crop, random_flip, random_area: see ``ImageTransform``.
         label_key: key of the label in ``.json`` members, if it is another than those above.
         num_classes: number of classes; one more than the largest label found if None.
         class_names: a name per class; the numbers if None.
@@ -56,6 +56,7 @@ class WebDataset(Source):
         resize: Resize = "shorter_edge",
         random_crop: bool = False,
         random_flip: bool = False,
+        random_area: float = 0.0,
         label_key: str | None = None,
         num_classes: int | None = None,
         class_names: list[str] | None = None,
@@ -71,6 +72,7 @@ class WebDataset(Source):
             resize=resize,
             random_crop=random_crop,
             random_flip=random_flip,
+            random_area=random_area,
         )
         self.item_shape = (3, image_size, image_size)
         self.shards = expand_shards(path)

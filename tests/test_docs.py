@@ -16,7 +16,9 @@ from data import DATASETS
 from modeling.factory import GENERATORS, QUANTIZERS, TOKENIZERS
 from modeling.losses import DISCRIMINATORS
 from modeling.pretrained.catalog import RELEASES, Release
+from modeling.pretrained.teachers import build_teacher
 from modeling.sampling import MaskedSamplingSettings, SamplingSettings
+from modeling.tokenizers.vqgan_parts import PixelDecoder
 
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 PROGRAMS = {
@@ -81,7 +83,7 @@ def options_of(program: str) -> type:
 def check_sections(tree: dict, kind: str) -> None:
     """Options of the models and data sets in a merged tree, against the constructors they are for."""
     parts = [
-        ("tokenizer", TOKENIZERS, tree.get("tokenizer"), ("quantizer",)),
+        ("tokenizer", TOKENIZERS, tree.get("tokenizer"), ("quantizer", "teacher", "pixel_decoder")),
         ("generator", GENERATORS, tree.get("generator"), ("codebook_size", "num_tokens", "num_classes")),
         ("discriminator", DISCRIMINATORS, tree.get("discriminator"), ()),
     ]
@@ -97,10 +99,21 @@ def check_sections(tree: dict, kind: str) -> None:
         if section is None:
             continue
         builder, options = choose(key, builders, section)
-        if key == "tokenizer" and "quantizer" in options:
-            quantizer = options.pop("quantizer")
-            check_options("tokenizer.quantizer", *choose("tokenizer.quantizer", QUANTIZERS, quantizer))
+        if key == "tokenizer":
+            check_parts(options)
         check_options(key, builder, {k: v for k, v in options.items() if k not in given}, runtime=given)
+
+
+def check_parts(options: dict) -> None:
+    """Options of what a tokenizer is made of; they are taken out of its own."""
+    if "quantizer" in options:
+        quantizer = options.pop("quantizer")
+        check_options("tokenizer.quantizer", *choose("tokenizer.quantizer", QUANTIZERS, quantizer))
+    if "teacher" in options:
+        check_options("tokenizer.teacher", build_teacher, options.pop("teacher"))
+    if options.get("pixel_decoder"):
+        decoder = options.pop("pixel_decoder")
+        check_options("tokenizer.pixel_decoder", PixelDecoder, decoder, runtime=("in_channels",))
 
 
 def check_command(program: str, arguments: list[str]) -> None:
@@ -119,7 +132,7 @@ def check_command(program: str, arguments: list[str]) -> None:
     if program.startswith("train_"):
         check_sections(tree, "train")
         if "sampling" in tree:
-            masked = tree["generator"]["name"] != "rar"
+            masked = tree["generator"]["name"] in ("maskgit", "uvit")
             build_dataclass(MaskedSamplingSettings if masked else SamplingSettings, tree["sampling"])
     elif getattr(settings, "data", None):
         check_sections({"data": settings.data}, "one")

@@ -49,7 +49,7 @@ class GeneratorRun:
 
     experiment: ExperimentSettings = option()
     generator: dict = option(
-        help="section: name rar, maskgit or uvit, and its options; sizes of the tokens may be left out"
+        help="section: name rar, gpt, maskgit or uvit, and its options; sizes of the tokens may be left out"
     )
     rar: RARSettings | None = option(None, "section: how rar learns; null = its defaults")
     maskgit: MaskGITSettings | None = option(

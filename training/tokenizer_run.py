@@ -44,7 +44,7 @@ class TokenizerRun:
 
     experiment: ExperimentSettings = option()
     tokenizer: dict = option(
-        help="section: name titok, tatitok or maskgit_vqgan, its options, and a quantizer"
+        help="section: name titok, tatitok, vqgan, vqkd, cluster or maskgit_vqgan, its options, and a quantizer"
     )
     teacher: str | dict | None = option(
         None,
@@ -52,7 +52,7 @@ class TokenizerRun:
         " a file); of vqkd a section: name (of timm), weights, project, ...",
     )
     initialize: str | dict | None = option(
-        None, "tokenizer to start from; two_stage: the finished first stage"
+        None, "tokenizer to start from; two_stage, pixel_decoder: the finished first stage"
     )
     text_encoder: str | None = option(None, "weights of the CLIP text tower (tatitok); null = from the hub")
     losses: TokenizerLossSettings = option(TokenizerLossSettings())
@@ -108,6 +108,10 @@ def _check_layout(run: TokenizerRun, tokenizer: Tokenizer) -> None:
     if run.teacher is None and learns:
         what = "a section with a name of timm" if layout == "single_stage" else "one such as maskgit-vqgan"
         raise ConfigError(f"teacher is missing; this tokenizer needs {what}")
+    if isinstance(tokenizer, FeatureTokenizer) and tokenizer.predicts_pixels and run.initialize is None:
+        raise ConfigError(
+            "initialize is missing; a pixel decoder learns on the codes of a finished tokenizer without one"
+        )
     if layout == "two_stage" and run.initialize is None:
         raise ConfigError(
             "initialize is missing; tokenizer.layout='two_stage' starts from a tokenizer of layout proxy"

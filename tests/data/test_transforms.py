@@ -10,6 +10,7 @@ from data.source import CorruptSample
 from data.transforms import (
     ImageTransform,
     adm_center_crop,
+    area_crop,
     center_crop,
     decode_image,
     resize_shorter_edge,
@@ -78,6 +79,41 @@ def test_adm_crop_halves_first():
     assert np.unique(np.asarray(adm_center_crop(stripes, 32))).tolist() == [128]  # box filter: plain means
 
 
+def places(height: int, width: int) -> Image.Image:
+    """A picture whose red is the column and whose green is the row, up to 255."""
+    rows, columns = np.mgrid[:height, :width]
+    return Image.fromarray(np.stack([columns, rows, 0 * rows], axis=-1).astype(np.uint8))
+
+
+def test_random_areas_lie_within_their_limits_and_everywhere():
+    image, parts = places(160, 200), []
+    for seed in range(200):
+        crop = area_crop(image, 32, 0.25, random_flip=False, rng=np.random.default_rng(seed))
+        pixels = np.asarray(crop).astype(float)
+        assert crop.size == (32, 32)
+        # 31 of 32 pixel distances lie between the outermost columns, and between the outermost rows.
+        wide, high = (pixels[16, -2, 0] - pixels[16, 1, 0], pixels[-2, 16, 1] - pixels[1, 16, 1])
+        parts.append((wide * 32 / 29, high * 32 / 29, pixels[0, 0, 0], pixels[0, 0, 1]))
+    wide, high, left, top = np.array(parts).T
+    share, aspect = wide * high / (200 * 160), wide / high
+    assert 0.23 < share.min() < 0.3 and 0.9 < share.max() < 1.03
+    assert 0.7 < aspect.min() < 0.8 and 1.25 < aspect.max() < 1.42
+    assert left.min() < 4 and (left + wide).max() > 196 and top.min() < 4 and (top + high).max() > 156
+
+
+def test_a_random_area_may_be_mirrored_and_falls_back_to_the_centre():
+    image = places(32, 32)
+    firsts = []
+    for seed in range(20):
+        options = {"image_size": 32, "random_area": 1.0, "random_flip": True}
+        crop = ImageTransform(**options)(image, np.random.default_rng(seed)).numpy()
+        assert crop.shape == (3, 32, 32)
+        firsts.append(crop[0, 16, 0] < crop[0, 16, -1])
+    assert 2 < sum(firsts) < 18
+    wide = np.asarray(area_crop(places(10, 240), 16, 1.0, False, np.random.default_rng(0)))
+    assert 110 < wide[8, 0, 0] < wide[8, -1, 0] < 130, "ten of 240 columns cannot hold all of the area"
+
+
 def test_ten_crops_are_in_the_released_order():
     assert ten_crop_side(256) == 281
     side = ten_crop_side(20)
@@ -95,6 +131,10 @@ def test_options_are_checked():
         ImageTransform(image_size=32, resize_shorter_edge=20)
     with pytest.raises(ValueError, match="adm.*random_crop"):
         ImageTransform(image_size=32, resize="adm", random_crop=True)
+    with pytest.raises(ValueError, match="random_area=1.5 must be a share"):
+        ImageTransform(image_size=32, random_area=1.5)
+    with pytest.raises(ValueError, match="random_area=0.5 takes neither random_crop"):
+        ImageTransform(image_size=32, random_area=0.5, random_crop=True)
     with pytest.raises(ValueError, match="'shorter_edge', 'adm'"):
         ImageTransform(image_size=32, resize="nearest")
 

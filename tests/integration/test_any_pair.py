@@ -1,7 +1,9 @@
 """Any tokenizer with any generator: train on its tokens for a few steps, sample, and get images."""
 
-from collections.abc import Callable
+import importlib.util
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,11 +25,14 @@ TWO_STAGE = {
     "proxy_code_dim": 8,
     "pixel_decoder_channels": 32,
 }
+# Four times as large as the grid of codes.
+PIXELS = {"base_channels": 32, "multipliers": [1, 1, 1], "num_blocks": 1, "z_channels": 32}
 TOKENIZERS = {
     "titok": TOKENIZER,
     "titok cosine codes": TOKENIZER
     | {"quantizer": {"name": "vq", "codebook_size": 40, "code_dim": 4, "use_l2_norm": True}},
     "titok two stages": TOKENIZER | PATCHES | TWO_STAGE,
+    "titok fsq": TOKENIZER | {"quantizer": {"name": "fsq", "levels": [5, 5, 3]}},
     "maskgit_vqgan": {
         "name": "maskgit_vqgan",
         "image_size": 32,
@@ -37,12 +42,51 @@ TOKENIZERS = {
         "codebook_size": 24,
         "code_dim": 8,
     },
+    "vqgan": {
+        "name": "vqgan",
+        "image_size": 16,
+        "base_channels": 32,
+        "multipliers": [1, 1, 1],
+        "num_blocks": 1,
+        "z_channels": 16,
+        "quantizer": {"name": "vq", "codebook_size": 24, "code_dim": 8},
+    },
+    "vqkd with pixels": {
+        "name": "vqkd",
+        "image_size": 16,
+        "patch_size": 4,
+        "feature_channels": 16,
+        "encoder_hidden_size": 32,
+        "encoder_depth": 1,
+        "encoder_num_heads": 2,
+        "decoder_hidden_size": 32,
+        "decoder_num_heads": 2,
+        "quantizer": {"name": "spherical_vq", "codebook_size": 24, "code_dim": 8},
+        "pixel_decoder": PIXELS,
+    },
 }
+if importlib.util.find_spec("timm"):
+    TOKENIZERS["cluster with pixels"] = {
+        "name": "cluster",
+        "image_size": 16,
+        "teacher": {"name": "test_vit.r160_in1k", "input_size": 64},
+        "quantizer": {"name": "vq", "codebook_size": 24, "code_dim": 64, "use_l2_norm": True},
+        "pixel_decoder": PIXELS,
+    }
 GENERATORS = {
     "rar": {"name": "rar", **SIZES},
     "maskgit": {"name": "maskgit", **SIZES, "dropout": 0.1},
     "uvit": {"name": "uvit", **SIZES},
+    "gpt": {"name": "gpt", **SIZES},
 }
+
+
+def options_of(generator: str, tokenizer: str) -> list[str]:
+    """Arguments that choose a generator; GPT knows the rows and columns of tokens that have some."""
+    section = GENERATORS[generator]
+    if generator == "gpt":
+        section = section | {"rope": "1d" if "titok" in tokenizer else "2d"}
+    return [f"generator.{key}={value}" for key, value in section.items()]
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +99,16 @@ def tokenizer_runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     }
 
 
-@pytest.mark.parametrize("generator", GENERATORS)
-@pytest.mark.parametrize("tokenizer", TOKENIZERS)
+def pairs() -> Iterator[Any]:
+    """All of them; fast are one tokenizer with every generator, and every other one with a single generator."""
+    for tokenizer in TOKENIZERS:
+        first = "rar" if "titok" in tokenizer else "gpt"
+        for generator in GENERATORS:
+            fast = tokenizer == "titok" or generator == first
+            yield pytest.param(tokenizer, generator, marks=[] if fast else pytest.mark.slow)
+
+
+@pytest.mark.parametrize(("tokenizer", "generator"), list(pairs()))
 def test_trains_and_samples(tokenizer, generator, tokenizer_runs, image_folder, tmp_path, program: Callable):
     tokens, run, folder = tmp_path / "x.tokens", tmp_path / "run", tokenizer_runs[tokenizer]
     done = program(
@@ -71,7 +123,7 @@ def test_trains_and_samples(tokenizer, generator, tokenizer_runs, image_folder, 
     )
     assert done.code == 0, done.err
     header = TokenMemmap(path=tokens).header
-    options = [f"generator.{key}={value}" for key, value in GENERATORS[generator].items()]
+    options = options_of(generator, tokenizer)
     done = program(
         train_rar,
         GeneratorRun,
@@ -107,7 +159,7 @@ def test_trains_and_samples(tokenizer, generator, tokenizer_runs, image_folder, 
 def test_learns_from_images_as_they_come(
     generator, tokenizer_runs, image_folder, tmp_path, program: Callable
 ):
-    options = [f"generator.{key}={value}" for key, value in GENERATORS[generator].items()]
+    options = options_of(generator, "titok")
     done = program(
         train_rar,
         GeneratorRun,

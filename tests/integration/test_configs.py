@@ -16,12 +16,16 @@ from common.build import build_dataclass, check_options, choose
 from common.config import REPOSITORY, read_yaml
 from data import DATASETS
 from data.loaders import train_loader
+from data.still import still_source
 from data.token_memmap import TokenHeader, TokenMemmap, TokenWriter
 from modeling.factory import build_discriminator, build_generator, build_tokenizer
 from modeling.generators.base import AutoregressiveGenerator, Generator
 from modeling.pretrained.catalog import RELEASES
+from modeling.pretrained.teachers import build_teacher, load_teacher
 from modeling.sampling import settings_type
 from modeling.tokenizers.base import Tokenizer
+from modeling.tokenizers.feature_tokenizer import FeatureTokenizer
+from scripts.fit_codebook import FitOptions
 from training.generator_run import GeneratorRun
 from training.optim import build_optimizer, parameter_groups
 from training.schedules import learning_rate
@@ -38,6 +42,8 @@ def kind_of(tree: dict[str, Any]) -> str | None:
     if "compute_environment" in tree or "distributed_type" in tree:
         return None
     kinds = [kind for kind in ("tokenizer", "generator") if kind in tree]
+    if not kinds and "codebook_size" in tree:
+        return "codebook"
     assert len(kinds) == 1, f"sections {list(tree)} belong to no entry point"
     return kinds[0]
 
@@ -122,8 +128,13 @@ def test_tokenizer_run(path, request):
     assert_learns(run, run.optimizer)
     assert (discriminator is not None) == (run.losses.discriminator_weight > 0)
     layout = getattr(tokenizer, "layout", "single_stage")
-    assert (run.teacher is not None) == (layout != "single_stage")
-    assert (run.initialize is not None) == (layout == "two_stage")
+    learns_features = layout == "single_stage" and not tokenizer.predicts_pixels
+    on_frozen_codes = isinstance(tokenizer, FeatureTokenizer) and tokenizer.predicts_pixels
+    assert (run.teacher is not None) == (layout != "single_stage" or learns_features)
+    assert (run.initialize is not None) == (layout == "two_stage" or on_frozen_codes)
+    if learns_features:
+        teacher = teacher_of(run.teacher)
+        assert (teacher.width, teacher.grid) == (tokenizer.feature_channels, tokenizer.grid)
     if discriminator is not None:
         rate = run.discriminator_learning_rate or run.optimizer.learning_rate
         optimizer = replace(run.optimizer, learning_rate=rate, muon_learning_rate=None)
@@ -139,6 +150,31 @@ def test_tokenizer_run(path, request):
         assert ("captions" in batch) == section.get("captions", False)
 
 
+def teacher_of(section: dict[str, Any]) -> nn.Module:
+    """The teacher of a section, without its weights."""
+    options = check_options("teacher", load_teacher, section)
+    options.pop("weights", None)
+    with torch.device("meta"):
+        return build_teacher(**options)
+
+
+@files("codebook")
+def test_codebook_that_is_fitted(path, request):
+    """Its sections build, and a recipe learns pixels on exactly these codes."""
+    options = build_dataclass(FitOptions, read_yaml(path))
+    teacher = teacher_of(options.teacher)
+    section = {**options.data, **stand_in(options.data["name"], request)}
+    source = still_source(section, split="train", config={}, image_size=options.image_size)
+    assert source.item_shape == (3, options.image_size, options.image_size)
+    recipe = read_yaml(path.with_name(f"{path.stem}_pixels.yaml"))
+    assert recipe["initialize"] == options.output
+    tokenizer = recipe["tokenizer"]
+    assert tokenizer["teacher"] == {k: v for k, v in options.teacher.items() if k != "weights"}
+    assert tokenizer["image_size"] == options.image_size
+    sizes = {"codebook_size": options.codebook_size, "code_dim": teacher.width, "use_l2_norm": True}
+    assert tokenizer["quantizer"] == {"name": "vq", **sizes} and options.metric == "cosine"
+
+
 @files("generator")
 def test_generator_run(path, tmp_path):
     run = build_dataclass(GeneratorRun, read_yaml(path))
@@ -149,7 +185,9 @@ def test_generator_run(path, tmp_path):
     assert_learns(run, run.optimizer)
     build_dataclass(settings_type(generator), run.sampling, "sampling")
     if isinstance(generator, AutoregressiveGenerator):
-        assert run.maskgit is None and run.rar.randomness_anneal_end <= run.training.max_steps
+        last = run.training.max_steps if generator.any_order else 0
+        assert run.maskgit is None and (run.rar is not None or not generator.any_order)
+        assert run.rar is None or run.rar.randomness_anneal_end <= last
     else:
         assert run.rar is None
     assert run.tokens is None, "it is filled in by training"

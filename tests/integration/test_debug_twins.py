@@ -8,19 +8,34 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from safetensors.torch import save_file
 
 import train_rar
 import train_titok
 from common.config import REPOSITORY, read_yaml
+from modeling.pretrained.teachers import build_teacher
+from scripts import fit_codebook
+from tests.parity import fill_module
 from training.generator_run import GeneratorRun
 from training.tokenizer_run import TokenizerRun
 
-TWINS = sorted(p.stem for p in (REPOSITORY / "configs" / "debug").glob("*.yaml"))
+FIT = "cluster"  # no training: codes are fitted, and pixels learned afterwards
+TWINS = sorted(p.stem for p in (REPOSITORY / "configs" / "debug").glob("*.yaml") if p.stem != FIT)
 RECIPES = sorted(
     p
     for p in (REPOSITORY / "configs").rglob("*.yaml")
     if p.parent.name not in ("debug", "accelerate") and "imagenet" in p.read_text()
 )
+
+
+@pytest.fixture(scope="module")
+def teacher_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights of the twins' teacher as the hub has them, but random."""
+    pytest.importorskip("timm")
+    path = tmp_path_factory.mktemp("teacher") / "test_vit.safetensors"
+    teacher = build_teacher(name="test_vit.r160_in1k", project=True)
+    save_file(fill_module(teacher.network).state_dict(), path)
+    return path
 
 
 @pytest.fixture
@@ -31,9 +46,22 @@ def train(
 
     def call(name: str, folder: str, *options: str) -> Path:
         tree, output = read_yaml(REPOSITORY / "configs" / "debug" / f"{name}.yaml"), tmp_path / folder
-        arguments = [f"config=configs/debug/{name}.yaml", f"experiment.output_dir={output}", *options]
+        weights = []
+        if isinstance(tree.get("teacher"), dict):
+            weights = [f"teacher.weights={request.getfixturevalue('teacher_weights')}"]
+        if name == FIT:
+            arguments = [f"config=configs/debug/{FIT}.yaml", f"output={output}", *weights]
+            done = program(fit_codebook, fit_codebook.FitOptions, *arguments)
+            assert done.code == 0, done.err
+            return output
+        arguments = [
+            f"config=configs/debug/{name}.yaml",
+            f"experiment.output_dir={output}",
+            *options,
+            *weights,
+        ]
         for key in ("teacher", "initialize"):
-            if tree.get(key):
+            if isinstance(tree.get(key), str):
                 needed = Path(tree[key]).name
                 if not (tmp_path / needed).exists():
                     call(needed, needed, "training.max_steps=2", "schedule.warmup_steps=1")
@@ -71,9 +99,13 @@ def test_trains_and_resumes(name, train):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TWINS)
 def test_loss_falls_over_thirty_steps(name, train):
-    options = ["training.log_every=1", "optimizer.learning_rate=3e-3"]
-    term = "total_loss" if "generator:" in (REPOSITORY / f"configs/debug/{name}.yaml").read_text() else ""
-    values = [r[term or "reconstruction_loss"] for r in records(train(name, "run", *options))]
+    # A post-norm transformer this narrow wants large steps.
+    rate = "3e-2" if name == "maskgit" else "3e-3"
+    options = ["training.log_every=1", f"optimizer.learning_rate={rate}"]
+    tree = read_yaml(REPOSITORY / f"configs/debug/{name}.yaml")
+    term = "total_loss" if "generator" in tree else "reconstruction_loss"
+    term = "feature_loss" if isinstance(tree.get("teacher"), dict) else term
+    values = [r[term] for r in records(train(name, "run", *options))]
     start, end = sum(values[:5]) / 5, sum(values[-5:]) / 5
     assert len(values) == 30 and end < 0.97 * start, f"{start} -> {end}"
 
@@ -95,7 +127,7 @@ def test_every_recipe_names_a_twin_of_its_kind(path):
 
 
 def test_there_are_recipes():
-    assert len(RECIPES) >= 36 and {"titok", "titok_vae", "titok_stage1", "titok_stage2"} <= set(TWINS)
+    assert len(RECIPES) >= 55 and {"titok", "titok_vae", "titok_stage1", "titok_stage2"} <= set(TWINS)
 
 
 def records(folder: Path) -> list[dict]:
