@@ -114,7 +114,7 @@ def load_dino(
     try:
         import timm
     except ImportError as error:
-        raise ValueError("metric fd_dinov2 needs timm: pip install timm") from error
+        raise ValueError("metric fd_dinov2 needs timm: pip install -r requirements-teachers.txt") from error
     if weights is not None:
         state: Mapping[str, torch.Tensor] = read_weights(weights)
     else:

@@ -91,5 +91,5 @@ def test_missing_parts_are_named(published, tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError):
         load_dino(tmp_path / "none.pth", device="cpu")
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(ValueError, match="pip install timm"):
+    with pytest.raises(ValueError, match="pip install -r requirements-teachers.txt"):
         load_dino(published[1], device="cpu")

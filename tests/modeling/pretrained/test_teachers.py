@@ -99,5 +99,5 @@ def test_without_connection_it_is_said_what_to_put_where(monkeypatch):
 
 def test_without_timm_it_is_said_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(ValueError, match="pip install timm"):
+    with pytest.raises(ValueError, match="pip install -r requirements-teachers.txt"):
         build_teacher(name=TINY)
