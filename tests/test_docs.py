@@ -27,6 +27,7 @@ PROGRAMS = {
     "sample_imagenet.py": "modeling.sample_job.SampleOptions",
     "scripts/reproduce.py": "scripts.reproduce.ReproduceOptions",
     "scripts/fit_codebook.py": "scripts.fit_codebook.FitOptions",
+    "scripts/compare_tokenizers.py": "scripts.compare_tokenizers.CompareOptions",
     "scripts/reconstruct.py": "scripts.reconstruct.ReconstructOptions",
     "scripts/pretokenize.py": "scripts.pretokenize.PretokenizeOptions",
     "scripts/convert_checkpoint.py": "scripts.convert_checkpoint.ConvertOptions",

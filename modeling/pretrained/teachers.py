@@ -188,5 +188,7 @@ def _timm() -> ModuleType:
     try:
         import timm
     except ImportError as error:
-        raise ValueError(f"teachers need the library timm ({error}): pip install -r requirements-teachers.txt") from error
+        raise ValueError(
+            f"teachers need the library timm ({error}): pip install -r requirements-teachers.txt"
+        ) from error
     return timm
