@@ -135,7 +135,7 @@ def check_command(program: str, arguments: list[str]) -> None:
         if "sampling" in tree:
             masked = tree["generator"]["name"] in ("maskgit", "uvit")
             build_dataclass(MaskedSamplingSettings if masked else SamplingSettings, tree["sampling"])
-    elif getattr(settings, "data", None):
+    elif isinstance(getattr(settings, "data", None), dict):
         check_sections({"data": settings.data}, "one")
 
 
