@@ -1,5 +1,6 @@
 """A tokenizer training run: its settings, and how its parts are put together."""
 
+import inspect
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,14 +13,15 @@ from data.source import Source
 from modeling.factory import build_discriminator, build_tokenizer
 from modeling.pretrained.loading import load_tokenizer
 from modeling.pretrained.perceptual import find_perceptual
-from modeling.pretrained.teachers import load_teacher
+from modeling.pretrained.teachers import build_teacher, load_teacher
 from modeling.pretrained.text import TextEncoder, load_text_encoder
 from modeling.tokenizers.base import Tokenizer
+from modeling.tokenizers.cluster import Cluster
 from modeling.tokenizers.feature_tokenizer import FeatureTokenizer
 from training.checkpoint import CheckpointFolder
 from training.evaluation import ReconstructionEvaluator, TokenizerEvaluation
 from training.settings import ExperimentSettings, OptimizerSettings, ScheduleSettings, TrainingSettings
-from training.tasks.feature_distillation import FeatureDistillationTask
+from training.tasks.feature_distillation import CodebookFittingTask, FeatureDistillationTask
 from training.tasks.proxy_codes import ProxyCodesTask
 from training.tasks.reconstruction import ReconstructionTask
 from training.tasks.tokenizer import TokenizerTask
@@ -63,6 +65,13 @@ class TokenizerRun:
     schedule: ScheduleSettings = option(ScheduleSettings())
     training: TrainingSettings = option()
     evaluation: TokenizerEvaluation = option(TokenizerEvaluation())
+
+    def __post_init__(self) -> None:
+        if self.tokenizer.get("name") == "cluster" and "teacher" not in self.tokenizer:
+            # Its encoder is the teacher: the same network, whose weights become part of the tokenizer.
+            given = self.teacher if isinstance(self.teacher, dict) else {}
+            kept = [key for key in inspect.signature(build_teacher).parameters if key in given]
+            self.tokenizer["teacher"] = {key: given[key] for key in kept}
 
 
 def train_tokenizer(run: TokenizerRun) -> None:
@@ -171,6 +180,9 @@ def _task(
     )
     if isinstance(tokenizer, FeatureTokenizer) and not tokenizer.predicts_pixels:
         teacher = load_teacher(**check_options("teacher", load_teacher, run.teacher), device=device)
+        if isinstance(tokenizer, Cluster):
+            tokenizer.teacher.load_state_dict(teacher.state_dict())
+            return CodebookFittingTask(**common, teacher=teacher)
         weight = run.losses.quantizer_weight
         return FeatureDistillationTask(**common, teacher=teacher, quantizer_weight=weight)
     common["evaluator"] = ReconstructionEvaluator(run.evaluation, device)

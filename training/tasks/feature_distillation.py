@@ -119,6 +119,22 @@ class FeatureDistillationTask(TokenizerTask):
         ]
 
 
+class CodebookFittingTask(FeatureDistillationTask):
+    """Fits the codes of a Cluster tokenizer while images go by (arXiv:2411.04406), in place of k-means.
+
+    The loss is the squared distance of the chosen codes to the teacher's features as they are; rarely used codes move
+    when the quantizer has online clustering.
+    """
+
+    def feature_loss(self, batch: Batch, context: StepContext) -> tuple[torch.Tensor, Scalars]:
+        """The bottleneck's codebook term alone; nothing else is trained."""
+        output = context.modules["model"](batch["images"])
+        loss = output.losses["codebook_loss"]
+        return loss, {"total_loss": loss, "feature_loss": loss, **output.losses} | self.codebook_scalars(
+            output, context
+        )
+
+
 def false_colours(features: torch.Tensor, others: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Directions of unit features as colours: the three principal components of the first become red, green, blue.
 
