@@ -1,0 +1,54 @@
+"""Tokens of a codebook too large for one softmax, as a few sub-tokens each (arXiv:2409.04410, section 3.2)."""
+
+import math
+from collections.abc import Sequence
+from itertools import accumulate
+from operator import mul
+
+import torch
+
+
+class TokenFactors:
+    """A token as digits of a mixed base, the first digit the least significant.
+
+    With sizes 64 and 4096 the sub-tokens of a token of 2^18 are its low 6 and its high 12 bits. Any codebook can be
+    written like this whose size is the product of the sizes; what the digits mean is up to its codes.
+
+    Args:
+        sizes: different values of each sub-token, each at least 2.
+
+    Raises:
+        ValueError: there are no sizes, or one is too small.
+    """
+
+    def __init__(self, sizes: Sequence[int]) -> None:
+        if not sizes or min(sizes) < 2:
+            raise ValueError(f"factors={list(sizes)} must be sizes of sub-tokens, each at least 2")
+        self.sizes = tuple(sizes)
+        self.codebook_size = math.prod(sizes)
+        self._steps = [1, *accumulate(sizes[:-1], mul)]
+
+    def __len__(self) -> int:
+        """Sub-tokens per token, G."""
+        return len(self.sizes)
+
+    def check(self, codebook_size: int) -> None:
+        """Refuse tokens of another codebook.
+
+        Raises:
+            ValueError: the product of the sizes is not `codebook_size`.
+        """
+        if self.codebook_size != codebook_size:
+            product = " x ".join(map(str, self.sizes))
+            raise ValueError(
+                f"factors {product} make {self.codebook_size} tokens, but the codebook has {codebook_size}"
+            )
+
+    def split(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Tokens int64 [...] in [0, codebook_size) -> sub-tokens int64 [..., G]."""
+        steps, sizes = (torch.tensor(values, device=tokens.device) for values in (self._steps, self.sizes))
+        return torch.div(tokens[..., None], steps, rounding_mode="floor") % sizes
+
+    def join(self, sub_tokens: torch.Tensor) -> torch.Tensor:
+        """Sub-tokens int64 [..., G] -> tokens int64 [...]."""
+        return (sub_tokens * torch.tensor(self._steps, device=sub_tokens.device)).sum(dim=-1)
