@@ -43,7 +43,7 @@ from common.console import Clock, banner, duration, say
 from common.files import write_text
 from common.images import to_float
 from common.launch import processes
-from common.weights import weight_hash, write_weights
+from common.weights import weight_hash
 from data.still import still_source
 from evaluator.codebook_usage import CodebookUsage
 from evaluator.evaluator import Evaluator
@@ -58,9 +58,10 @@ from modeling.tokenizers.base import Tokenizer
 from scripts import fit_codebook, pretokenize
 from scripts.evaluate import batches
 from scripts.reproduce import SourceImages
-from training.comparison import LN2, UNTRAINED, draw_comparison, markdown_table
+from training.comparison import LN2, TRAINED_HERE, draw_comparison, markdown_table
 from training.generator_run import GeneratorRun
 from training.report import write_json
+from training.teacher_training import write_teacher
 from training.tokenizer_run import ImageData, TokenizerRun
 
 SMALL = ("vqgan", "cvq", "fsq", "vqkd", "vqkd_pixels", "cluster_pixels", "titok_vq", "titok_fsq")
@@ -90,7 +91,10 @@ class CompareOptions:
         "sections train (tokens to learn) and validation (what is measured)",
     )
     teacher_weights: str | None = option(
-        UNTRAINED, "of recipes with a teacher: file, untrained (random numbers), or null = from the Hub"
+        TRAINED_HERE, f"of recipes with a teacher: file, {TRAINED_HERE!r} (on labels), or null = from the Hub"
+    )
+    teacher_steps: int = option(
+        1500, "of a teacher that is trained here to classify the images of the recipe"
     )
     fit_iterations: int = option(10, "cluster: passes of k-means over the images")
     num_samples: int = option(200, "drawn from every generator; gFID needs 50000")
@@ -103,7 +107,7 @@ class CompareOptions:
     lpips_weights: list[str] | None = option(None, "files: VGG-16 trunk and linear heads; null = no LPIPS")
 
     def __post_init__(self) -> None:
-        for key in ("steps", "gpt_steps", "fit_iterations", "num_samples", "batch_size"):
+        for key in ("steps", "gpt_steps", "teacher_steps", "fit_iterations", "num_samples", "batch_size"):
             value = getattr(self, key)
             if value is not None and value < 1:
                 raise ValueError(f"{key}={value} must be at least 1")
@@ -162,25 +166,18 @@ def finished(folder: Path, settings: type, arguments: Sequence[str], translate: 
     return True
 
 
-def make_teacher(name: str, path: Path) -> None:
-    """A file with the random weights that timm gives a network; always the same ones."""
-    import timm
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        network = timm.create_model(name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_weights(path, network)
-
-
-def teacher_file(options: CompareOptions, section: Mapping[str, Any]) -> str | None:
-    """Weights of a teacher: those its section names, those the options name, or random ones made here."""
-    if section.get("weights") or options.teacher_weights != UNTRAINED:
-        return section.get("weights") or options.teacher_weights
-    path = options.folder / "teachers" / f"{section['name']}.safetensors"
+def teacher_file(
+    options: CompareOptions, section: Mapping[str, Any], data: Mapping[str, Any]
+) -> tuple[str | None, str]:
+    """Weights of a teacher, and how the table names it: those its section or the options name, or trained here."""
+    name = section["name"]
+    if section.get("weights") or options.teacher_weights != TRAINED_HERE:
+        return section.get("weights") or options.teacher_weights, name
+    path = options.folder / "teachers" / f"{name}-{options.teacher_steps}.safetensors"
     if not path.is_file():
-        make_teacher(section["name"], path)
-    return str(path)
+        write_teacher(path, section, data, options.teacher_steps)
+    accuracy = json.loads(path.with_suffix(".json").read_text())["accuracy"]
+    return str(path), f"{name}, {TRAINED_HERE} ({accuracy:.0%} right)"
 
 
 def train(options: CompareOptions, recipe: str) -> dict[str, Any]:
@@ -192,9 +189,7 @@ def train(options: CompareOptions, recipe: str) -> dict[str, Any]:
         arguments.append(f"training.max_steps={options.steps}")
     teacher = tree.get("teacher") if isinstance(tree.get("teacher"), Mapping) else section.get("teacher")
     if teacher:
-        weights = teacher_file(options, teacher)
-        made_here = weights is not None and Path(weights).parent == options.folder / "teachers"
-        notes["teacher"] = f"{teacher['name']}, {UNTRAINED}" if made_here else teacher["name"]
+        weights, notes["teacher"] = teacher_file(options, teacher, tree["data"])
         if tree.get("teacher") and weights is not None:
             arguments.append(f"teacher.weights={weights}")
     if tree.get("initialize"):

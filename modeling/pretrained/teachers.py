@@ -49,7 +49,6 @@ class Teacher(nn.Module):
         self.network, self.input_size, self.project = network, input_size, project
         self.width: int = head.out_features if project else network.num_features
         self.grid: int = grid or input_size // network.feature_info[-1]["reduction"]
-        self.mean, self.std = network.pretrained_cfg["mean"], network.pretrained_cfg["std"]
         self.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> "Teacher":
@@ -60,9 +59,7 @@ class Teacher(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """[B, 3, H, W] in [0, 1] -> [B, width, grid, grid]."""
         with torch.autocast(images.device.type, enabled=False):
-            images = images.float()
-            mean, std = (images.new_tensor(values)[:, None, None] for values in (self.mean, self.std))
-            images = _resized((images - mean) / std, self.input_size)
+            images = prepared(images.float(), self.network, self.input_size)
             return _resized(self._map(self.network.forward_features(images)), self.grid)
 
     def _map(self, features: torch.Tensor) -> torch.Tensor:
@@ -79,6 +76,13 @@ class Teacher(nn.Module):
         if side**2 != features.shape[1]:
             raise ValueError(f"the teacher gives {features.shape[1]} features, which form no square")
         return features.transpose(1, 2).unflatten(2, (side, side))
+
+
+def prepared(images: torch.Tensor, network: nn.Module, side: int) -> torch.Tensor:
+    """Images [B, 3, H, W] in [0, 1] as a network of timm takes them, [B, 3, side, side]."""
+    config = network.pretrained_cfg
+    mean, std = (images.new_tensor(config[key])[:, None, None] for key in ("mean", "std"))
+    return _resized((images - mean) / std, side)
 
 
 def _resized(maps: torch.Tensor, side: int) -> torch.Tensor:
@@ -146,7 +150,15 @@ def load_teacher(
     return teacher.to(device)
 
 
-def _teacher(name: str, grid: int | None, project: bool, input_size: int | None, **options: Any) -> Teacher:
+def build_network(name: str, input_size: int | None = None, **options: Any) -> nn.Module:
+    """A network of timm with its head, for images of a side; None is the side it was trained with.
+
+    Args:
+        options: of `timm.create_model`; without any, the weights are random.
+
+    Raises:
+        ValueError: timm is not installed, or does not know the name.
+    """
     timm = _timm()
     if not timm.is_model(name):
         choice = nearest(name, timm.list_models())
@@ -158,15 +170,17 @@ def _teacher(name: str, grid: int | None, project: bool, input_size: int | None,
     if config is None:
         known = ", ".join(timm.list_pretrained(f"{name.split('.')[0]}.*")[:8]) or "none"
         raise ValueError(f"teacher {name!r} has no trained weights in timm; there are: {known}")
-    native = config.input_size[-1]
-    side = input_size or native
-    if side == native:
-        network = timm.create_model(name, **options)
-    else:
-        try:
-            network = timm.create_model(name, **options, **FLEXIBLE)
-        except TypeError:  # convolutional networks take any size and have no such option
-            network = timm.create_model(name, **options)
+    if input_size in (None, config.input_size[-1]):
+        return timm.create_model(name, **options)
+    try:
+        return timm.create_model(name, **options, **FLEXIBLE)
+    except TypeError:  # convolutional networks take any size and have no such option
+        return timm.create_model(name, **options)
+
+
+def _teacher(name: str, grid: int | None, project: bool, input_size: int | None, **options: Any) -> Teacher:
+    network = build_network(name, input_size, **options)
+    side = input_size or network.pretrained_cfg["input_size"][-1]
     return Teacher(network=network, input_size=side, grid=grid, project=project)
 
 

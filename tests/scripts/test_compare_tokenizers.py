@@ -96,9 +96,9 @@ def tiny(tmp_path, name):
 @pytest.mark.parametrize("names", [["vqkd", "vqkd_pixels"], ["cluster_pixels"]], ids=lambda n: n[-1])
 def test_stages_build_on_each_other(options, tmp_path, launched, names):
     pytest.importorskip("timm")
-    chosen = options(train=[tiny(tmp_path, name) for name in names], fit_iterations=1)
+    chosen = options(train=[tiny(tmp_path, name) for name in names], fit_iterations=1, teacher_steps=2)
     (row,) = rows(chosen)
-    assert row["name"] == names[-1] and row["teacher"] == "test_vit.r160_in1k, untrained"
+    assert row["name"] == names[-1] and row["teacher"].startswith("test_vit.r160_in1k, trained here (")
     assert f"| {names[-1]} * | 16 × 5.0 | - |" in (chosen.folder / "comparison.md").read_text()
     first = load_tokenizer(chosen.run_folder(names[0] if len(names) > 1 else "cluster"))
     last = load_tokenizer(chosen.run_folder(names[-1]))
@@ -107,15 +107,6 @@ def test_stages_build_on_each_other(options, tmp_path, launched, names):
     assert torch.equal(first.encode(images), last.encode(images))  # the second stage freezes the codes
     count = len(launched)
     assert rows(chosen) == [row] and len(launched) == count
-
-
-def test_random_teachers_are_always_the_same(tmp_path):
-    pytest.importorskip("timm")
-    for name in "ab":
-        torch.manual_seed(ord(name))
-        compare_tokenizers.make_teacher("test_vit.r160_in1k", tmp_path / name / "x.safetensors")
-    one, other = (tmp_path / name / "x.safetensors" for name in "ab")
-    assert one.read_bytes() == other.read_bytes()
 
 
 def test_table():
