@@ -8,13 +8,9 @@ Codebook size, tokens per image and classes come from the tokens. Running the sa
 newest checkpoint. FILE may also be a training configuration of the original code release.
 """
 
-from functools import partial
-
 from common.config import run_script
 from training.generator_run import GeneratorRun, train_generator
-from training.original_run import translate_run
-
-translate = partial(translate_run, kind="generator")  # of configurations of the original release
+from training.original_run import translate_generator_run as translate
 
 
 def main(run: GeneratorRun, tree: dict) -> None:

@@ -7,13 +7,9 @@ Running the same command again resumes from the newest checkpoint. The run folde
 tokenizer is asked for. FILE may also be a training configuration of the original code release.
 """
 
-from functools import partial
-
 from common.config import run_script
-from training.original_run import translate_run
+from training.original_run import translate_tokenizer_run as translate
 from training.tokenizer_run import TokenizerRun, train_tokenizer
-
-translate = partial(translate_run, kind="tokenizer")  # of configurations of the original release
 
 
 def main(run: TokenizerRun, tree: dict) -> None:

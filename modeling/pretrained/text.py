@@ -4,7 +4,7 @@ Network and byte-pair vocabulary come from the library open_clip, an optional de
 and only its weights are read; a file that also holds the image tower, as published ones do, is fine.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -78,8 +78,10 @@ def load_text_encoder(weights: str | Path | None = None, device: torch.device | 
     """
     open_clip = _open_clip()
     path = Path(weights).expanduser() if weights is not None else _download()
-    tower = build_text_tower(**_sizes(path))
-    load_text_tower(path, tower)
+    # Two layouts exist: the text tower at the top level, beside `visual.`, or below `text.`.
+    state = {name.removeprefix("text."): tensor for name, tensor in read_weights(path).items()}
+    tower = build_text_tower(**_sizes(state))
+    _fill(tower, state, path)
     tokenize = open_clip.SimpleTokenizer(context_length=tower.positional_embedding.shape[0])
     return TextEncoder(tower=tower, tokenize=tokenize).to(device)
 
@@ -112,19 +114,19 @@ def build_text_tower(
     )
 
 
-def _sizes(path: Path) -> dict[str, int]:
+def _sizes(state: Mapping[str, torch.Tensor]) -> dict[str, int]:
     """Sizes of the text tower in a weight file: those of ViT-L/14-336, unless its shapes say otherwise.
 
     Heads are 64 wide in all CLIP models; their number cannot be seen in the shapes.
     """
-    state = {name.removeprefix("text."): tensor.shape for name, tensor in read_weights(path).items()}
+    shapes = {name: tensor.shape for name, tensor in state.items()}
     needed = ("token_embedding.weight", "positional_embedding")
-    if any(len(state.get(name, ())) != 2 for name in needed):
-        return {}  # `load_text_tower` says what is missing
+    if any(len(shapes.get(name, ())) != 2 for name in needed):
+        return {}  # `_fill` says what is missing
     blocks = {name.split(".")[2] for name in state if name.startswith("transformer.resblocks.")}
-    vocabulary, width = state["token_embedding.weight"]
+    vocabulary, width = shapes["token_embedding.weight"]
     return {
-        "text_length": state["positional_embedding"][0],
+        "text_length": shapes["positional_embedding"][0],
         "hidden_size": width,
         "depth": len(blocks),
         "num_heads": max(1, width // 64),
@@ -132,15 +134,12 @@ def _sizes(path: Path) -> dict[str, int]:
     }
 
 
-def load_text_tower(path: str | Path, tower: nn.Module) -> None:
-    """Load the text half of a CLIP weight file; entries of the image tower, projection and scale are ignored.
+def _fill(tower: nn.Module, state: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Load the text half of a CLIP state dict; entries of the image tower, projection and scale are ignored.
 
     Raises:
-        FileNotFoundError: the file does not exist.
-        CheckpointError: it is damaged, or an entry is missing or of another shape; the message names it.
+        CheckpointError: an entry is missing or of another shape; the message names it and the file.
     """
-    # Two layouts exist: the text tower at the top level, beside `visual.`, or below `text.`.
-    state = {name.removeprefix("text."): tensor for name, tensor in read_weights(path).items()}
     wanted = tower.state_dict()
     for name, tensor in wanted.items():
         if name not in state:
