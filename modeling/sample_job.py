@@ -13,7 +13,7 @@ from common.image_store import ImageStore
 from common.images import save_png
 from common.weights import weight_hash
 from modeling.pipeline import find_classes, generate_into, load_image_model
-from modeling.sampling import MaskedSamplingSettings, SamplingSettings, settings_type
+from modeling.sampling import MaskedSamplingSettings, SamplingSettings, check_settings, settings_type
 
 SAMPLING = {f.name for kind in (SamplingSettings, MaskedSamplingSettings) for f in fields(kind)}
 
@@ -27,12 +27,16 @@ class SampleOptions:
     output: str = option(help="folder for <index:06d>.png, samples.npz, samples.png and samples.json")
     num_samples: int = option(50_000, "of all classes together")
     classes: list[int | str] | int | str = option("all", "class numbers or names: all, 3, [3,7], [Flags]")
-    guidance_scale: float | None = option(None, "0 = off; null = as the generator suggests (so all of these)")
+    guidance_scale: float | list[float] | None = option(
+        None, "0 = off; null = as the generator suggests (so all of these); [1.9,2.0]: per sub-token"
+    )
     guidance_power: float | None = option(None, "rise of the guidance, 0 = constant")
     guidance_schedule: str | None = option(None, "masked generators: constant, linear or power-cosine")
-    temperature: float | None = option(None, "0 = always the likeliest token")
-    top_k: int | None = option(None, "autoregressive generators: only the k likeliest tokens; 0 = all")
-    top_p: float | None = option(
+    temperature: float | list[float] | None = option(None, "0 = always the likeliest token")
+    top_k: int | list[int] | None = option(
+        None, "autoregressive generators: only the k likeliest tokens; 0 = all"
+    )
+    top_p: float | list[float] | None = option(
         None, "autoregressive generators: the likeliest tokens of this mass; 1 = all"
     )
     num_steps: int | None = option(None, "masked generators: steps in which the tokens are filled in")
@@ -54,7 +58,9 @@ def draw_samples(options: SampleOptions, device: torch.device) -> None:
     """Draw what is missing, then write the final files; for processes that work together already."""
     model = load_image_model(options.generator, options.tokenizer, device)
     given = {k: v for k in SAMPLING if (v := getattr(options, k)) is not None}
-    sampling = vars(build_dataclass(settings_type(model.generator), model.sampling | given, "sampling"))
+    settings = build_dataclass(settings_type(model.generator), model.sampling | given, "sampling")
+    check_settings(model.generator, settings)
+    sampling = vars(settings)
     classes = find_classes(options.classes, model.class_names)
     labels = torch.tensor(classes)[torch.arange(options.num_samples) % len(classes)]
     facts = {"num_samples": options.num_samples, "classes": classes, "seed": options.seed}

@@ -120,6 +120,10 @@ def test_doing_it_again_does_nothing_and_other_settings_are_refused(tiny_generat
         ({"classes": "dig"}, "did you mean 'dog'"),
         ({"guidance_scale": -1.0}, "must not be negative"),
         ({"num_samples": 0}, "num_samples=0"),
+        (
+            {"temperature": [1.0, 1.0]},
+            r"temperature=\[1.0, 1.0\] has 2 numbers, but tokens have G=1 sub-tokens",
+        ),
         ({"tokenizer": "nowhere"}, "tokenizer nowhere does not exist"),
     ],
 )

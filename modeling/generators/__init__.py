@@ -7,14 +7,23 @@ from modeling.generators.base import (
     MaskedGenerator,
     drop_labels,
 )
+from modeling.generators.factorized_ar import FactorizedAR
 from modeling.generators.gpt import GPT
+from modeling.generators.ibq_ar import IBQTransformer
 from modeling.generators.maskgit import MaskGIT
 from modeling.generators.masking import mask_counts, mask_ratio, sample_masks
 from modeling.generators.orders import permute_tokens, randomness, sample_orders
 from modeling.generators.rar import RAR
 from modeling.generators.uvit import UViT
 
-GENERATORS: dict[str, type[Generator]] = {"rar": RAR, "maskgit": MaskGIT, "uvit": UViT, "gpt": GPT}
+GENERATORS: dict[str, type[Generator]] = {
+    "rar": RAR,
+    "maskgit": MaskGIT,
+    "uvit": UViT,
+    "gpt": GPT,
+    "factorized_ar": FactorizedAR,
+    "ibq_ar": IBQTransformer,
+}
 
 __all__ = [
     "GENERATORS",
@@ -22,7 +31,9 @@ __all__ = [
     "RAR",
     "AutoregressiveGenerator",
     "DecodeSession",
+    "FactorizedAR",
     "Generator",
+    "IBQTransformer",
     "MaskGIT",
     "MaskedGenerator",
     "UViT",

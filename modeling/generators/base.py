@@ -30,10 +30,13 @@ class DecodeSession(ABC):
         """Feed the newest tokens and predict the ones after them.
 
         Args:
-            tokens: None in the first call, then int64 `[R]`: what was chosen for the previous position.
+            tokens: None in the first call, then int64 `[R]`: what was chosen after the call before. A session is
+                called once per token, or of a generator with G factors once per sub-token, N * G times: then these
+                are sub-tokens.
 
         Returns:
-            Logits `[R, codebook_size]` of the next position, for each of the session's `R` rows.
+            Logits of what comes next, for each of the session's `R` rows: `[R, codebook_size]`, or of a generator
+            with factors `[R, factors[k % G]]` in call k.
         """
 
 
@@ -66,8 +69,19 @@ class AutoregressiveGenerator(Generator):
 
     any_order = True
 
+    @property
+    def factors(self) -> tuple[int, ...]:
+        """Sizes of the sub-tokens that a token is predicted in, their product the codebook (`TokenFactors`).
+
+        One size, the codebook's, for generators that predict tokens as they are. Tokens are whole ones everywhere,
+        except in decode sessions.
+        """
+        return (self.codebook_size,)
+
     @abstractmethod
-    def forward(self, tokens: Tensor, labels: Tensor, orders: Tensor | None = None) -> Tensor:
+    def forward(
+        self, tokens: Tensor, labels: Tensor, orders: Tensor | None = None
+    ) -> Tensor | tuple[Tensor, ...]:
         """Teacher-forced logits of a whole sequence.
 
         Args:
@@ -77,7 +91,9 @@ class AutoregressiveGenerator(Generator):
                 position of the k-th token of the sequence. None is raster order.
 
         Returns:
-            Logits `[B, N + 1, codebook_size]`: row k predicts the k-th token of the sequence, row N nothing.
+            Logits `[B, N, codebook_size]` or `[B, N + 1, codebook_size]`: row k predicts the k-th token of the
+            sequence, row N nothing. Of a generator with several factors a tuple, `[B, N, factors[g]]` each: row k
+            predicts sub-token g of the k-th token from the tokens before and the sub-tokens before.
         """
 
     @abstractmethod

@@ -7,6 +7,7 @@ Two conventions that must not be mixed, because trained weights depend on them:
                         number 2j + 1 (neighbours), as in LlamaGen (arXiv 2406.06525)
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -28,8 +29,8 @@ class Rotation:
     sin: Tensor
     neighbours: bool
 
-    def at(self, place: int) -> "Rotation":
-        """The rotation of one place alone."""
+    def at(self, place: int | slice) -> "Rotation":
+        """The rotation of one place alone, or of some places."""
         return Rotation(self.cos[place], self.sin[place], self.neighbours)
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -59,12 +60,23 @@ def sequence_rotation(length: int, head_dim: int, device: torch.device | str | N
 
 
 def grid_rotation(
-    side: int, head_dim: int, prefix: int = 0, device: torch.device | str | None = None
+    side: int,
+    head_dim: int,
+    prefix: int = 0,
+    device: torch.device | str | None = None,
+    prefix_cos: float = 0.0,
 ) -> Rotation:
     """Rotation of the places of a square grid in raster order, after `prefix` places outside of it.
 
-    Cosine and sine are both 0 in the prefix: what stands there has the zero vector as query and key. So it is in
-    LlamaGen, whose weights have learned it.
+    By default cosine and sine are both 0 in the prefix: what stands there has the zero vector as query and key. So it
+    is in LlamaGen and Open-MAGVIT2, whose weights have learned it.
+
+    Args:
+        side: rows and columns of the grid.
+        head_dim: width of heads.
+        prefix: places before the grid.
+        device: where the table lives.
+        prefix_cos: cosine in the prefix, whose sine is 0; 1 turns nothing and keeps queries and keys.
 
     Raises:
         ValueError: `head_dim` is no multiple of 4.
@@ -75,4 +87,35 @@ def grid_rotation(
     rows, columns = angles[:, None].expand(-1, side, -1), angles[None].expand(side, -1, -1)
     both = torch.cat([rows, columns], dim=-1).flatten(0, 1)
     outside = both.new_zeros(prefix, head_dim // 2)
-    return Rotation(torch.cat([outside, both.cos()]), torch.cat([outside, both.sin()]), neighbours=True)
+    cos = torch.cat([outside + prefix_cos, both.cos()])
+    return Rotation(cos, torch.cat([outside, both.sin()]), neighbours=True)
+
+
+def class_rotation(
+    length: int, head_dim: int, *, rope: str, zero: bool, device: torch.device | str
+) -> Rotation:
+    """Rotation of a class and the `length` tokens after it, `length + 1` places.
+
+    Args:
+        length: number of tokens.
+        head_dim: width of heads.
+        rope: "2d": tokens are a square grid; "1d": a row whose place 0 is the class.
+        zero: cosine and sine of the class are 0, so that its query and key vanish: every place attends to it with
+            logit 0. Otherwise it is not turned.
+        device: where the table lives.
+
+    Raises:
+        ValueError: `rope` is unknown, the tokens are no square, or `head_dim` does not fit.
+    """
+    if rope == "1d":
+        rotation = sequence_rotation(length + 1, head_dim, device)
+        keep = torch.arange(length + 1, device=device)[:, None] >= int(
+            zero
+        )  # the sine at place 0 is 0 anyway
+        return Rotation(rotation.cos * keep, rotation.sin, neighbours=False)
+    if rope != "2d":
+        raise ValueError(f"rope={rope!r} is unknown; choose 2d, 1d")
+    side = math.isqrt(length)
+    if side**2 != length:
+        raise ValueError(f"num_tokens={length} is no square grid; expected n * n tokens, or rope=1d")
+    return grid_rotation(side, head_dim, prefix=1, device=device, prefix_cos=0.0 if zero else 1.0)

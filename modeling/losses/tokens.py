@@ -1,7 +1,8 @@
 """Losses on predicted tokens."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -30,6 +31,28 @@ def autoregressive_loss(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor
     padded = F.pad(targets, (0, unused), value=_IGNORED)
     loss = F.cross_entropy(logits.flatten(0, 1).float(), padded.flatten(), ignore_index=_IGNORED)
     return loss, correct.float().mean()
+
+
+def factorized_loss(logits: Sequence[Tensor], targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of tokens in G sub-tokens (arXiv 2409.04410, section 3.2): the sum of those of its sub-tokens.
+
+    Args:
+        logits: per sub-token `[B, N, V_g]`.
+        targets: int64 `[B, N, G]`, sub-tokens.
+
+    Returns:
+        Mean loss in float32 (nats per token), and the fraction of tokens whose sub-tokens all are the argmax.
+
+    Raises:
+        ValueError: the shapes don't belong together.
+    """
+    shapes = [list(part.shape[:-1]) for part in logits]
+    if shapes != [list(targets.shape[:-1])] * targets.shape[-1]:
+        raise ValueError(f"logits for {shapes} sub-tokens cannot predict targets {list(targets.shape)}")
+    pairs = list(zip(logits, targets.unbind(dim=-1), strict=True))
+    losses = [F.cross_entropy(part.flatten(0, 1).float(), target.flatten()) for part, target in pairs]
+    correct = torch.stack([part.argmax(dim=-1) == target for part, target in pairs]).all(dim=0)
+    return torch.stack(losses).sum(), correct.float().mean()
 
 
 def masked_token_loss(

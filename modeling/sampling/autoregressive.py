@@ -1,6 +1,7 @@
-"""Sampling from autoregressive generators, one token per step."""
+"""Sampling from autoregressive generators, one token per step, or one sub-token."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -9,6 +10,8 @@ from torch import Tensor
 from modeling.generators.base import AutoregressiveGenerator
 from modeling.sampling.filtering import check_filters, filter_logits
 from modeling.sampling.guidance import guide, power_cosine_schedule
+from modeling.sampling.settings import per_sub_token
+from modeling.token_factors import TokenFactors
 
 
 def sample_uniforms(seed: int, indices: Sequence[int] | Tensor, num_tokens: int) -> Tensor:
@@ -66,18 +69,55 @@ def choose_tokens(
     return tokens.clamp_(max=logits.shape[-1] - 1)  # the threshold may be rounded up to the total
 
 
+@dataclass(frozen=True)
+class _Choice:
+    """How one kind of sub-token is chosen."""
+
+    weights: list[float]  # of guidance, one per token
+    guided: bool
+    temperature: float
+    top_k: int
+    top_p: float
+
+    def __call__(self, logits: Tensor, step: int, rows: int, uniform: Tensor | None) -> Tensor:
+        """Logits of `rows` samples, and perhaps of as many unconditional ones -> sub-tokens int64 `[rows]`."""
+        logits = guide(logits, self.weights[step]) if self.guided else logits[:rows]
+        return choose_tokens(logits, self.temperature, uniform, self.top_k, self.top_p)
+
+
+def _choices(
+    model: AutoregressiveGenerator,
+    guidance_scale: float | Sequence[float],
+    guidance_power: float,
+    **settings: float | Sequence[float],
+) -> list[_Choice]:
+    """One per kind of sub-token; raises ValueError where a setting is out of range."""
+    scales = per_sub_token("guidance_scale", guidance_scale, model.factors)
+    columns = [per_sub_token(key, value, model.factors) for key, value in settings.items()]
+    choices = []
+    for scale, *numbers in zip(scales, *columns, strict=True):
+        weights = power_cosine_schedule(model.num_tokens, scale, guidance_power)
+        choice = _Choice(weights, scale not in (0, 1), **dict(zip(settings, numbers, strict=True)))
+        if choice.temperature < 0:
+            raise ValueError(
+                f"temperature={choice.temperature} must not be negative (0 takes the most likely token)"
+            )
+        check_filters(choice.top_k, choice.top_p)
+        choices.append(choice)
+    return choices
+
+
 def _check(
     model: AutoregressiveGenerator, labels: Tensor, temperature: float, uniforms: Tensor | None
 ) -> None:
     if labels.ndim != 1 or labels.shape[0] == 0:
         raise ValueError(f"labels have shape {list(labels.shape)}, expected [B] with B >= 1")
-    if temperature < 0:
-        raise ValueError(f"temperature={temperature} must not be negative (0 takes the most likely token)")
     if uniforms is None:
         if temperature > 0:
             raise ValueError(f"temperature={temperature} needs uniforms; only temperature 0 goes without")
-    elif uniforms.shape != (labels.shape[0], model.num_tokens):
-        expected = [labels.shape[0], model.num_tokens]
+        return
+    expected = [labels.shape[0], model.num_tokens * len(model.factors)]
+    if list(uniforms.shape) != expected:
         raise ValueError(f"uniforms have shape {list(uniforms.shape)}, expected {expected}")
 
 
@@ -85,11 +125,11 @@ def sample(
     model: AutoregressiveGenerator,
     labels: Tensor,
     *,
-    guidance_scale: float,
+    guidance_scale: float | Sequence[float],
     guidance_power: float,
-    temperature: float,
-    top_k: int = 0,
-    top_p: float = 1.0,
+    temperature: float | Sequence[float],
+    top_k: int | Sequence[int] = 0,
+    top_p: float | Sequence[float] = 1.0,
     uniforms: Tensor | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
@@ -99,42 +139,48 @@ def sample(
     guidance) and 1 (guidance without effect) run the conditional half only. After the start nothing waits for
     the device.
 
+    A generator that predicts tokens in G sub-tokens may be given G numbers, one per sub-token, wherever a list is
+    allowed; a number is meant for all of them. If one sub-token is guided, both halves run for all.
+
     Args:
         model: an autoregressive generator; `labels` live on its device.
         labels: int64 `[B]`, `0 ... num_classes`.
         guidance_scale: final guidance weight; 0 switches guidance off.
-        guidance_power: shape of the rise from 1 to the scale; 0 is constant.
+        guidance_power: shape of the rise from 1 to the scale, over the N tokens; 0 is constant.
         temperature: divides the guided logits; 0 takes the most likely token.
         top_k, top_p: which tokens may be drawn, see `filter_logits`; 0 and 1 are off.
-        uniforms: `[B, N]` in `[0, 1)`, one number per token (`sample_uniforms`). Sample b depends on row b
-            alone. May be None if the temperature is 0.
-        progress: called as `progress(done, total)` after every step.
+        uniforms: `[B, N * G]` in `[0, 1)`, one number per sub-token, those of a token next to each other
+            (`sample_uniforms`). Sample b depends on row b alone. May be None if the temperature is 0.
+        progress: called as `progress(done, total)` after every token.
 
     Returns:
-        int64 `[B, N]` in raster order.
+        int64 `[B, N]` in raster order, tokens of the whole codebook.
 
     Raises:
         ValueError: a shape, label or setting is out of range.
     """
-    _check(model, labels, temperature, uniforms)
-    check_filters(top_k, top_p)
-    weights = power_cosine_schedule(model.num_tokens, guidance_scale, guidance_power)
-    guided = guidance_scale not in (0, 1)
+    choices = _choices(
+        model, guidance_scale, guidance_power, temperature=temperature, top_k=top_k, top_p=top_p
+    )
+    _check(model, labels, max(choice.temperature for choice in choices), uniforms)
+    guided = any(choice.guided for choice in choices)
+    count, rows = len(choices), labels.shape[0]
     with torch.inference_mode():
-        rows = torch.cat([labels, torch.full_like(labels, model.none_label)]) if guided else labels
-        session = model.start_decoding(rows)
+        everyone = torch.cat([labels, torch.full_like(labels, model.none_label)]) if guided else labels
+        session = model.start_decoding(everyone)
         if uniforms is not None:
             uniforms = uniforms.to(device=labels.device, dtype=torch.float64)
-        tokens = labels.new_empty(labels.shape[0], model.num_tokens)
+        drawn = labels.new_empty(rows, model.num_tokens * count)
         newest = None
-        for step, weight in enumerate(weights):
+        for call in range(model.num_tokens * count):
+            step, place = divmod(call, count)
             logits = session.next_logits(newest).float()
-            if guided:
-                logits = guide(logits, weight)
-            numbers = None if uniforms is None else uniforms[:, step]
-            chosen = choose_tokens(logits, temperature, numbers, top_k, top_p)
-            tokens[:, step] = chosen
+            numbers = None if uniforms is None else uniforms[:, call]
+            chosen = choices[place](logits, step, rows, numbers)
+            drawn[:, call] = chosen
             newest = chosen.repeat(2) if guided else chosen
-            if progress is not None:
+            if progress is not None and place == count - 1:
                 progress(step + 1, model.num_tokens)
-    return tokens.clone()  # an ordinary tensor, usable under autograd
+        if count > 1:
+            drawn = TokenFactors(model.factors).join(drawn.unflatten(1, (-1, count)))
+    return drawn.clone()  # an ordinary tensor, usable under autograd

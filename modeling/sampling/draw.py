@@ -9,7 +9,7 @@ from modeling.generators.base import AutoregressiveGenerator, Generator, MaskedG
 from modeling.sampling.autoregressive import sample
 from modeling.sampling.masked import sample_masked
 from modeling.sampling.noise import SampleNoise
-from modeling.sampling.settings import MaskedSamplingSettings, SamplingSettings
+from modeling.sampling.settings import MaskedSamplingSettings, SamplingSettings, per_sub_token
 
 _SETTINGS: dict[type[Generator], type] = {
     AutoregressiveGenerator: SamplingSettings,
@@ -30,26 +30,35 @@ def settings_type(generator: Generator) -> type[SamplingSettings] | type[MaskedS
     raise ValueError(f"cannot sample from a {type(generator).__name__}, expected an {kinds}")
 
 
-def _check_settings(generator: Generator, settings: SamplingSettings | MaskedSamplingSettings) -> None:
+def check_settings(generator: Generator, settings: SamplingSettings | MaskedSamplingSettings) -> None:
+    """Refuse settings that are not for this generator.
+
+    Raises:
+        ValueError: they are for another kind of generator, or a list has more or fewer numbers than its tokens have
+            sub-tokens; or see `settings_type`.
+    """
     expected = settings_type(generator)
     if not isinstance(settings, expected):
         raise ValueError(
             f"a {type(generator).__name__} takes {expected.__name__}, not {type(settings).__name__}"
         )
+    if isinstance(generator, AutoregressiveGenerator):
+        for key, value in vars(settings).items():
+            per_sub_token(key, value, generator.factors)
 
 
 def numbers_needed(generator: Generator, settings: SamplingSettings | MaskedSamplingSettings) -> int:
     """Random numbers that one sample takes; none if the temperature is 0.
 
     Raises:
-        ValueError: see `settings_type`; or the settings are for another kind of generator.
+        ValueError: see `check_settings`.
     """
-    _check_settings(generator, settings)
-    if settings.temperature == 0:
-        return 0
+    check_settings(generator, settings)
     if isinstance(settings, MaskedSamplingSettings):
-        return settings.num_steps * 2 * generator.num_tokens
-    return generator.num_tokens
+        return 0 if settings.temperature == 0 else settings.num_steps * 2 * generator.num_tokens
+    if not any(per_sub_token("temperature", settings.temperature, generator.factors)):
+        return 0
+    return generator.num_tokens * len(generator.factors)
 
 
 def draw(

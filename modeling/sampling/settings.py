@@ -1,16 +1,45 @@
 """Settings of samplers; the dataclass fields are the YAML keys."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from common.config import option
 from modeling.sampling.filtering import check_filters
 from modeling.sampling.guidance import GUIDANCE_SCHEDULES
 
+Number = TypeVar("Number", int, float)
+
+
+def per_sub_token(key: str, value: Number | Sequence[Number], factors: Sequence[int]) -> list[Number]:
+    """A setting as one number per sub-token.
+
+    Args:
+        key: its name, for messages.
+        value: a number that all sub-tokens share, or one for each.
+        factors: sizes of the sub-tokens.
+
+    Raises:
+        ValueError: there are more or fewer numbers than sub-tokens.
+    """
+    if not isinstance(value, Sequence):
+        return [value] * len(factors)
+    if len(value) != len(factors):
+        raise ValueError(
+            f"{key}={list(value)} has {len(value)} numbers, but tokens have G={len(factors)} sub-tokens; expected a"
+            f" number or a list of {len(factors)}"
+        )
+    return list(value)
+
+
+def _numbers(value: float | Sequence[float]) -> Sequence[float]:
+    return value if isinstance(value, Sequence) else [value]
+
 
 def _refuse_negative(settings: object, *keys: str) -> None:
     for key in keys:
         value = getattr(settings, key)
-        if not value >= 0:  # also refuses NaN
+        if not all(number >= 0 for number in _numbers(value)):  # also refuses NaN
             raise ValueError(f"{key}={value} must not be negative")
 
 
@@ -18,21 +47,27 @@ def _refuse_negative(settings: object, *keys: str) -> None:
 class SamplingSettings:
     """How tokens are drawn from an autoregressive generator.
 
+    Of generators that predict a token in G sub-tokens, all but `guidance_power` may be a list of G numbers, one per
+    sub-token; a number is meant for all of them.
+
     Raises:
         ValueError: a setting is out of range.
     """
 
-    guidance_scale: float = option(4.0, "classifier-free guidance at the last token; 0 = off")
+    guidance_scale: float | list[float] = option(4.0, "classifier-free guidance at the last token; 0 = off")
     guidance_power: float = option(1.0, "shape of the rise from 1 to the scale; 0 = constant")
-    temperature: float = option(1.0, "0 = always the likeliest token")
-    top_k: int = option(0, "draw from this many likeliest tokens; 0 = from all")
-    top_p: float = option(
+    temperature: float | list[float] = option(1.0, "0 = always the likeliest token")
+    top_k: int | list[int] = option(0, "draw from this many likeliest tokens; 0 = from all")
+    top_p: float | list[float] = option(
         1.0, "draw from the likeliest tokens that hold this share of the mass; 1 = from all"
     )
 
     def __post_init__(self) -> None:
         _refuse_negative(self, "guidance_scale", "guidance_power", "temperature")
-        check_filters(self.top_k, self.top_p)
+        for top_k in _numbers(self.top_k):
+            check_filters(top_k, 1.0)
+        for top_p in _numbers(self.top_p):
+            check_filters(0, top_p)
 
 
 @dataclass(kw_only=True)

@@ -17,11 +17,12 @@ from common.config import option
 from common.images import enlarge, grid
 from data.loaders import eval_loader
 from data.source import Source
-from modeling.generators.base import Generator, drop_labels
+from modeling.generators.base import AutoregressiveGenerator, Generator, drop_labels
 from modeling.generators.masking import sample_masks
 from modeling.generators.orders import permute_tokens, randomness, sample_orders
-from modeling.losses.tokens import autoregressive_loss, masked_token_loss
+from modeling.losses.tokens import autoregressive_loss, factorized_loss, masked_token_loss
 from modeling.sampling import draw, numbers_needed, sample_uniforms
+from modeling.token_factors import TokenFactors
 from modeling.tokenizers.base import Tokenizer
 from training.evaluation import SampleEvaluator
 from training.randomness import ExampleRandom
@@ -162,6 +163,23 @@ class TokenPredictionTask(Task):
         return [Picture(name="samples", image=grid(enlarge(image, factor), PREVIEW_PER_CLASS))]
 
 
+def next_token_loss(
+    generator: AutoregressiveGenerator,
+    logits: torch.Tensor | tuple[torch.Tensor, ...],
+    targets: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Loss (nats per token) and accuracy of what `forward` returned, of a generator with or without factors.
+
+    Args:
+        generator: whose logits they are.
+        logits: see `AutoregressiveGenerator.forward`.
+        targets: int64 [B, N], tokens in sequence order.
+    """
+    if isinstance(logits, torch.Tensor):
+        return autoregressive_loss(logits, targets)
+    return factorized_loss(logits, TokenFactors(generator.factors).split(targets))
+
+
 class RARTask(TokenPredictionTask):
     """Next-token prediction in random orders that anneal to raster order; `settings` are RARSettings."""
 
@@ -175,14 +193,14 @@ class RARTask(TokenPredictionTask):
             noise = random.uniform("permutation", tokens.shape[1])
             orders = sample_orders(chance[:, 0], noise, ratio).to(context.device)
         logits = context.modules["model"](tokens, self.labels_of(batch, context, chance[:, 1]), orders)
-        loss, accuracy = autoregressive_loss(logits, permute_tokens(tokens, orders))
+        loss, accuracy = next_token_loss(context.raw["model"], logits, permute_tokens(tokens, orders))
         return loss, {"total_loss": loss, "accuracy": accuracy, "randomness": ratio}
 
     def held_out_loss(
         self, model: nn.Module, tokens: torch.Tensor, labels: torch.Tensor, random: ExampleRandom
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """In raster order."""
-        return autoregressive_loss(model(tokens, labels), tokens)
+        return next_token_loss(model, model(tokens, labels), tokens)
 
 
 class MaskGITTask(TokenPredictionTask):

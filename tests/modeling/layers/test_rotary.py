@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from modeling.layers.rotary import grid_rotation, sequence_rotation
+from modeling.layers.rotary import class_rotation, grid_rotation, sequence_rotation
 from tests.parity import assert_close, golden
 
 
@@ -11,6 +11,25 @@ def test_grid_table_equals_reference():
     rotation = grid_rotation(16, 64, prefix=1)
     assert_close(rotation.cos, table[..., 0], atol=1e-6)
     assert_close(rotation.sin, table[..., 1], atol=1e-6)
+
+
+def test_magvit2_table_and_turn_equal_reference():
+    expected = golden("magvit2_misc")
+    rotation = class_rotation(256, 64, rope="2d", zero=True, device="cpu")
+    assert_close(rotation.cos, expected["rope_full_16_64"][..., 0], atol=1e-6)
+    assert_close(rotation.sin, expected["rope_full_16_64"][..., 1], atol=1e-6)
+    for row, x, y in zip(expected["rope_rows"], expected["rope_x"], expected["rope_y"], strict=True):
+        assert_close(rotation.at(int(row))(torch.from_numpy(x)), y, atol=1e-5)
+
+
+@pytest.mark.parametrize("rope", ["1d", "2d"])
+def test_the_class_vanishes_or_stays(rope):
+    x = torch.randn(10, 8, generator=torch.Generator().manual_seed(0))
+    zero, identity = (class_rotation(9, 8, rope=rope, zero=zero, device="cpu")(x) for zero in (True, False))
+    assert not zero[0].any() and torch.equal(identity[0], x[0])
+    assert torch.equal(zero[1:], identity[1:])
+    plain = sequence_rotation(10, 8)(x)[1:] if rope == "1d" else grid_rotation(3, 8)(x[1:])
+    assert torch.equal(zero[1:], plain)
 
 
 def naive(x: np.ndarray, pairs: list[tuple[int, int]], angles: list[float]) -> np.ndarray:

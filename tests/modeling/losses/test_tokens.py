@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from modeling.losses.tokens import autoregressive_loss, masked_token_loss
+from modeling.losses.tokens import autoregressive_loss, factorized_loss, masked_token_loss
 from tests.parity import assert_close, golden
 
 
@@ -28,6 +28,37 @@ def test_without_unused_rows_and_in_bfloat16():
 def test_too_few_rows_are_refused():
     with pytest.raises(ValueError, match="3 logit rows cannot predict 4 targets"):
         autoregressive_loss(torch.zeros(1, 3, 5), torch.zeros(1, 4, dtype=torch.long))
+
+
+def test_factorized_loss_is_the_sum_over_sub_tokens():
+    generator = torch.Generator().manual_seed(0)
+    logits = [torch.randn(2, 5, size, generator=generator, requires_grad=True) for size in (3, 7)]
+    targets = torch.stack([torch.randint(size, (2, 5), generator=generator) for size in (3, 7)], dim=-1)
+    loss, accuracy = factorized_loss(logits, targets)
+    loss.backward()
+    total, right = 0.0, 0
+    for b in range(2):
+        for n in range(5):
+            rows = [part[b, n].detach().double() for part in logits]
+            total -= sum(row.log_softmax(-1)[t].item() for row, t in zip(rows, targets[b, n], strict=True))
+            right += all(row.argmax() == t for row, t in zip(rows, targets[b, n], strict=True))
+    assert loss.item() == pytest.approx(total / 10, abs=1e-6) and accuracy.item() == pytest.approx(right / 10)
+    for g, part in enumerate(logits):
+        expected = (part.softmax(-1) - F.one_hot(targets[..., g], part.shape[-1])) / 10
+        torch.testing.assert_close(part.grad, expected.detach())
+
+
+def test_accuracy_of_factorized_tokens_wants_all_sub_tokens():
+    targets = torch.tensor([[[0, 1], [1, 1], [0, 0], [1, 0]]])
+    logits = [F.one_hot(torch.tensor([[0, 1, 0, 0]]), 2), F.one_hot(torch.tensor([[1, 1, 1, 1]]), 2)]
+    _, accuracy = factorized_loss([part.bfloat16() for part in logits], targets)
+    assert accuracy.item() == 0.5
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 2), (1, 3, 3), (2, 3, 2)])
+def test_factorized_targets_of_another_shape_are_refused(shape):
+    with pytest.raises(ValueError, match="cannot predict targets"):
+        factorized_loss([torch.zeros(1, 3, 5)] * 2, torch.zeros(shape, dtype=torch.long))
 
 
 def masked_inputs() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

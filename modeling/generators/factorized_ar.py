@@ -1,0 +1,157 @@
+"""FactorizedAR: next-token prediction for codebooks too large for one softmax (Open-MAGVIT2, arXiv 2409.04410).
+
+A token is G sub-tokens (`TokenFactors`). A causal transformer over tokens makes a context of every position, a second
+one of G positions predicts the sub-tokens of a token one after the other (section 3.2 of the paper). With G = 2:
+
+    tokens       sequence index     0       1                     ...  n
+                 content            class   pre[t[0]] + post[t[0]]     pre[t[n-1]] + post[t[n-1]]
+                 result             h[0]    h[1]                       h[n]
+
+    sub-tokens   sequence index     0                     1
+    of token n   content            h[n]                  pre[t[n]]
+                 predicts           first sub-token       second sub-token
+
+With more sub-tokens, the input of the second transformer at index g is the embedding of sub-token g - 1. Both have the
+same rotary positions, the second those of the first's places 0 ... G - 1. Module and parameter names are those of the
+released checkpoints.
+"""
+
+from collections.abc import Sequence
+from functools import reduce
+from operator import add
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from modeling.generators.factorized_ar_decoding import FactorizedDecodeSession
+from modeling.generators.raster import RasterGenerator
+from modeling.layers.llama import LlamaBlock, RMSNorm, run_llama_blocks
+from modeling.token_factors import TokenFactors
+
+_SEQUENCES = 2**15  # of sub-tokens at a time: kernels of attention take no more than 2^16 - 1
+
+
+class FactorizedAR(RasterGenerator):
+    """Class-conditional transformer that writes tokens in raster order, each in a few sub-tokens.
+
+    Args:
+        codebook_size: tokens are `0 ... codebook_size - 1`.
+        num_classes: labels are `0 ... num_classes - 1`, and `num_classes` for "no class".
+        num_tokens: tokens per image (N).
+        factors: sizes of the sub-tokens, two or more, their product the codebook; the first digit is the least
+            significant. Open-MAGVIT2: 64 and 4096.
+        hidden_size: width D, a multiple of `num_heads`.
+        depth: blocks over tokens.
+        intra_depth: blocks over the sub-tokens of a token.
+        num_heads: attention heads.
+        mlp_size: inner width of the gated MLPs; Open-MAGVIT2 takes `8 / 3 * hidden_size`, rounded up to a multiple
+            of 256.
+        rope: "2d": a token's place is its row and column in a square grid (Open-MAGVIT2). "1d": its place in the
+            row of tokens, for tokens without a grid.
+        class_rotation: "zero": query and key vanish at the place of the class, and at the context's place among the
+            sub-tokens, so that all attend to it alike, whatever it holds: what released weights have learned.
+            "identity": they are there, and are not turned.
+        dropout: on embeddings of tokens, attention output and MLP output, in training mode.
+        activation_checkpointing: recompute blocks in the backward pass instead of storing their activations.
+
+    Raises:
+        ValueError: sizes do not fit together, or an option is unknown.
+    """
+
+    def __init__(
+        self,
+        *,
+        codebook_size: int,
+        num_classes: int,
+        num_tokens: int,
+        factors: Sequence[int],
+        hidden_size: int,
+        depth: int,
+        intra_depth: int,
+        num_heads: int,
+        mlp_size: int,
+        rope: Literal["2d", "1d"] = "2d",
+        class_rotation: Literal["zero", "identity"] = "zero",
+        dropout: float = 0.1,
+        activation_checkpointing: bool = False,
+    ) -> None:
+        if class_rotation not in ("zero", "identity"):
+            raise ValueError(f"class_rotation={class_rotation!r} is unknown; choose zero, identity")
+        super().__init__(
+            codebook_size=codebook_size,
+            num_classes=num_classes,
+            num_tokens=num_tokens,
+            hidden_size=hidden_size,
+            num_heads=num_heads,
+            rope=rope,
+            zero_class=class_rotation == "zero",
+            activation_checkpointing=activation_checkpointing,
+        )
+        count = len(factors)
+        if not 2 <= count <= num_tokens + 1:  # the table of places has this many
+            raise ValueError(
+                f"factors={list(factors)} must be 2 sizes or more, and no more than num_tokens + 1 = {num_tokens + 1};"
+                " for codebooks in one piece take generator gpt or ibq_ar"
+            )
+        self.token_factors = TokenFactors(factors)
+        self.token_factors.check(codebook_size)
+        self._names = ["pre_emb", *(f"mid_emb_{g}" for g in range(1, count - 1)), "post_emb"]
+        for name, size in zip(self._names, factors, strict=True):
+            self.add_module(name, nn.Embedding(size, hidden_size))
+        self.class_emb = nn.ModuleDict({"embedding_table": nn.Embedding(num_classes + 1, hidden_size)})
+        self.drop = nn.Dropout(dropout)
+        self.spatial_blocks, self.factorized_blocks = (
+            nn.ModuleList(
+                LlamaBlock(hidden_size=hidden_size, num_heads=num_heads, mlp_size=mlp_size, dropout=dropout)
+                for _ in range(blocks)
+            )
+            for blocks in (depth, intra_depth)
+        )
+        self.norm = RMSNorm(hidden_size)
+        self.head = nn.ModuleList(nn.Linear(hidden_size, size, bias=False) for size in factors)
+        self.initialise_weights()
+        for head in self.head:
+            nn.init.zeros_(head.weight)  # at first all sub-tokens are equally likely
+
+    @property
+    def factors(self) -> tuple[int, ...]:
+        """Sizes of the sub-tokens; see `AutoregressiveGenerator.factors`."""
+        return self.token_factors.sizes
+
+    @property
+    def sub_token_tables(self) -> list[nn.Embedding]:
+        """The embedding of every kind of sub-token, in order."""
+        return [self.get_submodule(name) for name in self._names]
+
+    def embed_labels(self, labels: Tensor) -> Tensor:
+        """int64 `[...]` labels `0 ... num_classes` -> `[..., D]`."""
+        return self.class_emb["embedding_table"](labels)
+
+    def forward(self, tokens: Tensor, labels: Tensor, orders: Tensor | None = None) -> tuple[Tensor, ...]:
+        """Teacher-forced logits `[B, N, factors[g]]` for every g; see `AutoregressiveGenerator.forward`.
+
+        Raises:
+            ValueError: `tokens` are not `[B, num_tokens]`, or `orders` are given.
+        """
+        self.check_sequence(tokens, orders)
+        sub_tokens = self.token_factors.split(tokens).unbind(dim=-1)
+        embedded = [table(part) for table, part in zip(self.sub_token_tables, sub_tokens, strict=True)]
+        content = reduce(add, embedded)[:, :-1]
+        x = self.drop(torch.cat([self.embed_labels(labels)[:, None], content], dim=1))
+        rotation, again = self.rotation(x.device), self.activation_checkpointing
+        places = rotation.at(slice(self.num_tokens))
+        context = run_llama_blocks(self.spatial_blocks, x, places, activation_checkpointing=again)
+        # The sub-tokens of every token are a sequence of their own.
+        x = torch.stack([context, *embedded[:-1]], dim=2).flatten(0, 1)
+        places = rotation.at(slice(len(embedded)))
+        parts = [
+            run_llama_blocks(self.factorized_blocks, part, places, activation_checkpointing=again)
+            for part in x.split(_SEQUENCES)
+        ]
+        x = self.norm(torch.cat(parts) if len(parts) > 1 else parts[0]).unflatten(0, tokens.shape)
+        return tuple(head(part) for head, part in zip(self.head, x.unbind(dim=2), strict=True))
+
+    def start_decoding(self, labels: Tensor) -> FactorizedDecodeSession:
+        """Begin generating one row per label; see `AutoregressiveGenerator.start_decoding`."""
+        return FactorizedDecodeSession(self, labels)

@@ -1,0 +1,99 @@
+"""What LLaMA-like generators share that know raster order alone: GPT, FactorizedAR and IBQTransformer."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from modeling.generators.base import AutoregressiveGenerator
+from modeling.layers.rotary import Rotation, class_rotation
+
+_STD = 0.02  # of initial weights
+
+
+class RasterGenerator(AutoregressiveGenerator):
+    """Base of generators that predict tokens in raster order, from a class and the tokens before.
+
+    Args:
+        codebook_size, num_classes, num_tokens: see `Generator`.
+        hidden_size: width D, a multiple of `num_heads`.
+        num_heads: attention heads.
+        rope: "2d": a token's place is its row and column in a square grid. "1d": its place in the row of tokens,
+            after the class, for tokens without a grid.
+        zero_class: the class has the zero vector as query and key (`class_rotation`).
+        activation_checkpointing: recompute blocks in the backward pass instead of storing their activations.
+
+    Raises:
+        ValueError: sizes do not fit together, or `rope` is unknown.
+    """
+
+    any_order = False
+
+    def __init__(
+        self,
+        *,
+        codebook_size: int,
+        num_classes: int,
+        num_tokens: int,
+        hidden_size: int,
+        num_heads: int,
+        rope: Literal["2d", "1d"],
+        zero_class: bool,
+        activation_checkpointing: bool,
+    ) -> None:
+        super().__init__(codebook_size=codebook_size, num_classes=num_classes, num_tokens=num_tokens)
+        if hidden_size % num_heads:
+            raise ValueError(f"hidden_size={hidden_size} must be a multiple of num_heads={num_heads}")
+        self.hidden_size = hidden_size
+        self.num_heads = num_heads
+        self.rope = rope
+        self.zero_class = zero_class
+        self.activation_checkpointing = activation_checkpointing
+        self.rotation("meta")  # complains about places and the width of heads, if need be
+
+    @torch.no_grad()
+    def initialise_weights(self) -> None:
+        """Normal weights and tables (std 0.02), as for all of these models; zero biases."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=_STD)
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+    def rotation(self, device: torch.device | str) -> Rotation:
+        """Rotary positions of the N + 1 places of the sequence.
+
+        Computed whenever they are needed, which takes no time, rather than kept as a buffer, which files lack.
+        """
+        head_dim = self.hidden_size // self.num_heads
+        return class_rotation(self.num_tokens, head_dim, rope=self.rope, zero=self.zero_class, device=device)
+
+    def check_sequence(self, tokens: Tensor, orders: Tensor | None) -> None:
+        """Refuse tokens that are not `[B, num_tokens]`, and orders.
+
+        Raises:
+            ValueError: either is the case.
+        """
+        if orders is not None:
+            raise ValueError(
+                f"orders have shape {list(orders.shape)}, expected None: {type(self).__name__} knows raster order"
+                " alone; where orders are annealed (randomness_anneal_start, randomness_anneal_end), anneal from 0"
+                " to 0"
+            )
+        if tokens.ndim != 2 or tokens.shape[1] != self.num_tokens:
+            raise ValueError(f"tokens have shape {list(tokens.shape)}, expected [B, {self.num_tokens}]")
+
+    def embed_labels(self, labels: Tensor) -> Tensor:
+        """int64 `[...]` labels `0 ... num_classes` -> `[..., D]`."""
+        raise NotImplementedError
+
+    def embed_labels_checked(self, labels: Tensor) -> Tensor:
+        """`embed_labels` where the labels come from outside.
+
+        Raises:
+            ValueError: a label is out of range.
+        """
+        for label in (int(labels.min()), int(labels.max())):
+            if not 0 <= label <= self.num_classes:
+                raise ValueError(f"label {label} is out of range; choose 0 ... {self.num_classes}")
+        return self.embed_labels(labels)
