@@ -143,6 +143,8 @@ class Evaluator:
         lpips: network for the metric lpips, see `evaluator.image_quality.ImageQuality`.
         device: of the reductions.
         truncate: cut float images to 8 bit instead of rounding, to reproduce tools that do.
+        quality: one of `evaluator.image_quality.PROTOCOLS`, whose PSNR and SSIM these are; any but "rounded" converts
+            images in its own way, whatever `truncate` says.
 
     Raises:
         ConfigError: unknown or wrongly named metrics.
@@ -160,6 +162,7 @@ class Evaluator:
         lpips: torch.nn.Module | None = None,
         device: torch.device | str = "cpu",
         truncate: bool = False,
+        quality: str = "rounded",
     ) -> None:
         protocols.check_metrics(metrics)
         self.metrics, self.protocol = tuple(metrics), protocols.PROTOCOLS[protocol]
@@ -191,7 +194,8 @@ class Evaluator:
             )
         self.originals = ImageSet(networks, moments=missing, store=store)
         paired = any(m in protocols.PAIR_METRICS for m in metrics)
-        self.quality = ImageQuality(lpips=lpips if "lpips" in metrics else None) if paired else None
+        lpips = lpips if "lpips" in metrics else None
+        self.quality = ImageQuality(protocol=quality, lpips=lpips) if paired else None
 
     def _check_networks(self, kinds: Sequence[str]) -> None:
         for kind in kinds:
@@ -248,7 +252,8 @@ class Evaluator:
         if self.quality is not None:
             exact = images if images.is_floating_point() else to_float(images)
             first = originals if originals.is_floating_point() else to_float(originals)
-            self.quality.update(first, to_float(self._stored(exact)) if self.truncate else exact)
+            cut = self.truncate and self.quality.protocol == "rounded"
+            self.quality.update(first, to_float(self._stored(exact)) if cut else exact)
 
     def _stored(self, images: torch.Tensor) -> torch.Tensor:
         if images.ndim != 4 or images.shape[1] != 3:

@@ -7,6 +7,7 @@ batch means are not repeated: every image weighs the same.
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import nn
@@ -16,6 +17,8 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 from common import distributed
 from common.images import to_float, to_uint8
 
+# The keys of `PROTOCOLS`, for options.
+QualityName = Literal["rounded", "maskbit", "seed_voken", "llamagen", "vector_quantization"]
 PIXELS = 2**20  # values of one image batch that SSIM works on at a time; bounds its memory to about 100 MB
 
 

@@ -19,6 +19,7 @@ from common.image_store import ImageStore
 from common.images import to_uint8
 from modeling.generators.base import Generator, MaskedGenerator
 from modeling.generators.orders import randomness, sample_orders
+from modeling.layers.padding import crop_margins, pad_to_multiple
 from modeling.pretrained.hub import from_pretrained, push_to_hub, save_pretrained
 from modeling.pretrained.loading import (
     ImageModel,
@@ -51,6 +52,7 @@ __all__ = [
     "push_to_hub",
     "randomness",
     "reconstruct",
+    "reconstruct_any_size",
     "require_tokenizer",
     "sample_orders",
     "save_pretrained",
@@ -72,6 +74,43 @@ def reconstruct(
             tokens = tokenizer.encode(images[part].to(_device(tokenizer)))
         parts.append(decode(tokenizer, tokens, None if text is None else text[part]))
     return torch.cat(parts).to(images.device)
+
+
+def reconstruct_any_size(tokenizer: Tokenizer, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Encode and decode images as large as they are: padded with grey to what the tokenizer takes, and cropped back.
+
+    Memory grows with the pixels of the batch.
+
+    Args:
+        tokenizer: convolutional; it has `downscale` f, and its `decode` takes tokens [B, h, w].
+        images: [B, 3, H, W] in [0, 1].
+
+    Returns:
+        Tokens int64 [B, h, w] (continuous: latents [B, C, h, w]) of the padded images, h and w rounded up from H / f
+        and W / f; and images of the shape, range and device given.
+
+    Raises:
+        ValueError: the tokenizer takes images of one size only, or the images are wide and lower than its downscale.
+    """
+    factor = getattr(tokenizer, "downscale", None)
+    if factor is None:
+        raise ValueError(
+            f"a {type(tokenizer).__name__} takes {tokenizer.image_size} x {tokenizer.image_size} pixels only; images"
+            " of any size are for convolutional tokenizers such as vqgan"
+        )
+    padded, margins = pad_to_multiple(images.to(_device(tokenizer)), factor)
+    if padded.shape[-2] == factor < padded.shape[-1]:
+        # A single row of tokens reads like a flattened square.
+        raise ValueError(
+            f"images of {images.shape[-2]} x {images.shape[-1]} pixels are a single row of tokens; expected more than"
+            f" {factor} pixels of height"
+        )
+    with torch.inference_mode():
+        flat = tokenizer.encode(padded)
+    tokens = flat.unflatten(-1, (padded.shape[-2] // factor, padded.shape[-1] // factor))
+    if not tokenizer.is_discrete:
+        tokens = tokens.squeeze(2)  # from [B, C, 1, h, w]
+    return tokens, crop_margins(decode(tokenizer, tokens), margins).to(images.device)
 
 
 def generate_tokens(

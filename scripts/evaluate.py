@@ -36,6 +36,7 @@ from evaluator.codebook_usage import CodebookUsage
 from evaluator.dino import load_dino
 from evaluator.evaluator import Evaluator, ImageSet, extractor_facts
 from evaluator.image_files import open_images
+from evaluator.image_quality import QualityName
 from evaluator.images import ImageBatch, ImageStream, Transform
 from evaluator.inception import load_inception
 from evaluator.lpips import load_lpips
@@ -65,6 +66,7 @@ class EvaluateOptions:
     image_size: int | None = option(None, "side after the crop; null = that of the tokenizer")
     batch_size: int = option(64, "per process")
     truncate: bool = option(False, "cut reconstructions to 8 bit instead of rounding them")
+    quality: QualityName = option("rounded", "PSNR and SSIM as that tool computes them")
     reference_set: Literal["training", "validation"] | None = option(None, "what the reference images are")
     make_ref: str | None = option(None, "write a reference of the samples to this .npz and measure nothing")
     keep_images: int = option(
@@ -207,6 +209,7 @@ class Run:
             lpips=lpips,
             device=self.device,
             truncate=options.truncate,
+            quality=options.quality,
         )
 
     def measure(self, evaluator: Evaluator) -> dict[str, float]:

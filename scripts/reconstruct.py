@@ -3,10 +3,12 @@
     python scripts/reconstruct.py tokenizer=runs/titok input=photo.jpg output=reconstructions
     python scripts/reconstruct.py tokenizer=runs/titok input=folder/of/images output=reconstructions
     python scripts/reconstruct.py tokenizer=runs/titok split=validation max_images=64 output=reconstructions
+    python scripts/reconstruct.py tokenizer=runs/vqgan input=folder original_size=true rfid=true output=reconstructions
 
 Writes one PNG per image (left the image, right its reconstruction), reconstructions.png with up to 64 of them, each
 above its reconstruction, and reconstructions.json with PSNR and tokens of every image (a continuous tokenizer:
-latents.npy). Images of another size are resized by their shorter side and cropped in the centre.
+latents.npy). Images of another size are resized by their shorter side and cropped in the centre; with original_size
+they stay as they are, one at a time, padded with grey to what the tokenizer takes and cropped back.
 """
 
 import json
@@ -14,12 +16,14 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import torch
+from PIL import Image
+from torch.nn import functional as F
 
 from common.config import option, run_script
 from common.console import progress, say, warn
@@ -30,10 +34,13 @@ from data.source import Source
 from data.still import Part, still_source
 from data.transforms import center_crop
 from evaluator.codebook_usage import CodebookUsage
-from evaluator.image_quality import ImageQuality
-from modeling.pipeline import decode, load_tokenizer
+from evaluator.evaluator import Evaluator
+from evaluator.image_quality import ImageQuality, QualityName
+from evaluator.inception import load_inception
+from modeling.pipeline import decode, load_tokenizer, reconstruct_any_size
 from modeling.pretrained.references import open_model
 from modeling.pretrained.text import TextEncoder, class_captions, load_text_encoder
+from modeling.tokenizers.base import Tokenizer
 from training.tasks.tokenizer import side_by_side
 
 SHOWN, SHOWN_SIDE = 64, 128
@@ -51,7 +58,16 @@ class ReconstructOptions:
     max_images: int | None = option(
         None, "only the first files, or evenly chosen from a data set; null = all"
     )
-    batch_size: int = option(32)
+    batch_size: int = option(32, "one with original_size")
+    original_size: bool = option(
+        False, "images of `input` at their own sizes, for convolutional tokenizers such as vqgan"
+    )
+    max_pixels: int = option(
+        2**22, "with original_size: larger images are an error, for the memory they need"
+    )
+    quality: QualityName = option("rounded", "PSNR and SSIM as that tool computes them")
+    rfid: bool = option(False, "also rFID against the images themselves")
+    inception_weights: str | None = option(None, "for rfid; null = INCEPTION_WEIGHTS, or downloaded")
     png: bool = option(True, "write a PNG per image")
     caption: str | None = option(
         None, "tatitok: of all images; null = of photo.txt beside photo.jpg, or of the data set"
@@ -65,24 +81,27 @@ class ReconstructOptions:
             )
         if self.input is not None and self.data is not None:
             raise ValueError("input and data are both given; choose one")
+        if self.original_size and self.input is None:
+            raise ValueError("original_size needs input=...: images of a data set have one size")
 
 
 @dataclass
 class Batch:
-    """Names, images uint8 [B, 3, S, S], and captions where they are known."""
+    """Names, images uint8 [B, 3, H, W], and captions where they are known."""
 
     names: list[str]
     images: torch.Tensor
     captions: list[str | None]
 
 
-def file_batches(files: list[Path], image_size: int, batch_size: int) -> Iterator[Batch]:
-    """Image files, with the caption that lies beside one."""
+def file_batches(files: list[Path], image_size: int | None, batch_size: int) -> Iterator[Batch]:
+    """Image files, with the caption that lies beside one; `image_size` None leaves them as they are."""
     for start in range(0, len(files), batch_size):
         names, images, captions = [], [], []
         for file in files[start : start + batch_size]:
             try:
-                images.append(pil_to_tensor(center_crop(read_image(file), image_size)))
+                image = read_image(file)
+                images.append(pil_to_tensor(image if image_size is None else center_crop(image, image_size)))
                 # Two files may differ by their ending only; results must not overwrite each other.
                 names.append(file.name.replace(".", "_"))
                 text = file.with_suffix(".txt")
@@ -108,11 +127,34 @@ def open_images(options: ReconstructOptions, config: dict, image_size: int) -> t
     """The number of images, and an iterator over batches of them with their names."""
     if options.input is not None:
         files = list_images(options.input)[: options.max_images]
+        if options.original_size:
+            check_sizes(files, options.max_pixels)
+            return len(files), file_batches(files, None, 1)
         return len(files), file_batches(files, image_size, options.batch_size)
     source = still_source(options.data, split=options.split, config=config, image_size=image_size)
     count = min(len(source), options.max_images or len(source))
     chosen = np.arange(count) * len(source) // count
     return count, source_batches(source, chosen, options.batch_size)
+
+
+def check_sizes(files: list[Path], max_pixels: int) -> None:
+    """Refuse images that are too large, before any work; what cannot be read is named later.
+
+    Raises:
+        ValueError: an image has more than `max_pixels`.
+    """
+    for file in files:
+        try:
+            with Image.open(file) as image:
+                width, height = image.size
+        except (OSError, ValueError, SyntaxError):
+            continue
+        if width * height > max_pixels:
+            raise ValueError(
+                f"{file.name} has {height} x {width} pixels, more than max_pixels={max_pixels}. A VQGAN of 128 channels"
+                f" needs about {3.5e-6 * width * height:.0f} GB for it in float32: give a larger max_pixels if there is"
+                " as much memory, or leave original_size out, which resizes and crops"
+            )
 
 
 def embed(encoder: TextEncoder | None, batch: Batch, caption: str | None) -> torch.Tensor | None:
@@ -130,6 +172,35 @@ def embed(encoder: TextEncoder | None, batch: Batch, caption: str | None) -> tor
     return encoder.encode(captions)
 
 
+class Measurement:
+    """What is measured of all images: PSNR and SSIM, use of the codebook, and rFID if the options ask for it."""
+
+    def __init__(self, options: ReconstructOptions, tokenizer: Tokenizer, device: torch.device) -> None:
+        self.quality = ImageQuality(protocol=options.quality)
+        self.usage = CodebookUsage(tokenizer.codebook_size) if tokenizer.is_discrete else None
+        self.evaluator = None
+        if options.rfid:
+            network = load_inception(options.inception_weights, device=device)
+            self.evaluator = Evaluator(
+                extractors={"inception": network}, metrics=["rfid"], protocol="tokenizer", device=device
+            )
+
+    def update(self, images: torch.Tensor, results: torch.Tensor, tokens: torch.Tensor) -> list[float]:
+        """Add images with their reconstructions, both [B, 3, H, W], and tokens; returns the PSNR of each."""
+        if self.usage is not None:
+            self.usage.update(tokens)
+        if self.evaluator is not None:
+            self.evaluator.update_pairs(results, images)
+        return self.quality.update(images, results).tolist()
+
+    def result(self) -> dict[str, float]:
+        """Everything by its name."""
+        measured = self.quality.result()
+        for part in (self.usage, self.evaluator):
+            measured |= {} if part is None else part.result()
+        return measured
+
+
 def main(options: ReconstructOptions, tree: dict) -> None:
     """Reconstruct all images and write what came out."""
     with processes() as device:
@@ -139,21 +210,22 @@ def main(options: ReconstructOptions, tree: dict) -> None:
         total, batches = open_images(options, config, tokenizer.image_size)
         folder = Path(options.output)
         folder.mkdir(parents=True, exist_ok=True)
-        quality = ImageQuality()
-        usage = CodebookUsage(tokenizer.codebook_size) if tokenizer.is_discrete else None
+        measurement = Measurement(options, tokenizer, device)
         records, codes, shown = [], [], []
         bar = progress(None, "reconstructing", total=total, unit="image")
         for batch in batches:
             names, images = batch.names, to_float(batch.images.to(device))
-            tokens = tokenizer.encode(images)
-            results = decode(tokenizer, tokens, embed(encoder, batch, options.caption))
-            psnr = quality.update(images, results).tolist()
+            if options.original_size:
+                tokens, results = reconstruct_any_size(tokenizer, images)
+            else:
+                tokens = tokenizer.encode(images)
+                results = decode(tokenizer, tokens, embed(encoder, batch, options.caption))
+            psnr = measurement.update(images, results, tokens)
             records += [{"image": name, "psnr": round(p, 3)} for name, p in zip(names, psnr, strict=True)]
-            codes.append(tokens.cpu())
-            if usage is not None:
-                usage.update(tokens)
+            codes += tokens.cpu()
             if len(shown) < SHOWN:
-                shown += list(zip(images.cpu(), results.cpu(), strict=True))
+                pair = (images.cpu(), results.cpu())
+                shown += list(zip(*(map(thumbnails, pair) if options.original_size else pair), strict=True))
             if options.png:
                 write_pairs(folder, names, images.cpu(), results.cpu())
             bar.update(len(names))
@@ -162,11 +234,24 @@ def main(options: ReconstructOptions, tree: dict) -> None:
             raise ValueError(f"none of the {total} images can be read")
         pairs = [torch.stack(side) for side in zip(*shown[:SHOWN], strict=True)]
         save_png(folder / "reconstructions.png", side_by_side(*pairs))
-        measured = quality.result() | (usage.result() if usage is not None else {})
-        write_report(folder, records, torch.cat(codes), tokenizer.is_discrete, measured)
+        measured = measurement.result()
+        write_report(folder, records, codes, tokenizer.is_discrete, measured)
         bits = "" if tokenizer.bits_per_image is None else f" ({tokenizer.bits_per_image:.0f} bits)"
-        say(f"{len(records)} images as {tokenizer.num_tokens} tokens{bits} each")
+        each = (
+            "tokens for their own sizes"
+            if options.original_size
+            else f"{tokenizer.num_tokens} tokens{bits} each"
+        )
+        say(f"{len(records)} images as {each}")
         say(" | ".join(f"{name} {value:.4g}" for name, value in measured.items()) + f"; see {folder}")
+
+
+def thumbnails(images: torch.Tensor) -> torch.Tensor:
+    """Images [B, 3, H, W] within a white square, so that those of all sizes go into one picture."""
+    scale = SHOWN_SIDE / max(images.shape[-2:])
+    size = [max(1, round(side * scale)) for side in images.shape[-2:]]
+    images = F.interpolate(images, size, mode="bilinear", antialias=True)
+    return F.pad(images, (0, SHOWN_SIDE - size[1], 0, SHOWN_SIDE - size[0]), value=1.0)
 
 
 def write_pairs(folder: Path, names: list[str], images: torch.Tensor, results: torch.Tensor) -> None:
@@ -177,13 +262,20 @@ def write_pairs(folder: Path, names: list[str], images: torch.Tensor, results: t
 
 
 def write_report(
-    folder: Path, records: list[dict], codes: torch.Tensor, is_discrete: bool, measured: dict[str, float]
+    folder: Path,
+    records: list[dict],
+    codes: list[torch.Tensor],
+    is_discrete: bool,
+    measured: dict[str, Any],
 ) -> None:
-    """reconstructions.json with means, then every image with PSNR and tokens; latents go to latents.npy."""
+    """reconstructions.json with means, then every image with PSNR and tokens; latents go to latents.npy.
+
+    Tokens of an image at its own size are a list of rows; latents of different sizes are not kept.
+    """
     if is_discrete:
-        records = [{**record, "tokens": row} for record, row in zip(records, codes.tolist(), strict=True)]
-    else:
-        np.save(folder / "latents.npy", codes.numpy())
+        records = [{**record, "tokens": row.tolist()} for record, row in zip(records, codes, strict=True)]
+    elif len({row.shape for row in codes}) == 1:
+        np.save(folder / "latents.npy", torch.stack(codes).numpy())
     lines = ",\n".join(json.dumps(record) for record in records)
     means = json.dumps(measured)
     (folder / "reconstructions.json").write_text(f'{{"mean": {means},\n"images": [\n{lines}\n]}}\n')

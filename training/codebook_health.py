@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from common.distributed import all_reduce_sum
+from common.distributed import all_reduce_sum, world_size
 
 DECAY = 0.99
 HORIZON = 100  # a code that no token chose for so many training batches counts as dead
@@ -13,7 +13,10 @@ COLLAPSED, JUDGED_FROM = 0.02, 500
 class CodebookHealth(nn.Module):
     """Running statistics of the codes that all processes choose, without a look at them from the host.
 
-    The buffers are checkpointed with the run, so that curves go on where they stopped.
+    The buffers are checkpointed with the run, so that curves go on where they stopped. They hold two numbers per code,
+    and one more per code is summed over processes in every step; of tokens and codes together nothing is kept.
+    A codebook cannot look better used than the tokens of 100 batches allow: with 4096 of them per batch, evenly drawn,
+    79 % of 2^18 codes.
 
     Args:
         codebook_size: number of codes K.
@@ -25,6 +28,7 @@ class CodebookHealth(nn.Module):
         self.register_buffer("share", torch.zeros(codebook_size))
         self.register_buffer("idle", torch.full((codebook_size,), HORIZON, dtype=torch.int32))
         self.alarmed = False
+        self.reach = codebook_size  # codes that the tokens of so many batches could choose
 
     @torch.no_grad()
     def update(self, tokens: torch.Tensor, revived: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
@@ -40,6 +44,7 @@ class CodebookHealth(nn.Module):
             shares (decay 0.99): so many evenly used codes would be as diverse; `revived_codes` if there are any.
         """
         tokens = tokens.reshape(-1)
+        self.reach = min(self.codebook_size, HORIZON * len(tokens) * world_size())
         ones = self.share.new_ones(tokens.shape)
         counts = all_reduce_sum(torch.zeros_like(self.share).index_add_(0, tokens, ones))
         self.idle.add_(1).mul_(counts == 0)
@@ -62,7 +67,7 @@ class CodebookHealth(nn.Module):
             scalars: window means of what `update` returned.
         """
         usage, perplexity = scalars["codebook_usage"], scalars["codebook_perplexity"]
-        few = max(2.0, COLLAPSED * self.codebook_size)
+        few = max(2.0, COLLAPSED * self.reach)
         collapsed = step >= JUDGED_FROM and (usage * self.codebook_size < few or perplexity < few / 2)
         fresh, self.alarmed = collapsed and not self.alarmed, collapsed
         if not fresh:

@@ -1,6 +1,6 @@
 """A generator training run: its settings, and how its parts are put together."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -8,21 +8,27 @@ import torch
 
 from common.build import ConfigError, build_dataclass
 from common.config import option, to_tree
+from common.console import warn
 from common.weights import weight_hash
 from data.source import Source
 from data.token_exchange import open_tokens
 from data.token_memmap import TokenMemmap
+from data.token_view import SplitTokens
 from modeling.factory import build_generator
 from modeling.generators.base import AutoregressiveGenerator, Generator
 from modeling.pretrained.loading import load_tokenizer, require_tokenizer
 from modeling.pretrained.references import reference_name
 from modeling.sampling import settings_type
+from modeling.token_factors import TokenFactors
 from modeling.tokenizers.base import Tokenizer
+from modeling.tokenizers.sub_tokens import SubTokenView, equal_factors, suggest_factors
 from training.evaluation import GeneratorEvaluation, SampleEvaluator
 from training.settings import ExperimentSettings, OptimizerSettings, ScheduleSettings, TrainingSettings
 from training.tasks.token_prediction import MaskGITSettings, MaskGITTask, RARSettings, RARTask
 from training.tokenizer_run import build_images
 from training.trainer import Trainer, start
+
+LARGEST_SOFTMAX = 2**17  # codes; above it the table and the logits outweigh the transformer
 
 
 @dataclass(kw_only=True)
@@ -35,8 +41,18 @@ class TokenData:
     tokenizer: str | dict | None = option(
         None, "name or folder; needed for images, and for previews; null = no previews"
     )
+    factors: list[int] | None = option(
+        None,
+        "split every token into sub-tokens of these equal sizes, for codebooks too large for one softmax:"
+        " [512,512] for 2^18 codes",
+    )
 
     def __post_init__(self) -> None:
+        if self.factors is not None:
+            try:
+                equal_factors(self.factors)
+            except ValueError as error:
+                raise ConfigError(f"data.{error}") from error
         if (self.tokens is None) == (self.images is None):
             raise ConfigError("give either data.tokens (a file) or data.images (a section), not both or none")
         if self.images is not None and self.tokenizer is None:
@@ -66,7 +82,10 @@ class GeneratorRun:
 
 @dataclass(frozen=True)
 class TokenOrigin:
-    """What the tokens are and whose: it ends up in the run's configuration."""
+    """What the tokens are and whose: it ends up in the run's configuration.
+
+    `source` gives what the generator learns; with `factors` sub-tokens, while the other attributes are of whole ones.
+    """
 
     source: Source
     codebook_size: int
@@ -74,16 +93,31 @@ class TokenOrigin:
     image_size: int
     tokenizer: str
     weight_hash: str
+    factors: TokenFactors | None = None
 
     @property
-    def sizes(self) -> dict[str, int]:
-        """The sizes of a generator that follow from its tokens."""
+    def whole(self) -> dict[str, int]:
+        """The sizes of token files that belong together."""
         classes = len(self.source.class_names)
         return {
             "codebook_size": self.codebook_size,
             "num_tokens": self.num_tokens,
             "num_classes": classes,
         }
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The sizes of a generator that follow from its tokens."""
+        if self.factors is None:
+            return self.whole
+        count = self.num_tokens * len(self.factors)
+        return self.whole | {"codebook_size": self.factors.sizes[0], "num_tokens": count}
+
+    def split(self, source: Source) -> Source:
+        """A source of tokens as the generator learns them."""
+        if self.factors is None or source.item_key != "tokens":
+            return source  # images become sub-tokens when the tokenizer encodes them
+        return SplitTokens(source, self.factors.split, len(self.factors))
 
 
 def train_generator(run: GeneratorRun) -> None:
@@ -94,12 +128,13 @@ def train_generator(run: GeneratorRun) -> None:
     """
     accelerator = start(run.training, run.experiment)
     what = run.data.tokens or "data.images"
-    tokenizer, origin = _open_data(run, accelerator.device)
+    tokenizer, origin = _factored(run, *_open_data(run, accelerator.device))
     for key, size in origin.sizes.items():
         if run.generator.setdefault(key, size) != size:
             raise ConfigError(f"generator.{key}={run.generator[key]!r}, but {what} has {size}")
     torch.manual_seed(run.experiment.seed)
     generator = build_generator(run.generator)
+    _check_softmax(run, generator)
     validation = _open_validation(run, origin, tokenizer)
     sampling = build_dataclass(settings_type(generator), run.sampling, "sampling")
     run.sampling = dict(vars(sampling))
@@ -109,6 +144,8 @@ def train_generator(run: GeneratorRun) -> None:
         "class_names": list(origin.source.class_names),
         "image_size": origin.image_size,
     }
+    if origin.factors is not None:
+        run.tokens["factors"] = list(origin.factors.sizes)
     kind, settings = _way_of_learning(run, generator)
     task = kind(
         generator=generator,
@@ -154,18 +191,55 @@ def _open_data(run: GeneratorRun, device: torch.device) -> tuple[Tokenizer | Non
     return tokenizer, TokenOrigin(images, *sizes, reference_name(data.tokenizer), weight_hash(tokenizer))
 
 
+def _factored(
+    run: GeneratorRun, tokenizer: Tokenizer | None, origin: TokenOrigin
+) -> tuple[Tokenizer | None, TokenOrigin]:
+    """Both as the generator sees them: split into sub-tokens if the run says so."""
+    if run.data.factors is None:
+        return tokenizer, origin
+    if run.generator.get("factors") is not None:
+        raise ConfigError(
+            f"data.factors={run.data.factors} and generator.factors={run.generator['factors']} are both given;"
+            f" generator.name={run.generator['name']!r} takes whole tokens, which it splits by itself"
+        )
+    factors = equal_factors(run.data.factors)
+    try:
+        factors.check(origin.codebook_size)
+    except ValueError as error:
+        raise ConfigError(f"data.{error}") from error
+    if tokenizer is not None:
+        tokenizer = SubTokenView(tokenizer=tokenizer, factors=run.data.factors)
+    origin = replace(origin, factors=factors)
+    return tokenizer, replace(origin, source=origin.split(origin.source))
+
+
+def _check_softmax(run: GeneratorRun, generator: Generator) -> None:
+    """Warn of a codebook that is too large for a single softmax."""
+    # Masked generators have none: theirs is a single softmax.
+    size = max(getattr(generator, "factors", (generator.codebook_size,)))
+    if size > LARGEST_SOFTMAX:
+        found = suggest_factors(size)
+        advice = (
+            f"data.factors={found} makes" if found else "data.factors (no equal sizes fit here) would make"
+        )
+        warn(
+            f"generator.name={run.generator['name']!r} chooses among {size} codes by one softmax; {advice} sub-tokens"
+            " of them, or take generator.name=factorized_ar, which has a softmax per part of a token"
+        )
+
+
 def _open_tokens(run: GeneratorRun, path: str, tokenizer: Tokenizer | None) -> TokenMemmap:
     """A token file; what files of other programs leave out is taken from the generator's section and the tokenizer."""
     about = {key: run.generator.get(key) for key in ("codebook_size", "num_classes")}
     if tokenizer is not None:
         about |= {"codebook_size": tokenizer.codebook_size, "image_size": tokenizer.image_size}
         about["tokenizer"] = reference_name(run.data.tokenizer)
+    if run.data.factors is not None:  # the generator's codebook is of sub-tokens, files hold whole tokens
+        about["codebook_size"] = equal_factors(run.data.factors).codebook_size
     return open_tokens(Path(path), **{key: value for key, value in about.items() if value is not None})
 
 
-def _open_validation(
-    run: GeneratorRun, origin: TokenOrigin, tokenizer: Tokenizer | None
-) -> TokenMemmap | None:
+def _open_validation(run: GeneratorRun, origin: TokenOrigin, tokenizer: Tokenizer | None) -> Source | None:
     data = run.data
     if data.validation is None:
         return None
@@ -174,7 +248,7 @@ def _open_validation(
     hashes = {validation.header.weight_hash, origin.weight_hash} - {""}
     if len(hashes) > 1:
         raise ConfigError(f"{data.validation} and {what} differ in weight_hash: another tokenizer made them")
-    for key, wanted in origin.sizes.items():
+    for key, wanted in origin.whole.items():
         held = len(validation.class_names) if key == "num_classes" else getattr(validation.header, key)
         if held != wanted:
             raise ConfigError(f"{data.validation} and {what} differ in {key}: {held} and {wanted}")
@@ -182,7 +256,7 @@ def _open_validation(
     numbers = [str(label) for label in range(len(names[0]))]  # imported files know no names
     if names[0] != names[1] and numbers not in names:
         raise ConfigError(f"{data.validation} and {what} differ in class_names")
-    return validation
+    return origin.split(validation)
 
 
 def _sample_evaluator(

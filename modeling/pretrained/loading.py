@@ -1,6 +1,6 @@
 """Load trained models: tokenizers, generators, and a generator together with its tokenizer."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -9,15 +9,18 @@ from typing import Any
 import torch
 from torch import nn
 
+from common.build import ConfigError
 from common.weights import CheckpointError, load_weights, read_weights, weight_hash
 from modeling.factory import build_generator, build_tokenizer
 from modeling.generators.base import Generator
 from modeling.pretrained.llamagen import adapt_llamagen
+from modeling.pretrained.magvit2_layouts import MAGVIT2_LAYOUTS
 from modeling.pretrained.nested_files import read_nested_weights
 from modeling.pretrained.references import Reference, open_model
 from modeling.pretrained.run_folder import ModelFiles
 from modeling.pretrained.vqgan_layouts import LAYOUTS
 from modeling.tokenizers.base import Tokenizer
+from modeling.tokenizers.sub_tokens import SubTokenView
 
 Config = str | Path | Mapping[str, Any] | None
 BUILDERS: dict[str, Callable[[Mapping[str, Any]], nn.Module]] = {
@@ -57,17 +60,28 @@ def load_files(files: ModelFiles, device: torch.device | str = "cpu") -> nn.Modu
 
 def _load(files: ModelFiles, kind: str, device: torch.device | str) -> Any:
     module = _allocate(BUILDERS[kind], files.section(kind))
-    read = read_weights if files.layout is None else partial(_read_foreign, layout=files.layout)
+    layout = files.layout or files.config.get("layout")
+    read = read_weights if layout is None else partial(_read_foreign, layout=_known_layout(layout, files))
     load_weights(files.weights, module, files.drop, read)
     return module.to(device).eval().requires_grad_(False)
 
 
 # How files of other projects are read: their entries under our names.
-FOREIGN = {**LAYOUTS, "llamagen_gpt": adapt_llamagen}
+FOREIGN = {**LAYOUTS, **MAGVIT2_LAYOUTS, "llamagen_gpt": adapt_llamagen}
+
+
+def _known_layout(layout: object, files: ModelFiles) -> str:
+    if not isinstance(layout, str) or layout not in FOREIGN:
+        raise ConfigError(f"{files.name}: layout={layout!r} is unknown; choose {', '.join(FOREIGN)}")
+    return layout
 
 
 def _read_foreign(path: str | Path, layout: str) -> dict[str, torch.Tensor]:
-    return FOREIGN[layout](read_nested_weights(path))
+    state = read_nested_weights(path)
+    try:
+        return FOREIGN[layout](state)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from error
 
 
 def _allocate(build: Callable[[Mapping[str, Any]], nn.Module], section: Mapping[str, Any]) -> nn.Module:
@@ -84,6 +98,7 @@ class ImageModel:
     """A generator with the tokenizer that turns its tokens into images.
 
     Attributes:
+        tokenizer: of whole tokens, or the view that joins a generator's sub-tokens (`SubTokenView`).
         class_names: name of every label.
         sampling: settings that the generator's run suggests or its authors published, keywords of `generate`; empty if
             there are none.
@@ -129,6 +144,9 @@ def load_image_model(
         require_tokenizer(
             loaded, made_by, what=f"generator {files.name}", tokenizer_name=tokenizer_files.name
         )
+    factors = origin.get("factors") or (files.config.get("data") or {}).get("factors")
+    if factors:
+        loaded = _view(loaded, factors, files.name)
     module = _load(files, "generator", device)
     if (module.codebook_size, module.num_tokens) != (loaded.codebook_size, loaded.num_tokens):
         raise CheckpointError(
@@ -137,6 +155,13 @@ def load_image_model(
         )
     names = [str(name) for name in origin.get("class_names") or range(module.num_classes)]
     return ImageModel(module, loaded, names, dict(files.config.get("sampling") or {}))
+
+
+def _view(tokenizer: Tokenizer, factors: Sequence[int], name: str) -> SubTokenView:
+    try:
+        return SubTokenView(tokenizer=tokenizer, factors=factors)
+    except ValueError as error:
+        raise CheckpointError(f"generator {name} learned sub-tokens that do not fit: {error}") from error
 
 
 def require_tokenizer(tokenizer: Tokenizer, made_by: str, *, what: str, tokenizer_name: str) -> None:

@@ -164,3 +164,12 @@ def test_a_failed_write_is_reported(tmp_path):
     with pytest.raises(OSError, match="000002"):
         store.flush()
     assert open_store(tmp_path / "a").missing == 5
+
+
+def test_tokens_of_large_codebooks_are_kept(tmp_path):
+    store = open_store(tmp_path, count=1, png=False)
+    store.put([0], picture(1), torch.tensor([[0, 2**18 - 1, 2**33]]))
+    store.flush()
+    store.finish(np.arange(1))
+    with np.load(tmp_path / "samples.npz") as arrays:
+        assert arrays["tokens"].tolist() == [[0, 2**18 - 1, 2**33]]

@@ -341,3 +341,27 @@ def test_whoever_imports_at_the_same_time_and_is_second_gets_the_same(tmp_path, 
     monkeypatch.setattr(TokenWriter, "finish", lambda output: (finish(output), finish(output)))
     import_jsonl(lines, path, OPTIONS)  # the second finish finds the file renamed already
     assert_holds(path, *content())
+
+
+def test_tokens_of_large_codebooks_survive_every_format(tmp_path):
+    """2^18 codes need 32 bits in the token file, whichever file they came from."""
+    size = 2**18
+    rng = np.random.default_rng(0)
+    tokens, labels = rng.integers(0, size, (20, 10, 16)), rng.integers(0, 1000, 20)
+    tokens[0, 0, :2] = 0, size - 1
+    options = ImportOptions(codebook_size=size)
+    sources = {
+        "lines": (import_jsonl, write_lines(tmp_path / "x.jsonl", tokens, labels)),
+        "arrays": (import_npy, write_arrays(tmp_path / "arrays", tokens, labels)),
+    }
+    for name, (load, source) in sources.items():
+        header = load(source, tmp_path / f"{name}.tokens", replace(options, crops=10))
+        assert header.dtype == np.uint32 and header.row_bytes == 4 * 160
+        assert_holds(tmp_path / f"{name}.tokens", tokens, labels)
+    export_jsonl(tmp_path / "arrays.tokens", tmp_path / "again.jsonl")
+    export_npy(tmp_path / "lines.tokens", tmp_path / "again")
+    assert (tmp_path / "again.jsonl").read_bytes() == (tmp_path / "x.jsonl").read_bytes()
+    assert folder_content(tmp_path / "again") == folder_content(tmp_path / "arrays")
+    tokens[3, 2, 1] = size
+    with pytest.raises(ValueError, match=f"token {size} must be in 0..{size - 1}"):
+        import_jsonl(write_lines(tmp_path / "y.jsonl", tokens, labels), tmp_path / "y.tokens", options)

@@ -1,5 +1,7 @@
+from collections import Counter
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 
@@ -107,3 +109,22 @@ def _share(rank: int, expected: dict[str, float]) -> None:
 @needs_fork
 def test_two_processes_equal_one(tmp_path):
     in_two_processes(partial(_share, expected=measure(TOKENS, 9)), tmp_path)
+
+
+def test_a_million_tokens_of_a_large_codebook_equal_a_count_by_sets():
+    """2^18 codes, most of them used: as a set says, in parts of any size, without more memory than the counters."""
+    size, draws = 2**18, torch.Generator().manual_seed(0)
+    tokens = (torch.rand(2**20, generator=draws).square() * size).long()
+    usage = CodebookUsage(size)
+    for part in tokens.split([1, 256, 2**19, 2**19 - 257]):
+        usage.update(part)
+    counted = Counter(tokens.tolist())
+    shares = np.array([*counted.values()]) / len(tokens)
+    entropy = -(shares * np.log2(shares)).sum()
+    measured = usage.result()
+    assert (
+        measured["codebook_usage"] == len(set(tokens.tolist())) / size
+        and 0.3 < measured["codebook_usage"] < 1
+    )
+    assert measured["codebook_entropy"] == pytest.approx(entropy, abs=1e-9)
+    assert usage.counts.numel() == size and usage.counts.dtype == torch.int64

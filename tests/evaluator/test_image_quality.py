@@ -1,11 +1,12 @@
 import math
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 
 from evaluator import image_quality
-from evaluator.image_quality import PROTOCOLS, ImageQuality, psnr, ssim
+from evaluator.image_quality import PROTOCOLS, ImageQuality, QualityName, psnr, ssim
 from tests.evaluator.processes import in_two_processes, needs_fork
 from tests.parity import golden, golden_json
 
@@ -165,6 +166,18 @@ def test_levels_seed_voken_loses(number):
     original = pair(number)[0]
     change = (PROTOCOLS["seed_voken"].original(original) - original).double().sum() * 255
     assert round(float(change)) == VALUES[f"pair_{number}"]["seed_voken_gt_level_sum_change"]
+
+
+def test_seed_voken_cuts_reconstructions_as_its_evaluation_does():
+    known = golden("magvit2_misc")
+    images = (torch.from_numpy(known["u8_in"]) + 1.0) / 2.0
+    cut = PROTOCOLS["seed_voken"].reconstruction(images) * 255
+    assert np.array_equal(cut.round().numpy(), known["u8_eval"])
+    assert not np.array_equal((PROTOCOLS["rounded"].reconstruction(images) * 255).round(), known["u8_eval"])
+
+
+def test_names_for_options_are_those_of_the_protocols():
+    assert set(get_args(QualityName)) == set(PROTOCOLS)
 
 
 def test_vector_quantization_truncates_reconstructions():

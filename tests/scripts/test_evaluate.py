@@ -108,6 +108,19 @@ def test_reconstructions_are_compared_with_their_originals(tiny_tokenizer_run, t
     assert facts["reference"]["image_set"] == "originals" and facts["reference_images"] == 10
 
 
+def test_psnr_and_ssim_of_another_tool(tiny_tokenizer_run, tmp_path):
+    folder, metrics = write_folder(tmp_path / "val", REAL[:4]), ["psnr", "ssim"]
+    tokenizer, images = load_tokenizer(tiny_tokenizer_run), tensor(REAL[:4]).float() / 255
+    quality = ImageQuality(protocol="seed_voken")
+    quality.update(images, reconstruct(tokenizer, images))
+    for truncate in (False, True):  # of the files that FID sees; this protocol cuts by itself
+        options = {"tokenizer": str(tiny_tokenizer_run), "metrics": metrics, "truncate": truncate}
+        result = run(tmp_path, folder, quality="seed_voken", **options)
+        for name, value in quality.result().items():
+            assert name == "images" or result["metrics"][name] == pytest.approx(value, rel=1e-6)
+        assert result["protocol"]["image_quality"].startswith("seed_voken")
+
+
 def test_a_tokenizer_may_be_measured_against_other_images_too(tiny_tokenizer_run, tmp_path):
     folder = write_folder(tmp_path / "val", REAL[:10])
     options = {"tokenizer": str(tiny_tokenizer_run), "reference": str(write_folder(tmp_path / "train", FAKE))}

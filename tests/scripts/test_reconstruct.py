@@ -1,15 +1,19 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from common.images import list_images
+from common.images import list_images, pil_to_tensor, read_image, to_float
+from evaluator.image_quality import ImageQuality, psnr
 from modeling.factory import build_tokenizer
 from modeling.pipeline import load_tokenizer
 from scripts import reconstruct
 from scripts.reconstruct import ReconstructOptions
 from tests.conftest import TOKENIZER, write_run
+from tests.evaluator.toy import ToyInception
 from tests.parity import fill_module
 
 
@@ -75,7 +79,7 @@ def test_a_tokenizer_that_reads_captions(tiny_text_tower, image_folder, tmp_path
     (tmp_path / "photo.png").write_bytes(image.read_bytes())
     common = [f"tokenizer={folder}", f"text_encoder={tiny_text_tower}", f"input={tmp_path / 'photo.png'}"]
 
-    def psnr(*options):
+    def quality(*options):
         done = program(reconstruct, ReconstructOptions, *common, *options)
         assert done.code == 0, done.err
         return json.loads((tmp_path / "out" / "reconstructions.json").read_text())["images"][0]["psnr"]
@@ -83,10 +87,10 @@ def test_a_tokenizer_that_reads_captions(tiny_text_tower, image_folder, tmp_path
     output = f"output={tmp_path / 'out'}"
     done = program(reconstruct, ReconstructOptions, *common, output)
     assert done.code == 1 and "photo_png has no caption" in done.err
-    one = psnr(output, "caption=a red square")
+    one = quality(output, "caption=a red square")
     (tmp_path / "photo.txt").write_text("a red square\n")
-    assert psnr(output) == one
-    assert psnr(output, "caption=many people at the sea") != one
+    assert quality(output) == one
+    assert quality(output, "caption=many people at the sea") != one
     done = program(
         reconstruct,
         ReconstructOptions,
@@ -97,3 +101,98 @@ def test_a_tokenizer_that_reads_captions(tiny_text_tower, image_folder, tmp_path
         "split=train",
     )
     assert done.code == 0, done.err
+
+
+def vqgan_run(folder, image_size, levels=3, **quantizer):
+    """Run folder of a VQGAN that reduces both sides to a quarter, or further with more levels."""
+    section = {
+        "name": "vqgan",
+        "image_size": image_size,
+        "base_channels": 32,
+        "multipliers": [1] * levels,
+        "num_blocks": 1,
+        "z_channels": 16,
+        "quantizer": quantizer or {"name": "vq", "codebook_size": 24, "code_dim": 8},
+    }
+    return write_run(folder, {"tokenizer": section}, fill_module(build_tokenizer(section)))
+
+
+def noise(folder, sizes):
+    """PNG files of the given heights and widths."""
+    folder.mkdir()
+    for number, (height, width) in enumerate(sizes):
+        pixels = np.random.default_rng(number).integers(0, 256, (height, width, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    return folder
+
+
+@pytest.mark.parametrize("side", [128, 256])
+def test_original_size_equals_the_ordinary_way_where_nothing_is_padded(side, tmp_path):
+    tokenizer, images = vqgan_run(tmp_path / "run", side, levels=5), noise(tmp_path / "in", [(side, side)])
+    common = {"input": str(images), "png": False, "batch_size": 1}
+    plain = run(tokenizer, tmp_path / "plain", **common)
+    own = run(tokenizer, tmp_path / "own", original_size=True, **common)
+    assert own["mean"] == plain["mean"]
+    for one, other in zip(own["images"], plain["images"], strict=True):
+        assert one["psnr"] == other["psnr"] and len(one["tokens"]) == side // 16
+        assert sum(one["tokens"], []) == other["tokens"]
+
+
+def test_images_of_all_sizes_keep_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(reconstruct, "load_inception", lambda *_, **__: ToyInception())
+    sizes = [(37, 50), (20, 21), (64, 30), (16, 16)]
+    tokenizer, images = vqgan_run(tmp_path / "run", 16), noise(tmp_path / "in", sizes)
+    report = run(tokenizer, tmp_path / "out", input=str(images), original_size=True, rfid=True)
+    assert report["mean"]["images"] == 4 and report["mean"]["rfid_4"] > 0
+    loaded = load_tokenizer(tokenizer)
+    for record, (height, width), file in zip(report["images"], sizes, list_images(images), strict=True):
+        rows = record["tokens"]
+        assert (len(rows), len(rows[0])) == (-(-height // 4), -(-width // 4))
+        original = to_float(pil_to_tensor(read_image(file)))[None]
+        above, left = -height % 4 // 2, -width % 4 // 2
+        padded = torch.full((1, 3, 4 * len(rows), 4 * len(rows[0])), 0.5)
+        padded[:, :, above : above + height, left : left + width] = original
+        back = loaded.decode(loaded.encode(padded).view(1, len(rows), -1))
+        again = back[:, :, above : above + height, left : left + width].mul(255).round() / 255
+        assert record["psnr"] == pytest.approx(psnr(original, again).item(), abs=2e-3)
+        with Image.open(tmp_path / "out" / f"{record['image']}.png") as picture:
+            assert picture.height >= height and picture.width >= 2 * width
+    assert (tmp_path / "out" / "reconstructions.png").is_file()
+
+
+def test_original_size_is_for_those_that_can(tiny_tokenizer_run, tmp_path):
+    images = noise(tmp_path / "in", [(20, 40)])
+    with pytest.raises(ValueError, match="TiTok takes 16 x 16 pixels only"):
+        run(tiny_tokenizer_run, tmp_path / "out", input=str(images), original_size=True)
+    tokenizer = vqgan_run(tmp_path / "run", 16)
+    with pytest.raises(ValueError, match="20 x 40 pixels, more than max_pixels=799.* float32"):
+        run(tokenizer, tmp_path / "out", input=str(images), original_size=True, max_pixels=799)
+    with pytest.raises(ValueError, match="original_size needs input"):
+        ReconstructOptions(tokenizer="x", output="y", original_size=True)
+    low = noise(tmp_path / "low", [(4, 16)])
+    with pytest.raises(ValueError, match="4 x 16 pixels are a single row of tokens"):
+        run(tokenizer, tmp_path / "out", input=str(low), original_size=True)
+
+
+def test_continuous_latents_of_any_size(tmp_path):
+    tokenizer = vqgan_run(tmp_path / "run", 16, name="vae", code_dim=4)
+    images = noise(tmp_path / "in", [(20, 37), (24, 24)])
+    report = run(tokenizer, tmp_path / "out", input=str(images), original_size=True, png=False)
+    assert len(report["images"]) == 2 and not (tmp_path / "out" / "latents.npy").exists()
+    run(tokenizer, tmp_path / "same", input=str(images), png=False)
+    assert np.load(tmp_path / "same" / "latents.npy").shape == (2, 4, 1, 16)
+
+
+def test_psnr_and_ssim_of_another_tool(tmp_path):
+    """SEED-Voken cuts both images to 8 bit and has another window, so its numbers are other ones."""
+    tokenizer, images = vqgan_run(tmp_path / "run", 16), noise(tmp_path / "in", [(16, 16)])
+    loaded, original = load_tokenizer(tokenizer), to_float(pil_to_tensor(read_image(images / "0.png")))[None]
+    result = loaded.decode(loaded.encode(original))
+    for protocol in ("rounded", "seed_voken"):
+        report = run(tokenizer, tmp_path / protocol, input=str(images), quality=protocol, png=False)
+        expected = ImageQuality(protocol=protocol)
+        expected.update(original, result)
+        for name, value in expected.result().items():
+            assert report["mean"][name] == pytest.approx(value, rel=1e-6), name
+    with pytest.raises(ValueError, match="seed_vokne"):
+        run(tokenizer, tmp_path / "x", input=str(images), quality="seed_vokne")

@@ -80,3 +80,30 @@ def test_a_training_log_holds_it(tmp_path, program):
     trained = [r for r in records if r["kind"] == "train"]
     assert len(trained) == 3
     assert {"codebook_usage", "codebook_perplexity", "dead_codes", "revived_codes"} <= trained[0].keys()
+
+
+def test_a_large_codebook_equals_a_count_by_sets():
+    size, draws = 2**18, torch.Generator().manual_seed(0)
+    health = CodebookHealth(size)
+    batches = [torch.randint(size, (8, 256), generator=draws) for _ in range(HORIZON + 20)]
+    for batch in batches:
+        scalars = health.update(batch)
+    used = set(torch.cat(batches[-HORIZON:]).flatten().tolist())
+    assert float(scalars["dead_codes"]) == size - len(used)
+    assert float(scalars["codebook_usage"]) == pytest.approx(len(used) / size, rel=1e-5)
+    assert all(value.numel() == 1 for value in scalars.values()), "nothing of the codebook's size is logged"
+    assert sum(b.numel() for b in health.buffers()) == 2 * size
+
+
+def test_small_batches_of_a_large_codebook_are_no_collapse():
+    """32 tokens per batch, all different: 3200 of 2^18 codes within a hundred batches, and not one more is possible."""
+    size, draws = 2**18, torch.Generator().manual_seed(0)
+    health = CodebookHealth(size)
+    for _ in range(2 * HORIZON):
+        scalars = health.update(torch.randint(size, (32,), generator=draws))
+    values = {name: float(value) for name, value in scalars.items()}
+    assert values["codebook_usage"] * size < 0.02 * size, "what would be alarming with large batches"
+    assert health.warning(1000, values) is None
+    for _ in range(2 * HORIZON):
+        scalars = health.update(torch.randint(20, (32,), generator=draws))
+    assert "collapses" in health.warning(2000, {name: float(value) for name, value in scalars.items()})

@@ -1,0 +1,39 @@
+"""Token files read as longer rows of smaller tokens; the files themselves always hold whole tokens."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from torch import Tensor
+
+from data.source import Source
+
+
+class SplitTokens(Source):
+    """Another source's tokens, every one split into several that stand together: int64 [N G].
+
+    Args:
+        source: gives tokens int64 [N].
+        split: tokens [..., N] -> their parts [..., N, G]; workers that are not forked pickle it.
+        parts: how many parts a token has, G.
+
+    Raises:
+        ValueError: the source gives no tokens.
+    """
+
+    item_key = "tokens"
+
+    def __init__(self, source: Source, split: Callable[[Tensor], Tensor], parts: int) -> None:
+        if source.item_key != "tokens":
+            raise ValueError(f"a source of {source.item_key} has no tokens to be split")
+        self._source, self._split = source, split
+        self.class_names, self.labels = source.class_names, source.labels
+        self.item_shape = (source.item_shape[0] * parts,)
+
+    def load(self, index: int, rng: np.random.Generator) -> tuple[Tensor, int]:
+        """Return (int64 [N G], label)."""
+        tokens, label = self._source.load(index, rng)
+        return self._split(tokens).flatten(-2), label
+
+    def load_many(self, indices: Sequence[int], rngs: Sequence[np.random.Generator]) -> Tensor:
+        """Return int64 [B, N G]."""
+        return self._split(self._source.load_many(indices, rngs)).flatten(-2)

@@ -1,0 +1,122 @@
+"""A tokenizer seen through its sub-tokens, for generators that cannot choose among all codes at once."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from modeling.token_factors import TokenFactors
+from modeling.tokenizers.base import Tokenizer, TokenizerOutput
+
+_LARGEST_SUGGESTED = 2**14
+
+
+def equal_factors(sizes: Sequence[int]) -> TokenFactors:
+    """Factors that share one vocabulary, since a generator has one for the whole sequence.
+
+    Raises:
+        ValueError: the sizes differ, there is only one, or one is too small.
+    """
+    factors = TokenFactors(sizes)
+    if len(sizes) < 2 or len(set(sizes)) > 1:
+        raise ValueError(f"factors={list(sizes)} must be two or more equal sizes, such as 512, 512")
+    return factors
+
+
+def suggest_factors(codebook_size: int) -> list[int] | None:
+    """The fewest equal sizes of at most 2^14 whose product is the codebook, or None if there are none."""
+    for count in range(2, codebook_size.bit_length()):
+        size = round(codebook_size ** (1 / count))
+        if size**count == codebook_size and size <= _LARGEST_SUGGESTED:
+            return [size] * count
+    return None
+
+
+class SubTokenView(Tokenizer):
+    """The same images as sequences of N G sub-tokens: those of a token stand together, its first digit first.
+
+    Everything but the tokens is the wrapped tokenizer's, its weights under their own names among it: the view is saved
+    as that tokenizer, and has its `common.weights.weight_hash`.
+
+    Args:
+        tokenizer: with discrete tokens.
+        factors: G equal sizes whose product is its codebook.
+
+    Raises:
+        ValueError: the tokenizer is continuous, or the sizes do not fit.
+    """
+
+    def __init__(self, *, tokenizer: Tokenizer, factors: Sequence[int]) -> None:
+        super().__init__()
+        if tokenizer.codebook_size is None:
+            raise ValueError("a continuous bottleneck has no tokens to be split by factors")
+        self.factors = equal_factors(factors)
+        self.factors.check(tokenizer.codebook_size)
+        self.tokenizer = tokenizer
+        self.image_size, self.needs_text = tokenizer.image_size, tokenizer.needs_text
+        self.training = tokenizer.training
+
+    @property
+    def num_tokens(self) -> int:
+        """Sub-tokens per image, N G."""
+        return self.tokenizer.num_tokens * len(self.factors)
+
+    @property
+    def codebook_size(self) -> int:
+        """Different values of a sub-token."""
+        return self.factors.sizes[0]
+
+    @property
+    def bits_per_image(self) -> float | None:
+        """As of whole tokens."""
+        return self.tokenizer.bits_per_image
+
+    @property
+    def predicts_pixels(self) -> bool:
+        """As of the wrapped tokenizer."""
+        return self.tokenizer.predicts_pixels
+
+    @property
+    def section(self) -> dict[str, Any] | None:
+        """Section of the wrapped tokenizer, for saving it."""
+        return getattr(self.tokenizer, "section", None)
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """State of the wrapped tokenizer, without a prefix of the view."""
+        return self.tokenizer.state_dict(*args, **kwargs)
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """Load what `state_dict` gives."""
+        return self.tokenizer.load_state_dict(state_dict, strict=strict, assign=assign)
+
+    def join(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Sub-tokens int64 [B, N G] -> tokens int64 [B, N].
+
+        Raises:
+            ValueError: rows do not consist of whole tokens.
+        """
+        if tokens.shape[-1] % len(self.factors):
+            raise ValueError(f"{tokens.shape[-1]} sub-tokens are not a multiple of {len(self.factors)}")
+        return self.factors.join(tokens.unflatten(-1, (-1, len(self.factors))))
+
+    def split(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Tokens int64 [B, N] -> sub-tokens int64 [B, N G]."""
+        return self.factors.split(tokens).flatten(-2)
+
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
+        """Sub-tokens int64 [B, N G] of images [B, 3, S, S] in [0, 1]."""
+        return self.split(self.tokenizer.encode(images))
+
+    def decode(self, tokens: torch.Tensor, **options: torch.Tensor) -> torch.Tensor:
+        """Images of sub-tokens [B, N G]; `options` (a caption's `text`) as the wrapped tokenizer takes them."""
+        return self.tokenizer.decode(self.join(tokens), **options)
+
+    def forward(
+        self, images: torch.Tensor, noise: torch.Tensor | None = None, **options: torch.Tensor
+    ) -> TokenizerOutput:
+        """That of the wrapped tokenizer, with sub-tokens."""
+        result = self.tokenizer(images, noise, **options)
+        return replace(result, tokens=self.split(result.tokens))
