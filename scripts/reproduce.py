@@ -139,10 +139,10 @@ def reads_text(release: Release) -> bool:
 
 def find_reference(options: ReproduceOptions, release: Release) -> None:
     """Raise FileNotFoundError unless the reference is there."""
+    advice = REFERENCE_URL if release.folder is None else "statistics or images"
     if options.reference is None:
-        what = f"get {REFERENCE_URL} and name it" if release.repo else "name statistics or images"
-        raise FileNotFoundError(f"reference=FILE is not given; {what} by reference=FILE")
-    require_files(options.reference, REFERENCE_URL if release.repo else "statistics or images")
+        raise FileNotFoundError(f"reference=FILE is not given; get {advice} and name it by reference=FILE")
+    require_files(options.reference, advice)
 
 
 def crop_of(model: str) -> str:
@@ -320,14 +320,14 @@ def known_differences(release: Release, facts: Mapping[str, Any]) -> list[str]:
         balance = facts["samples"].get("labels", {})
         if balance.get("fewest_images") != balance.get("most_images"):
             notes.append("the classes have different numbers of samples")
-        if release.repo in (TITOK, RAR):
+        if release.repo in (TITOK, RAR) or release.layout == "magvit2_generator":
             notes.append("pixels are rounded to 8 bit; the authors' sampler cut them: half a level darker")
-        return [
-            *notes,
-            "the random numbers are not the authors', who allowed TF32 products; every seed gives another FID",
-        ]
+        notes.append("the random numbers are not the authors' (with TF32); each seed gives another FID")
+        return notes
     if release.bits_per_image is None:
         notes.append("the mean of the latent distribution is decoded; the authors' code draws from it")
+    if release.layout in ("magvit2", "magvit2_first_stage"):
+        notes.append("the authors resized images bilinearly (IBQ: without antialiasing), not bicubically")
     if facts.get("captions"):
         notes.append(f"the authors' class names may be others than ours: {facts['captions']!r}")
     notes.append("decoders of JPEG differ by a level or two, and the authors' version is not known")

@@ -244,12 +244,15 @@ def test_the_table_of_models_agrees_with_the_catalog(name):
     if "README" not in parameters:
         assert parameters == f"{release.parameters / 1e6:.1f} M"
         assert [f for f in published(release) if f not in figures] == []
-    assert (release.folder or f"`{release.repo or 'taming-transformers'}`: `{release.file}`") in file
+    place = release.repo or next(
+        (p for p in ("taming-transformers", "SEED-Voken") if p in (release.origin or "")), ""
+    )
+    assert (release.folder or f"`{place}`: `{release.file}`") in file
     assert licence.rstrip("*") == release.licence.partition(" (")[0]
     assert f"{release.kind}={name} " in command
     ((program, arguments),) = commands(command)
     assert program == {"tokenizer": "scripts/reconstruct.py", "generator": "sample_imagenet.py"}[release.kind]
-    if release.kind == "generator" and release.repo:
+    if release.kind == "generator" and not release.folder:
         assert "num_samples=50000" in arguments
 
 

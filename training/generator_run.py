@@ -18,7 +18,7 @@ from modeling.factory import build_generator
 from modeling.generators.base import AutoregressiveGenerator, Generator
 from modeling.pretrained.loading import load_tokenizer, require_tokenizer
 from modeling.pretrained.references import reference_name
-from modeling.sampling import settings_type
+from modeling.sampling import check_settings, settings_type
 from modeling.token_factors import TokenFactors
 from modeling.tokenizers.base import Tokenizer
 from modeling.tokenizers.sub_tokens import SubTokenView, equal_factors, suggest_factors
@@ -137,6 +137,7 @@ def train_generator(run: GeneratorRun) -> None:
     _check_softmax(run, generator)
     validation = _open_validation(run, origin, tokenizer)
     sampling = build_dataclass(settings_type(generator), run.sampling, "sampling")
+    check_settings(generator, sampling)
     run.sampling = dict(vars(sampling))
     run.tokens = {
         "tokenizer": run.data.tokenizer or origin.tokenizer,

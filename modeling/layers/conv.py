@@ -69,10 +69,19 @@ def space_to_depth(images: torch.Tensor, patch_size: int) -> torch.Tensor:
 def depth_to_space(patches: torch.Tensor, patch_size: int) -> torch.Tensor:
     """Join row-major patches of a square image: [B, g * g, p * p * C] -> [B, C, g * p, g * p].
 
-    A patch is laid out as row, column, colour, with the colour fastest (neither that of `space_to_depth` nor
-    of `F.pixel_shuffle`): out[b, c, i*p + r, j*p + s] = patches[b, i*g + j, (r*p + s)*C + c].
+    A patch is laid out as in `blocks_to_space`: out[b, c, i*p + r, j*p + s] = patches[b, i*g + j, (r*p + s)*C + c].
     """
-    batch, count, _ = patches.shape
-    grid = math.isqrt(count)
-    x = patches.view(batch, grid, grid, patch_size, patch_size, -1)
-    return x.permute(0, 5, 1, 3, 2, 4).reshape(batch, -1, grid * patch_size, grid * patch_size)
+    grid = math.isqrt(patches.shape[1])
+    return blocks_to_space(patches.transpose(1, 2).unflatten(2, (grid, grid)), patch_size)
+
+
+def blocks_to_space(features: torch.Tensor, block_size: int) -> torch.Tensor:
+    """Turn channels into pixels: [B, p * p * C, H, W] -> [B, C, H * p, W * p].
+
+    The channels of a position are row, column, colour, with the colour fastest (neither as in `space_to_depth` nor as
+    in `F.pixel_shuffle`): out[b, c, i*p + r, j*p + s] = features[b, (r*p + s)*C + c, i, j].
+    """
+    batch, channels, height, width = features.shape
+    p, colours = block_size, channels // block_size**2
+    x = features.reshape(batch, p, p, colours, height, width)
+    return x.permute(0, 3, 4, 1, 5, 2).reshape(batch, colours, height * p, width * p)

@@ -2,8 +2,8 @@
 
 Sizes, files and numbers are those of the authors' code releases and papers (TiTok arXiv:2406.07550, TA-TiTok
 arXiv:2501.07730, RAR arXiv:2411.00776, MaskGIT arXiv:2202.04200, taming VQGAN arXiv:2012.09841, LlamaGen
-arXiv:2406.06525). Layouts agree with the published state dicts entry by entry; the files themselves were never opened
-here.
+arXiv:2406.06525, Open-MAGVIT2 arXiv:2409.04410, IBQ arXiv:2412.02692). Layouts agree with the published state dicts
+entry by entry; the files themselves were never opened here.
 """
 
 import math
@@ -12,6 +12,7 @@ from typing import Any
 
 from common.build import nearest
 from modeling.pretrained.catalog_llamagen import LLAMAGEN_FAMILY
+from modeling.pretrained.catalog_magvit2 import MAGVIT2_FAMILY
 from modeling.pretrained.original import SIZES
 from modeling.pretrained.release import Release
 
@@ -208,6 +209,7 @@ _ALL = (
         manifest="maskgit_vqgan",
     ),
     *LLAMAGEN_FAMILY,
+    *MAGVIT2_FAMILY,
     _maskgit(
         "l32", _bert(32), 8, "linear", 4.5, 9.5,
         parameters=177_202_432, metrics={"gfid": 2.77, "inception_score": 194.0},
@@ -272,13 +274,17 @@ def find_release(name: str) -> Release:
     return RELEASES[name]
 
 
-def release_of_file(file: str) -> Release | None:
-    """The release whose published weight file has this name (without folders), if there is one."""
-    return next((release for release in _ALL if release.file == file), None)
+def release_of_file(file: str, kind: str | None = None) -> Release | None:
+    """The release whose published weight file has this name (without folders), if there is one.
+
+    A file may hold a generator and its tokenizer; `kind` says which is meant, None means the generator.
+    """
+    found = [release for release in _ALL if release.file == file]
+    return next((release for release in found if release.kind == kind), found[0] if found else None)
 
 
 def release_of_section(section: Mapping[str, Any]) -> Release | None:
-    """The released tokenizer of this design; the weight of the training loss does not count."""
+    """The first released tokenizer of this design; the weight of the training loss does not count."""
 
     def design(tree: Mapping[str, Any]) -> dict[str, Any]:
         quantizer = tree.get("quantizer")

@@ -52,6 +52,7 @@ def open_model(
         reference: see the module's documentation.
         kind: "tokenizer" or "generator" where a configuration describes both; None lets the weights decide.
         config: configuration of a local weight file or folder, of ours or of the original, where none lies beside it.
+            Its key `layout`, of `loading.FOREIGN`, says how to read a file of another project.
 
     Raises:
         FileNotFoundError: nothing is there under this name; the message says what was looked for.
@@ -140,13 +141,21 @@ def _from_path(name: str, path: Path, kind: str | None) -> ModelFiles:
         if (folder / HUB_CONFIG).is_file():
             weights = path if path.is_file() else newest_weights(path)
             return _describe(name, weights, _read(folder / HUB_CONFIG), kind)
-        release = release_of_file(path.name) if path.is_file() else None
+        release = release_of_file(path.name, kind) if path.is_file() else None
         if release is not None:
             if kind not in (None, release.kind):
                 raise ValueError(f"{name} is the file of a {release.kind} ({release.name}), not of a {kind}")
-            return ModelFiles(name, release.config, path, DROP, release.layout)
+            return ModelFiles(name, _with_own_tokenizer(release, path), path, DROP, release.layout)
     run = open_run(path)
     return _describe(name, run.weights, run.config, kind) if is_original(run.config) else run
+
+
+def _with_own_tokenizer(release: Release, path: Path) -> dict[str, Any]:
+    """The configuration of a release in a file of the user's; a tokenizer in the same file is not sought elsewhere."""
+    config, tokenizer = release.config, RELEASES.get(release.tokenizer or "")
+    if tokenizer is not None and tokenizer.file == release.file:
+        config["tokens"]["tokenizer"] = str(path)
+    return config
 
 
 def _from_config_file(name: str, path: Path, kind: str | None) -> ModelFiles:

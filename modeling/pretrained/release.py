@@ -20,15 +20,16 @@ class Release:
         tokens: tokens (continuous: latent vectors) per image.
         bits_per_image: tokens times log2 of the codebook size; None if continuous.
         parameters: entries of the state dict, in numbers.
-        metrics: published results. Tokenizers: rfid, inception_score of reconstructions of the ImageNet validation set.
-            Generators: gfid, inception_score, precision, recall of 50,000 samples. 256 x 256 pixels.
+        metrics: published results. Tokenizers: rfid, inception_score, psnr (dB), ssim of reconstructions of the
+            ImageNet validation set at the tokenizer's size. Generators: gfid, inception_score, precision, recall of
+            50,000 samples of 256 x 256 pixels.
         section: our `tokenizer` or `generator` section; empty for a model in `folder`, which has it in its config.yaml.
         sampling: published settings of a generator's sampler.
         tokenizer: name of the tokenizer whose tokens a generator makes.
         repo, file: Hub repository and file of the plain state dict.
         hub_repo: Hub repository with config.json and model.safetensors, if there is one.
         manifest: name of the list of state-dict entries that the tests compare with.
-        layout: key of `vqgan_layouts.LAYOUTS` for a file whose entries have other names than ours, or that holds more
+        layout: key of `loading.FOREIGN` for a file whose entries have other names than ours, or that holds more
             than weights; `manifest` lists the names of the file.
         origin: where people get a file that is in no Hub repository.
         folder: run folder of a model that comes with this repository.

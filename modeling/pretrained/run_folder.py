@@ -34,7 +34,7 @@ class ModelFiles:
             `sampling`, `data`, and in `tokens` the tokenizer and the class names of a generator.
         weights: the weight file to load.
         drop: entries, with wildcards, that this file may hold and no model of ours needs.
-        layout: key of `vqgan_layouts.LAYOUTS` if the file has other names than ours; see `catalog.Release`.
+        layout: key of `loading.FOREIGN` if the file has other names than ours; see `catalog.Release`.
     """
 
     name: str

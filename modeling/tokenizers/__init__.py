@@ -2,6 +2,7 @@
 
 from modeling.tokenizers.base import Tokenizer
 from modeling.tokenizers.cluster import Cluster
+from modeling.tokenizers.magvit2 import MAGVIT2
 from modeling.tokenizers.maskgit_vqgan import MaskGITVQGAN
 from modeling.tokenizers.tatitok import TATiTok
 from modeling.tokenizers.titok import TiTok
@@ -13,6 +14,7 @@ TOKENIZERS: dict[str, type[Tokenizer]] = {
     "tatitok": TATiTok,
     "maskgit_vqgan": MaskGITVQGAN,
     "vqgan": VQGAN,
+    "magvit2": MAGVIT2,
     "vqkd": VQKD,
     "cluster": Cluster,
 }

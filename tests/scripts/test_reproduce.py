@@ -185,7 +185,11 @@ def reproduce_cell(value):
 
 @pytest.mark.parametrize(
     ("name", "reason"),
-    [("titok-ll32-vae", "the mean of the latent distribution"), ("tatitok-bl32-vq", "class names")],
+    [
+        ("titok-ll32-vae", "the mean of the latent distribution"),
+        ("tatitok-bl32-vq", "class names"),
+        ("magvit2-256", "resized images bilinearly"),
+    ],
 )
 def test_kinds_of_tokenizers_have_reasons_of_their_own(name, reason):
     facts = {"captions": "A photo of a tench." if "tatitok" in name else None, "extractors": {}}
@@ -218,6 +222,7 @@ def test_only_some_authors_cut_their_pixels():
     facts = {"reference": {"source": reproduce.REFERENCE}, "samples": {}}
     notes = reproduce.known_differences(RELEASES["rar-b"], facts)
     assert any("cut them" in note for note in notes) and not any("not called" in note for note in notes)
+    assert any("cut them" in n for n in reproduce.known_differences(RELEASES["magvit2-ar-b"], facts))
     assert not any("cut" in n for n in reproduce.known_differences(RELEASES["openmoji-rar"], facts))
 
 

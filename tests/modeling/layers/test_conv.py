@@ -7,11 +7,13 @@ from torch.nn import functional as F
 from modeling.layers.conv import (
     BlurDownsample,
     SameConv2d,
+    blocks_to_space,
     conv2d_same,
     depth_to_space,
     same_padding,
     space_to_depth,
 )
+from tests.parity import golden
 
 
 @pytest.mark.parametrize(
@@ -64,3 +66,8 @@ def test_depth_to_space_order() -> None:
     assert image.shape == (1, colours, g * p, g * p)
     for c, i, j, r, s in [(0, 0, 0, 0, 0), (1, 1, 2, 0, 1), (2, 0, 1, 1, 0), (1, 2, 0, 1, 1)]:
         assert image[0, c, i * p + r, j * p + s] == patches[0, i * g + j, (r * p + s) * colours + c]
+
+
+def test_blocks_to_space_equals_the_reference() -> None:
+    data = golden("magvit2_misc")
+    assert (blocks_to_space(torch.from_numpy(data["d2s_in"]), 2).numpy() == data["d2s_out"]).all()

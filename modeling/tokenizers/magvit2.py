@@ -1,0 +1,47 @@
+"""The image tokenizer of Open-MAGVIT2 (arXiv:2409.04410), a MAGVIT-v2 (arXiv:2310.05737) for images."""
+
+from collections.abc import Sequence
+
+import torch
+
+from modeling.quantizers.output import Quantizer
+from modeling.tokenizers.convolutional import ConvolutionalTokenizer
+from modeling.tokenizers.magvit2_parts import MAGVIT2Decoder, MAGVIT2Encoder
+
+
+class MAGVIT2(ConvolutionalTokenizer):
+    """Purely convolutional tokenizer whose decoder is normalised by the codes; tokens are the row-major codes.
+
+    Parameter names are those of the released weights.
+
+    Args:
+        quantizer: the bottleneck: `lfq` in all released models, but any other too.
+        image_size: image side, which sets `num_tokens`; `encode` accepts other sizes too.
+        base_channels: width of the finest level, a multiple of 32.
+        multipliers: widths of the levels relative to it; the down-sampling factor f is 2^(levels - 1).
+        num_blocks: residual blocks per level, in both halves.
+
+    Raises:
+        ValueError: for sizes that do not fit together.
+    """
+
+    def __init__(
+        self,
+        *,
+        quantizer: Quantizer,
+        image_size: int = 256,
+        base_channels: int = 128,
+        multipliers: Sequence[int] = (1, 1, 2, 2, 4),
+        num_blocks: int = 4,
+    ) -> None:
+        super().__init__(image_size=image_size, multipliers=multipliers)
+        shape = dict(base_channels=base_channels, multipliers=multipliers, num_blocks=num_blocks)
+        self.encoder = MAGVIT2Encoder(**shape, z_channels=quantizer.latent_channels)
+        self.decoder = MAGVIT2Decoder(**shape, z_channels=quantizer.code_dim)
+        self.quantize = quantizer
+
+    def _encode_pixels(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self.encoder(pixels)
+
+    def _decode_pixels(self, quantized: torch.Tensor) -> torch.Tensor:
+        return self.decoder(quantized)
