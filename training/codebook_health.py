@@ -73,7 +73,7 @@ class CodebookHealth(nn.Module):
         if not fresh:
             return None
         return (
-            f"step {step}: the codebook model.quantize.embedding.weight collapses: {usage:.1%} of"
+            f"step {step}: the codebook of the tokenizer collapses: {usage:.1%} of"
             f" {self.codebook_size} codes in use, perplexity {perplexity:.1f}. Try quantizer.online_clustering=true"
             " (or revive_below=0.3), use_l2_norm=true with a small code_dim, a soft start by"
             " losses.quantize_start and _end, a larger batch, or a lower optimizer.learning_rate"

@@ -1,5 +1,6 @@
 """Load trained models: tokenizers, generators, and a generator together with its tokenizer."""
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +14,7 @@ from common.build import ConfigError
 from common.weights import CheckpointError, load_weights, read_weights, weight_hash
 from modeling.factory import build_generator, build_tokenizer
 from modeling.generators.base import Generator
-from modeling.pretrained.llamagen import adapt_llamagen
+from modeling.pretrained.llamagen import adapt_llama, adapt_llamagen
 from modeling.pretrained.magvit2_layouts import MAGVIT2_LAYOUTS
 from modeling.pretrained.nested_files import read_nested_weights
 from modeling.pretrained.references import Reference, open_model
@@ -59,15 +60,18 @@ def load_files(files: ModelFiles, device: torch.device | str = "cpu") -> nn.Modu
 
 
 def _load(files: ModelFiles, kind: str, device: torch.device | str) -> Any:
-    module = _allocate(BUILDERS[kind], files.section(kind))
+    section = files.section(kind)
+    module = _allocate(BUILDERS[kind], section)
     layout = files.layout or files.config.get("layout")
-    read = read_weights if layout is None else partial(_read_foreign, layout=_known_layout(layout, files))
+    read: Callable[[Any], dict[str, torch.Tensor]] = read_weights
+    if layout is not None:
+        read = partial(_read_foreign, layout=_known_layout(layout, files), section=section)
     load_weights(files.weights, module, files.drop, read)
     return module.to(device).eval().requires_grad_(False)
 
 
-# How files of other projects are read: their entries under our names.
-FOREIGN = {**LAYOUTS, **MAGVIT2_LAYOUTS, "llamagen_gpt": adapt_llamagen}
+# How files of other projects are read: their entries under our names. Keyword arguments are options of the section.
+FOREIGN = {**LAYOUTS, **MAGVIT2_LAYOUTS, "llamagen_gpt": adapt_llamagen, "llama": adapt_llama}
 
 
 def _known_layout(layout: object, files: ModelFiles) -> str:
@@ -76,10 +80,12 @@ def _known_layout(layout: object, files: ModelFiles) -> str:
     return layout
 
 
-def _read_foreign(path: str | Path, layout: str) -> dict[str, torch.Tensor]:
-    state = read_nested_weights(path)
+def _read_foreign(path: str | Path, layout: str, section: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    state, translate = read_nested_weights(path), FOREIGN[layout]
+    parameters = inspect.signature(translate).parameters.values()
+    options = {p.name: section[p.name] for p in parameters if p.kind is p.KEYWORD_ONLY}
     try:
-        return FOREIGN[layout](state)
+        return translate(state, **options)
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from error
 

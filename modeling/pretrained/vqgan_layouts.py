@@ -1,8 +1,9 @@
-"""State dicts of other VQGAN tokenizers as those of our VQGAN. Pure functions, nothing is read here.
+"""State dicts of other two-dimensional tokenizers as those of ours. Pure functions, nothing is read here.
 
 taming (arXiv:2012.09841)         our names; training files hold losses and discriminator besides
 LlamaGen (arXiv:2406.06525)       blocks called `conv_blocks`, those of the decoder from coarse to fine
 understanding (arXiv:2411.04406)  private names, attention of `nn.MultiheadAttention`, decoder from coarse to fine
+BEiT v2's VQ-KD (arXiv:2208.06366) our names; files hold statistics and parts of the teacher besides
 """
 
 import re
@@ -11,6 +12,11 @@ from collections.abc import Callable, Mapping
 import torch
 
 State = dict[str, torch.Tensor]
+
+# Usage statistics, the unused half of the moving average, and parts of other networks.
+_BEYOND_VQKD = re.compile(
+    r"quantize\.(embedding\.)?cluster_size$|quantize\.embedding\.embed_avg$|(teacher_model|scaling_layer)\."
+)
 
 MIDDLE = ("block_1", "attn_1", "block_2")
 _RESIDUAL = {"_residual.0": "norm1", "_residual.2": "conv1", "_residual.3": "norm2", "_residual.5": "conv2"}
@@ -45,6 +51,11 @@ def from_llamagen(state: Mapping[str, torch.Tensor]) -> State:
             name = f"{match[1]}.mid.{MIDDLE[int(match[2])]}.{match[3]}"
         renamed[name] = tensor
     return renamed
+
+
+def from_beit(state: Mapping[str, torch.Tensor]) -> State:
+    """A VQ-KD of BEiT v2 without statistics and teacher."""
+    return {name: tensor for name, tensor in state.items() if not _BEYOND_VQKD.match(name)}
 
 
 def from_understanding(state: Mapping[str, torch.Tensor]) -> State:
@@ -124,4 +135,5 @@ LAYOUTS: dict[str, Callable[[Mapping[str, torch.Tensor]], State]] = {
     "taming": from_taming,
     "llamagen_vq": from_llamagen,
     "understanding": from_understanding,
+    "beit_vqkd": from_beit,
 }

@@ -204,6 +204,11 @@ class MaskGITVQGAN(Tokenizer):
         """num_tokens log2(codebook_size)."""
         return self.num_tokens * math.log2(self.codebook_size)
 
+    @property
+    def downscale(self) -> int:
+        """Pixels per token along a side, f."""
+        return self.decoder.upscale
+
     @torch.no_grad()
     def encode(self, images: torch.Tensor) -> torch.Tensor:
         """[B, 3, H, W] in [0, 1] -> tokens int64 [B, (H / f) (W / f)], row-major."""

@@ -1,6 +1,6 @@
 """VQ-KD, the tokenizer of BEiT v2 (arXiv:2208.06366): codes from which a small decoder predicts a teacher's features.
 
-State-dict names are those of the released files, which hold besides them what `RELEASED_EXTRAS` lists.
+State-dict names are those of the released files.
 """
 
 import math
@@ -14,14 +14,6 @@ from modeling.layers.mlp import MLP
 from modeling.quantizers.output import Quantizer
 from modeling.tokenizers.feature_tokenizer import FeatureTokenizer
 
-# Usage statistics, the unused half of the moving average, and parts of other networks; patterns of `load_weights`.
-RELEASED_EXTRAS = (
-    "quantize.cluster_size",
-    "quantize.embedding.cluster_size",
-    "quantize.embedding.embed_avg",
-    "teacher_model.*",
-    "scaling_layer.*",
-)
 NORM_EPS = 1e-6
 INIT_STD = 0.02
 

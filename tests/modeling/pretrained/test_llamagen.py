@@ -5,6 +5,7 @@ from modeling.factory import build_generator
 from modeling.generators import GPT
 from modeling.losses.tokens import autoregressive_loss
 from modeling.pretrained.llamagen import SIZES, adapt_llama, adapt_llamagen, llamagen_section
+from modeling.pretrained.loading import load_generator
 from modeling.sampling import guide
 from tests.modeling.generators.test_gpt import TINY
 from tests.parity import assert_close, fill_values, filled, golden, manifest, state_layout
@@ -101,6 +102,17 @@ def test_llama_of_full_size_has_our_layout():
     adapted = adapt_llama(state, num_classes=1000, codebook_size=8192)
     wanted = {name: shape for name, (shape, _) in state_layout(model).items()}
     assert {name: list(tensor.shape) for name, tensor in adapted.items()} == wanted
+
+
+def test_a_llama_file_loads_by_its_layout(tmp_path):
+    state, section = llama(107), {"name": "gpt", "codebook_size": 96, "num_classes": 10, "num_tokens": 24}
+    section |= {"rope": "1d", "hidden_size": WIDTH, "depth": LAYERS, "num_heads": 4, "mlp_size": MLP}
+    torch.save(state, tmp_path / "gpt.pth")
+    loaded = load_generator(tmp_path / "gpt.pth", config={"generator": section, "layout": "llama"})
+    assert torch.equal(loaded.tok_embeddings.weight, state["model.embed_tokens.weight"][11:])
+    with pytest.raises(ValueError, match=r"gpt.pth: entry 'model.embed_tokens.weight' has 107 rows"):
+        config = {"generator": section | {"codebook_size": 95}, "layout": "llama"}
+        load_generator(tmp_path / "gpt.pth", config=config)
 
 
 def test_llama_states_that_do_not_fit_are_named():
