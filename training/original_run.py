@@ -223,6 +223,9 @@ def _common(result: dict[str, Any], flat: Mapping[str, Any]) -> None:
     training["ema_decay"] = 0.999 if _flag(flat, "training.use_ema") else None
     if flat.get("optimizer.name", "adamw") != "adamw":
         raise ConfigError(f"optimizer.name={flat['optimizer.name']!r} is not known; expected adamw")
+    if (scheduler := flat.get("lr_scheduler.scheduler", "cosine")) not in ("cosine", "constant"):
+        # Our schedules of the same names as other programs' need not be the same.
+        raise ConfigError(f"lr_scheduler.scheduler={scheduler!r} is not known; expected cosine or constant")
     if result["schedule"].get("name") != "constant" and flat.get(BASE, flat.get(PEAK)) != flat.get(PEAK):
         raise ConfigError(f"{BASE}={flat[BASE]!r} must equal {PEAK}={flat.get(PEAK)!r}: there is one peak")
 

@@ -35,15 +35,41 @@ class OptimizerSettings:
         None, "peak rate of Muon for the matrices of transformer blocks; null = AdamW everywhere"
     )
     weight_decay: float = option(1e-4, "not applied to norms, biases, embeddings and learned tokens")
+    weight_decay_end: float | None = option(
+        None, "weight decay of the last update, reached along half a cosine; null = constant"
+    )
 
 
 @dataclass(kw_only=True)
 class ScheduleSettings:
-    """Linear warm-up, then cosine or constant."""
+    """Linear warm-up, then one of four shapes (training/schedules.py)."""
 
-    name: Literal["cosine", "constant"] = option("cosine")
-    warmup_steps: int = option(0, "steps from 0 to the peak learning rate")
-    end_lr: float = option(0.0, "learning rate at the last step of a cosine")
+    name: Literal["cosine", "constant", "linear", "steps"] = option(
+        "cosine", "linear: a plateau, then a straight line to end_lr; steps: a factor at every drop"
+    )
+    warmup_steps: int = option(0, "steps from the start to the peak learning rate")
+    warmup_start: float = option(0.0, "share of the peak with which the warm-up begins")
+    end_lr: float = option(0.0, "learning rate at the last step of a cosine or a line")
+    plateau: float = option(0.05, "linear: share of the steps after warm-up that stay at the peak")
+    drop_steps: list[int] = option([], "steps: numbers of updates after which the rate is multiplied")
+    drop_factor: float = option(0.1, "steps: what it is multiplied by at every one of them")
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.warmup_start <= 1 or not 0 <= self.plateau < 1:
+            raise ConfigError(
+                f"schedule.warmup_start={self.warmup_start} must be in [0, 1], and"
+                f" schedule.plateau={self.plateau} in [0, 1)"
+            )
+        if bool(self.drop_steps) != (self.name == "steps"):
+            raise ConfigError(
+                f"schedule.drop_steps={self.drop_steps} belong to schedule.name='steps', which needs them;"
+                f" the name is {self.name!r}"
+            )
+        if self.drop_steps != sorted(set(self.drop_steps)) or not 0 < self.drop_factor <= 1:
+            raise ConfigError(
+                f"schedule.drop_steps={self.drop_steps} must rise, and"
+                f" schedule.drop_factor={self.drop_factor} be in (0, 1]"
+            )
 
 
 @dataclass(kw_only=True)

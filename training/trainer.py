@@ -24,7 +24,7 @@ from training.ema import EMA
 from training.optim import build_optimizer
 from training.randomness import ExampleRandom, seed_step
 from training.report import Progress, SkippedSamples, require_finite, write_json
-from training.schedules import learning_rate
+from training.schedules import learning_rate, weight_decay
 from training.settings import ExperimentSettings, ScheduleSettings, TrainingSettings
 from training.state import load_optimizer_state, module_state, optimizer_state, whole_parameters
 from training.stop import StopRequest
@@ -133,7 +133,7 @@ class Trainer:
         batches = self._batches(step)
         progress = Progress(self.training.max_steps, step, self.global_batch, self.device)
         while step < self.training.max_steps:
-            rates = self._set_learning_rates(step)
+            rates = self._follow_schedules(step)
             seed_step(self.experiment.seed, step)
             self._update(step, batches, progress)
             step += 1
@@ -241,19 +241,22 @@ class Trainer:
             )
         )
 
-    def _set_learning_rates(self, step: int) -> dict[str, float]:
+    def _follow_schedules(self, step: int) -> dict[str, float]:
         rates = {}
         for phase in self.phases:
-            own, total = step - phase.start, self.training.max_steps - phase.start
+            own, total = max(0, step - phase.start), self.training.max_steps - phase.start
+            settings = self.task.optimizers[phase.module]
             rate = learning_rate(
-                max(0, own),
-                peak=self.task.optimizers[phase.module].learning_rate,
+                own,
+                peak=settings.learning_rate,
                 base=self.task.optimizers["model"].learning_rate,
                 settings=self.schedule,
                 total=total,
             )
-            for group in self.optimizers[phase.module].param_groups:
+            decay = weight_decay(own, settings=settings, total=total)
+            for i, group in enumerate(self.optimizers[phase.module].param_groups):
                 group["lr"] = rate * group["ratio"]
+                group["weight_decay"] = decay if i else 0.0  # the first group is that without decay
             rates[phase.module] = rate
         return rates
 

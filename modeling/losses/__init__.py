@@ -2,6 +2,7 @@
 
 from torch import nn
 
+from modeling.losses.blur_discriminator import BlurDiscriminator
 from modeling.losses.discriminators import NLayerDiscriminator
 from modeling.losses.patchgan import PatchGAN
 from modeling.losses.reconstruction import RECONSTRUCTION_LOSSES
@@ -10,6 +11,7 @@ from modeling.losses.stylegan import StyleGANDiscriminator
 DISCRIMINATORS: dict[str, type[nn.Module]] = {
     "nlayer": NLayerDiscriminator,
     "patchgan": PatchGAN,
+    "blur": BlurDiscriminator,
     "stylegan": StyleGANDiscriminator,
 }
 

@@ -2,10 +2,13 @@
 (arXiv:2104.03310)."""
 
 from collections.abc import Callable
+from typing import Literal, get_args
 
 import torch
 from torch import nn
 from torch.nn import functional as F
+
+LeCamForm = Literal["mean", "logits"]
 
 
 def hinge_discriminator_loss(real_logits: torch.Tensor, fake_logits: torch.Tensor) -> torch.Tensor:
@@ -28,42 +31,102 @@ def non_saturating_generator_loss(fake_logits: torch.Tensor) -> torch.Tensor:
     return F.softplus(-fake_logits.float()).mean()
 
 
+def image_softplus_generator_loss(fake_logits: torch.Tensor) -> torch.Tensor:
+    """mean over images of softplus(-mean logit of the image), for logits [B, ...]; a scalar.
+
+    Open-MAGVIT2 (arXiv:2409.04410) and IBQ (arXiv:2412.02692) train their tokenizers against this term: the logits of
+    an image's patches are averaged before the softplus, so a patch weighs by its image's verdict.
+    """
+    return F.softplus(-_per_image(fake_logits)).mean()
+
+
+def image_softplus_discriminator_loss(real_logits: torch.Tensor, fake_logits: torch.Tensor) -> torch.Tensor:
+    """mean(softplus(-r)) + mean(softplus(f)) of the mean logits r, f of every image, for logits [B, ...]; a scalar.
+
+    Binary cross-entropy of whole images, without the half of the other losses (arXiv:2409.04410, as released).
+    """
+    return F.softplus(-_per_image(real_logits)).mean() + F.softplus(_per_image(fake_logits)).mean()
+
+
+def _per_image(logits: torch.Tensor) -> torch.Tensor:
+    """Mean logit [B] of logits [B, ...]."""
+    return logits.float().flatten(1).mean(dim=1)
+
+
+# Both by the value of `gan_loss` in a recipe.
 DISCRIMINATOR_LOSSES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
     "hinge": hinge_discriminator_loss,
-    "vanilla": vanilla_discriminator_loss,
+    "non_saturating": vanilla_discriminator_loss,
+    "hinge_softplus": hinge_discriminator_loss,
+    "vanilla_softplus": vanilla_discriminator_loss,
+    "image_softplus": image_softplus_discriminator_loss,
 }
 GENERATOR_LOSSES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "hinge": generator_loss,
     "non_saturating": non_saturating_generator_loss,
+    "hinge_softplus": image_softplus_generator_loss,
+    "vanilla_softplus": image_softplus_generator_loss,
+    "image_softplus": image_softplus_generator_loss,
 }
 
 
 class LeCam(nn.Module):
-    """Keeps the discriminator's mean logits on real and fake images near each other's moving averages.
+    """Keeps the discriminator's logits on real and fake images near each other's moving averages.
 
-    Buffers `ema_real_logits_mean` and `ema_fake_logits_mean`, both [1], start at 0. Arguments are means and
+    Buffers `ema_real_logits_mean` and `ema_fake_logits_mean`, both [1], start at 0. They follow means and
     not logits, so that the caller can average over processes first.
 
     Args:
         decay: of the moving averages.
+        form: "mean" compares the means of a batch with the averages before they move (arXiv:2501.07730); "logits"
+            moves the averages first, and then compares every logit (arXiv:2409.04410 and 2412.02692, as released).
+
+    Raises:
+        ValueError: for a decay that is no share, or an unknown form.
     """
 
-    def __init__(self, *, decay: float = 0.999) -> None:
+    def __init__(self, *, decay: float = 0.999, form: LeCamForm = "mean") -> None:
         super().__init__()
         if not 0.0 <= decay <= 1.0:
             raise ValueError(f"decay={decay} must be between 0 and 1")
-        self.decay = decay
+        if form not in get_args(LeCamForm):
+            raise ValueError(f"form={form!r} is unknown; choose mean or logits")
+        self.decay, self.form = decay, form
         self.register_buffer("ema_real_logits_mean", torch.zeros(1))
         self.register_buffer("ema_fake_logits_mean", torch.zeros(1))
 
-    def forward(self, real_mean: torch.Tensor, fake_mean: torch.Tensor) -> torch.Tensor:
-        """relu(real_mean - E_fake)^2 + relu(E_real - fake_mean)^2 (eq. 3), a scalar, for scalar means."""
-        real_term = F.relu(real_mean.float() - self.ema_fake_logits_mean).square()
-        fake_term = F.relu(self.ema_real_logits_mean - fake_mean.float()).square()
-        return (real_term + fake_term).squeeze()
+    def forward(self, real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
+        """mean relu(real - E_fake)^2 + mean relu(E_real - fake)^2 (arXiv:2104.03310, eq. 3), a scalar.
+
+        Args:
+            real, fake: scalar means of the logits, or the logits themselves.
+        """
+        real_term = F.relu(real.float() - self.ema_fake_logits_mean).square().mean()
+        fake_term = F.relu(self.ema_real_logits_mean - fake.float()).square().mean()
+        return real_term + fake_term
 
     @torch.no_grad()
     def update(self, real_mean: torch.Tensor, fake_mean: torch.Tensor) -> None:
-        """Move the averages towards the scalar means of this step; call it after the loss."""
+        """Move the averages towards the scalar means of this step."""
         self.ema_real_logits_mean.lerp_(real_mean.detach().float().view(1), 1.0 - self.decay)
         self.ema_fake_logits_mean.lerp_(fake_mean.detach().float().view(1), 1.0 - self.decay)
+
+    def step(
+        self,
+        real_logits: torch.Tensor,
+        fake_logits: torch.Tensor,
+        real_mean: torch.Tensor,
+        fake_mean: torch.Tensor,
+    ) -> torch.Tensor:
+        """The term of one training step in the chosen form, a scalar, and the update of the averages.
+
+        Args:
+            real_logits, fake_logits: of this process, any shape.
+            real_mean, fake_mean: their means over all processes, with the gradient of the local ones.
+        """
+        if self.form == "logits":
+            self.update(real_mean, fake_mean)
+            return self(real_logits, fake_logits)
+        loss = self(real_mean, fake_mean)
+        self.update(real_mean, fake_mean)
+        return loss

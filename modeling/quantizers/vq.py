@@ -100,7 +100,7 @@ class VectorQuantizer(Quantizer):
         Returns:
             quantized [B, C, H, W], tokens [B, H * W], losses with v the (normalised) latents and q the codes:
             `commitment_loss` = beta mean((sg[q] - v)^2), `codebook_loss` = mean((q - sg[v])^2), with a weight
-            `entropy_loss`, and `quantizer_loss` = the sum of the first two and the weighted third.
+            `entropy_loss`, and `quantizer_loss` = their sum; weights are in them.
 
         Raises:
             ValueError: if noise is given.
@@ -162,8 +162,8 @@ class VectorQuantizer(Quantizer):
             # A copy of the codebook: autograd keeps it, and online clustering changes the original in place.
             codes = self._compared(self.embedding.weight.float().clone())
             affinity = -squared_distances(self._compared(features), codes)
-            losses["entropy_loss"] = entropy_loss(affinity, self.entropy_temperature)
-            losses["quantizer_loss"] = losses["quantizer_loss"] + self.entropy_weight * losses["entropy_loss"]
+            losses["entropy_loss"] = self.entropy_weight * entropy_loss(affinity, self.entropy_temperature)
+            losses["quantizer_loss"] = losses["quantizer_loss"] + losses["entropy_loss"]
         return losses
 
     def _update_codebook(self, features: torch.Tensor, tokens: torch.Tensor) -> None:

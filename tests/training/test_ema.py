@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.parity import golden
+from tests.parity import fill_module, golden
 from training.ema import EMA, ema_decay
 
 
@@ -38,3 +38,19 @@ def test_shadow_follows_the_released_simulation():
         np.testing.assert_allclose(ema.module.frozen, arrays["sim_shadow_frozen"][n], rtol=1e-6)
         assert ema.module.usage.tolist() == [n, n]
     assert not any(p.requires_grad for p in ema.module.parameters())
+
+
+def test_shadow_follows_a_constant_decay_as_open_magvit2_keeps_it(monkeypatch):
+    """There the decay is 0.999 from the first update on; the averaging itself is the same."""
+    arrays = golden("magvit2_losses")
+    monkeypatch.setattr("training.ema.ema_decay", lambda updates, cap: cap)
+    source = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
+    fill_module(source)
+    ema = EMA(source, 0.999)
+    for n, delta in enumerate(arrays["ema_deltas"], start=1):
+        with torch.no_grad():
+            source[0].weight.add_(torch.from_numpy(delta).view(3, 4))
+        ema.update(source, n)
+    np.testing.assert_allclose(ema.module[0].weight, arrays["ema_shadow"], rtol=1e-4)
+    names = {name.replace(".", "") for name, _ in source.named_parameters()}
+    assert names | {"decay", "num_updates"} == set(arrays["ema_names"])

@@ -302,7 +302,7 @@ WRONG = [
     ("stage1", "training.max_train_steps", "many", r"training\.max_steps='many' has the wrong type"),
     ("stage1", "optimizer.name", "sgd", r"optimizer\.name='sgd' is not known; expected adamw"),
     ("stage1", "lr_scheduler.params.learning_rate", 1.0, r"learning_rate=1\.0 must equal optimizer\.params"),
-    ("stage1", "lr_scheduler.scheduler", "linear", r"schedule\.name='linear' is not allowed"),
+    ("stage1", "lr_scheduler.scheduler", "linear", r"lr_scheduler\.scheduler='linear' is not known"),
     ("stage1", "dataset.params.train_shards_path_or_url", None, r"train_shards_path_or_url is missing"),
     ("stage1", "dataset.params.dataset_with_class_label", False, r"needs dataset\.params\.dataset_with_text"),
     ("stage2", "losses.perceptual_loss", "vgg", r"losses\.perceptual_loss='vgg' is not known"),

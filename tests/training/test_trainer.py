@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 
 import numpy as np
@@ -370,3 +371,40 @@ def test_processes_that_do_not_find_each_other_do_not_train_apart(tmp_path, monk
     monkeypatch.setattr("training.trainer.Accelerator", lambda **_: type("Alone", (), {"num_processes": 1}))
     with pytest.raises(ConfigError, match="WORLD_SIZE is above 1"):
         train(tmp_path)
+
+
+class Decaying(Toy):
+    """A model whose weight decay grows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.optimizers["model"] = OptimizerSettings(
+            learning_rate=0.01, weight_decay=0.5, weight_decay_end=0.9
+        )
+
+
+def test_weight_decay_and_drops_follow_their_schedule_and_resume(tmp_path, monkeypatch):
+    seen = []
+    update = torch.optim.AdamW.step
+
+    def watch(optimizer, *arguments, **options):
+        seen.append([(g["lr"], g["weight_decay"]) for g in optimizer.param_groups])
+        return update(optimizer, *arguments, **options)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", watch)
+    options = {
+        "make": Decaying,
+        "schedule": ScheduleSettings(name="steps", drop_steps=[2, 5]),
+        "preview_every": 0,
+    }
+    train(tmp_path / "whole", **options)
+    model = [groups for groups in seen if groups[1][1] != 1e-4]  # the critic keeps the default
+    assert [groups[0][1] for groups in model] == [0.0] * 8
+    decays = [0.9 - 0.4 * 0.5 * (1 + np.cos(np.pi * t / 7)) for t in range(8)]
+    assert [groups[1][1] for groups in model] == pytest.approx(decays)
+    assert [groups[1][0] for groups in model] == pytest.approx([1e-2] * 2 + [1e-3] * 3 + [1e-4] * 3)
+    train(tmp_path / "parts", **options)
+    (tmp_path / "parts" / "model.safetensors").unlink()
+    shutil.rmtree(tmp_path / "parts" / "checkpoints" / "step-00000008")
+    train(tmp_path / "parts", **options)
+    assert_same(tmp_path / "whole", tmp_path / "parts")

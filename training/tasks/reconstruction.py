@@ -9,7 +9,7 @@ from common.build import ConfigError
 from data.source import Source
 from modeling.losses.perceptual import PerceptualLoss
 from modeling.pretrained.text import TextEncoder
-from modeling.tokenizers.base import Tokenizer
+from modeling.tokenizers.base import Tokenizer, TokenizerOutput
 from training.evaluation import ReconstructionEvaluator
 from training.settings import OptimizerSettings
 from training.task import Batch, Phase, Scalars, StepContext
@@ -18,7 +18,7 @@ from training.tasks.tokenizer_loss import TokenizerLoss, TokenizerLossSettings
 
 
 class ReconstructionTask(TokenizerTask):
-    """Two phases: the tokenizer, and from `discriminator_start` on its discriminator on the same images.
+    """Two phases: the tokenizer, and from `discriminator_start` on its discriminator on the same reconstructions.
 
     Args:
         tokenizer: what is trained.
@@ -71,28 +71,20 @@ class ReconstructionTask(TokenizerTask):
             self.state["lecam"] = self.loss.lecam
 
     def phases(self) -> list[Phase]:
-        """The tokenizer, then its discriminator if it has one."""
+        """The tokenizer, then its discriminator if it has one; with `discriminator_first` the other way round."""
         phases = [Phase(module="model", loss=self.tokenizer_loss)]
         if "discriminator" in self.modules:
             start = self.loss.settings.discriminator_start
             phases.append(Phase(module="discriminator", loss=self.discriminator_loss, start=start))
-        return phases
+        return phases[::-1] if self.loss.settings.discriminator_first else phases
 
     def tokenizer_loss(self, batch: Batch, context: StepContext) -> tuple[torch.Tensor, Scalars]:
         """Reconstruction, bottleneck, perceptual and adversarial terms."""
-        images = batch["images"]
-        tokenizer = context.raw["model"]
-        options = self.text_of(batch, self.class_names)
-        if not tokenizer.is_discrete:
-            shape = (tokenizer.quantize.code_dim, 1, tokenizer.num_tokens)
-            options["noise"] = context.random.normal("bottleneck", *shape).to(context.device)
-        share = self.loss.quantized_share(context.step)
-        if share < 1:
-            options["bypass"] = (context.random.uniform("bypass") >= share).to(context.device)
-        output = context.modules["model"](images, **options)
-        context.shared["reconstructions"] = output.reconstructions.detach()
+        tokenizer, output = context.raw["model"], context.shared.pop("output", None)
+        if output is None:  # the discriminator did not go first
+            output = self._forward(batch, context)
         total, scalars = self.loss.generator(
-            images,
+            batch["images"],
             output.reconstructions,
             output.losses,
             context.raw.get("discriminator"),
@@ -102,11 +94,27 @@ class ReconstructionTask(TokenizerTask):
         return total, scalars | self.codebook_scalars(output, context)
 
     def discriminator_loss(self, batch: Batch, context: StepContext) -> tuple[torch.Tensor, Scalars]:
-        """Hinge loss on the images and the reconstructions of the tokenizer phase."""
+        """The discriminator's loss on the images and the reconstructions of this step's one forward pass."""
+        if "reconstructions" not in context.shared:  # it goes first: the graph is kept for the tokenizer
+            context.shared["output"] = self._forward(batch, context)
         reconstructions = context.shared["reconstructions"]
         return self.loss.discriminator(
             batch["images"], reconstructions, context.modules["discriminator"], context.step
         )
+
+    def _forward(self, batch: Batch, context: StepContext) -> TokenizerOutput:
+        """What the tokenizer makes of the images; without gradient the reconstructions are shared between phases."""
+        tokenizer = context.raw["model"]
+        options = self.text_of(batch, self.class_names)
+        if not tokenizer.is_discrete:
+            shape = (tokenizer.quantize.code_dim, 1, tokenizer.num_tokens)
+            options["noise"] = context.random.normal("bottleneck", *shape).to(context.device)
+        share = self.loss.quantized_share(context.step)
+        if share < 1:
+            options["bypass"] = (context.random.uniform("bypass") >= share).to(context.device)
+        output = context.modules["model"](batch["images"], **options)
+        context.shared["reconstructions"] = output.reconstructions.detach()
+        return output
 
     def reconstruct(
         self, model: nn.Module, tokens: torch.Tensor, text: dict[str, torch.Tensor]

@@ -11,15 +11,11 @@ from common.config import option
 from common.distributed import all_reduce_mean
 from modeling.losses import RECONSTRUCTION_LOSSES
 from modeling.losses.adaptive import adaptive_weight
-from modeling.losses.adversarial import (
-    GENERATOR_LOSSES,
-    LeCam,
-    hinge_discriminator_loss,
-    vanilla_discriminator_loss,
-)
+from modeling.losses.adversarial import DISCRIMINATOR_LOSSES, GENERATOR_LOSSES, LeCam, LeCamForm
 from modeling.losses.perceptual import PerceptualLoss
 
-REPORTED = ("commitment_loss", "codebook_loss")
+REPORTED = ("commitment_loss", "codebook_loss", "entropy_loss", "per_sample_entropy", "batch_entropy")
+GANLoss = Literal["hinge", "non_saturating", "hinge_softplus", "vanilla_softplus", "image_softplus"]
 
 
 @dataclass(kw_only=True)
@@ -54,13 +50,33 @@ class TokenizerLossSettings:
     adaptive_weight: bool = option(
         False, "multiply discriminator_weight by the ratio of gradients at the decoder's last layer"
     )
-    gan_loss: Literal["hinge", "non_saturating"] = option(
-        "hinge", "non_saturating: logistic losses on both sides"
+    gan_loss: GANLoss = option(
+        "hinge",
+        "non_saturating: logistic losses on both sides; *_softplus: the tokenizer minimizes the softplus of minus every"
+        " image's mean logit, the discriminator a hinge, a logistic loss, or the logistic loss of those means",
+    )
+    discriminator_first: bool = option(
+        False,
+        "update the discriminator before the tokenizer, both from one forward pass of the tokenizer; costs the"
+        " memory of both graphs at once",
     )
     lecam_regularization_weight: float = option(0.0)
     lecam_ema_decay: float = option(0.999)
+    lecam_form: LeCamForm = option(
+        "mean",
+        "mean: means of a batch against the averages before they move; logits: every logit, after they move",
+    )
+    entropy_boost: float = option(
+        0.0, "lfq, bsq, ibq: at step 0 the entropy term weighs 1 + this; the addition falls linearly"
+    )
+    entropy_boost_steps: int = option(2000, "steps until the entropy term has its own weight")
 
     def __post_init__(self) -> None:
+        if self.entropy_boost < 0 or self.entropy_boost_steps < 1:
+            raise ConfigError(
+                f"entropy_boost={self.entropy_boost} must not be negative, and"
+                f" entropy_boost_steps={self.entropy_boost_steps} must be at least 1"
+            )
         if self.quantize_end < self.quantize_start:
             raise ConfigError(
                 f"quantize_end={self.quantize_end} is before quantize_start={self.quantize_start}"
@@ -86,7 +102,9 @@ class TokenizerLoss(nn.Module):
         self.settings = settings
         self.perceptual = [perceptual]  # in a list: frozen weights stay out of the state dict
         self.lecam = (
-            LeCam(decay=settings.lecam_ema_decay) if settings.lecam_regularization_weight > 0 else None
+            LeCam(decay=settings.lecam_ema_decay, form=settings.lecam_form)
+            if settings.lecam_regularization_weight > 0
+            else None
         )
 
     def quantized_share(self, step: int) -> float:
@@ -97,6 +115,18 @@ class TokenizerLoss(nn.Module):
     def factor(self, step: int) -> float:
         """Adversarial factor F(step): 0 before `discriminator_start`."""
         return self.settings.discriminator_factor if step >= self.settings.discriminator_start else 0.0
+
+    def entropy_addition(self, bottleneck: dict[str, torch.Tensor], step: int) -> torch.Tensor | float:
+        """What is added to the bottleneck's loss while the entropy term is boosted; a scalar.
+
+        boost * max(0, 1 - step / steps) * entropy_loss, where `entropy_loss` is the weighted term that
+        `quantizer_loss` holds once already (an option of Open-MAGVIT2's release, arXiv:2409.04410).
+        """
+        settings = self.settings
+        share = max(0.0, 1.0 - step / settings.entropy_boost_steps)
+        if not settings.entropy_boost * share or "entropy_loss" not in bottleneck:
+            return 0.0
+        return settings.entropy_boost * share * bottleneck["entropy_loss"]
 
     def generator(
         self,
@@ -131,7 +161,8 @@ class TokenizerLoss(nn.Module):
             total = pixel / torch.exp(pixel.new_tensor(settings.logvar_init)) + scalars["kl_loss"]
             scalars["reconstruction_loss"] = pixel / torch.exp(pixel.new_tensor(settings.logvar_init))
         if "quantizer_loss" in bottleneck:
-            scalars["quantizer_loss"] = settings.quantizer_weight * bottleneck["quantizer_loss"]
+            codes = bottleneck["quantizer_loss"] + self.entropy_addition(bottleneck, step)
+            scalars["quantizer_loss"] = settings.quantizer_weight * codes
             scalars |= {name: bottleneck[name] for name in REPORTED if name in bottleneck}
             total = total + scalars["quantizer_loss"]
         if settings.perceptual_weight and self.perceptual[0] is not None:
@@ -155,21 +186,20 @@ class TokenizerLoss(nn.Module):
     def discriminator(
         self, images: torch.Tensor, reconstructions: torch.Tensor, discriminator: nn.Module, step: int
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor | float]]:
-        """Loss of the discriminator on images and detached reconstructions; updates the LeCam averages."""
+        """Loss of the discriminator on images and detached reconstructions; updates the LeCam averages.
+
+        Both go through it in one call, so that batch normalisation gives them common statistics, which move once.
+        (As released, LlamaGen, Open-MAGVIT2 and IBQ make two calls, with statistics of their own.)
+        """
         both = torch.cat([images.float(), reconstructions.detach().float()])
         real, fake = discriminator(both).chunk(2)  # one forward, as data-parallel wrappers require
-        compare = (
-            hinge_discriminator_loss if self.settings.gan_loss == "hinge" else vanilla_discriminator_loss
-        )
-        loss = self.factor(step) * compare(real, fake)
+        loss = self.factor(step) * DISCRIMINATOR_LOSSES[self.settings.gan_loss](real, fake)
         real_mean, fake_mean = global_mean(real), global_mean(fake)
         scalars = {"logits_real": real_mean.detach(), "logits_fake": fake_mean.detach()}
         if self.lecam is not None:
-            scalars["lecam_loss"] = self.settings.lecam_regularization_weight * self.lecam(
-                real_mean, fake_mean
-            )
+            lecam = self.lecam.step(real, fake, real_mean, fake_mean)
+            scalars["lecam_loss"] = self.settings.lecam_regularization_weight * lecam
             loss = loss + scalars["lecam_loss"]
-            self.lecam.update(real_mean, fake_mean)
         return loss, {"discriminator_loss": loss, **scalars}
 
 
