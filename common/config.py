@@ -138,21 +138,29 @@ def first_difference(old: Any, new: Any, path: str) -> str | None:
     return None if old == new else f"{path} was {old}, is now {new}"
 
 
-def describe(cls: type, prefix: str = "") -> list[str]:
-    """One help line per option of a settings dataclass, nested sections with dotted names."""
+def describe(cls: type, prefix: str = "", given: Any = None) -> list[str]:
+    """One help line per option of a settings dataclass, nested sections with dotted names.
+
+    Args:
+        prefix: of the names.
+        given: the section that holds if none is given, whose values are the defaults; None: those of the class.
+    """
     hints, lines = get_type_hints(cls), []
     for field in dataclasses.fields(cls):
-        name, annotation = prefix + field.name, hints[field.name]
-        if dataclasses.is_dataclass(annotation):
-            lines += describe(annotation, f"{name}.")
-            continue
-        default = "required"
-        if field.default is not dataclasses.MISSING:
-            default = "null" if field.default is None else f"{field.default}"
+        name, annotation, default = prefix + field.name, hints[field.name], dataclasses.MISSING
+        if given is not None:
+            default = getattr(given, field.name)
+        elif field.default is not dataclasses.MISSING:
+            default = field.default
         elif field.default_factory is not dataclasses.MISSING:
-            default = f"{field.default_factory()}"
+            default = field.default_factory()
+        missing = default is dataclasses.MISSING
+        if dataclasses.is_dataclass(annotation):
+            lines += describe(annotation, f"{name}.", None if missing else default)
+            continue
+        shown = "required" if missing else "null" if default is None else f"{default}"
         lines.append(
-            f"  {name + '=':38s} {type_name(annotation)} [{default}]  {field.metadata.get('help', '')}".rstrip()
+            f"  {name + '=':38s} {type_name(annotation)} [{shown}]  {field.metadata.get('help', '')}".rstrip()
         )
     return lines
 

@@ -65,8 +65,11 @@ def draw_comparison(rows: Sequence[Mapping[str, Any]], output: Path) -> None:
     for rank, values in enumerate(sorted(rows, key=lambda values: values["psnr"])):
         point = (values["gpt_bits_per_image"], values["psnr"])
         left.scatter(*point, s=30)
-        beside = (4, 4) if rank % 2 else (4, -10)  # neighbours in height are written apart
-        left.annotate(values["name"], point, xytext=beside, textcoords="offset points", fontsize=8)
+        # Neighbours in height are written on different sides.
+        shift, side = ((6, "left"), (-6, "right"))[rank % 2]
+        left.annotate(
+            values["name"], point, xytext=(shift, -3), textcoords="offset points", fontsize=8, ha=side
+        )
     left.set_xlabel("bits per held-out image under the GPT")
     left.set_ylabel("PSNR of reconstructions, dB")
     left.margins(0.3, 0.15)
@@ -77,7 +80,7 @@ def draw_comparison(rows: Sequence[Mapping[str, Any]], output: Path) -> None:
     right.set_yticks(places, [values["name"] for values in rows], fontsize=8)
     right.invert_yaxis()
     right.set_xlabel("nats per token")
-    right.legend(fontsize=8)
+    right.legend(fontsize=8, ncols=2, loc="lower right", bbox_to_anchor=(1, 1))
     for axis in (left, right):
         axis.grid(alpha=0.3)
     figure.savefig(output, dpi=110)

@@ -15,6 +15,7 @@ from data.token_exchange import open_tokens
 from data.token_memmap import TokenMemmap
 from data.token_view import SplitTokens
 from modeling.factory import build_generator
+from modeling.generators import GENERATORS
 from modeling.generators.base import AutoregressiveGenerator, Generator
 from modeling.pretrained.loading import load_tokenizer, require_tokenizer
 from modeling.pretrained.references import reference_name
@@ -65,9 +66,11 @@ class GeneratorRun:
 
     experiment: ExperimentSettings = option()
     generator: dict = option(
-        help="section: name rar, gpt, maskgit or uvit, and its options; sizes of the tokens may be left out"
+        help=f"section: name ({', '.join(GENERATORS)}) and its options; sizes of the tokens may be left out"
     )
-    rar: RARSettings | None = option(None, "section: how rar learns; null = its defaults")
+    rar: RARSettings | None = option(
+        None, "section: how rar, gpt, factorized_ar and ibq_ar learn; null = their defaults"
+    )
     maskgit: MaskGITSettings | None = option(
         None, "section: how maskgit and uvit learn; null = their defaults"
     )

@@ -15,6 +15,7 @@ from modeling.pretrained.loading import load_tokenizer
 from modeling.pretrained.perceptual import find_perceptual
 from modeling.pretrained.teachers import build_teacher, load_teacher
 from modeling.pretrained.text import TextEncoder, load_text_encoder
+from modeling.tokenizers import TOKENIZERS
 from modeling.tokenizers.base import Tokenizer
 from modeling.tokenizers.cluster import Cluster
 from modeling.tokenizers.feature_tokenizer import FeatureTokenizer
@@ -45,9 +46,7 @@ class TokenizerRun:
     """Everything a tokenizer training run is made of."""
 
     experiment: ExperimentSettings = option()
-    tokenizer: dict = option(
-        help="section: name titok, tatitok, vqgan, vqkd, cluster or maskgit_vqgan, its options, and a quantizer"
-    )
+    tokenizer: dict = option(help=f"section: name ({', '.join(TOKENIZERS)}), its options, and a quantizer")
     teacher: str | dict | None = option(
         None,
         "frozen network to learn from: of the layouts proxy and two_stage a 2-D tokenizer (maskgit-vqgan, a folder,"

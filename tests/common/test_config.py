@@ -8,6 +8,7 @@ import yaml
 from common import config
 from common.build import ConfigError
 from common.config import (
+    describe,
     first_difference,
     load_settings,
     merge_arguments,
@@ -189,6 +190,16 @@ def test_help_shows_every_option(monkeypatch, capsys, word):
     assert any(line.split() == ["output=", "Path", "[required]", "where", "to", "write"] for line in lines)
     assert any(line.split() == ["model.width=", "int", "[8]", "channels"] for line in lines)
     assert any(line.split()[:4] == ["note=", "str", "or", "null"] for line in lines)
+
+
+def test_help_shows_the_values_of_a_section_that_is_given():
+    @dataclass(kw_only=True)
+    class Other:
+        model: Model = option(Model(width=9))
+        needed: Model = option()
+
+    lines = [line.split()[:3] for line in describe(Other)]
+    assert ["model.width=", "int", "[9]"] in lines and ["needed.width=", "int", "[8]"] in lines
 
 
 def test_main_gets_settings_and_tree(monkeypatch):
