@@ -1,15 +1,18 @@
 """From image files to training and evaluation crops, on Pillow images, with explicit random numbers.
 
-Pillow's resize filters over the whole footprint of an output pixel, so bicubic is antialiased when shrinking.
-Pixels stay 8 bit throughout: dividing by 255 is the trainer's first step on the device.
+Pillow's resize filters over the whole footprint of an output pixel, so bicubic and bilinear are antialiased when
+shrinking; `bilinear_aliased`, which looks at four pixels at any scale, is ours. Pixels stay 8 bit throughout: dividing
+by 255 is the trainer's first step on the device.
 """
 
 from __future__ import annotations
 
 import io
 import math
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -18,7 +21,7 @@ from PIL import Image
 from common.images import flatten, pil_to_tensor
 from data.source import CorruptSample
 
-Resize = Literal["shorter_edge", "adm"]
+Resize = Literal["shorter_edge", "adm", "bilinear", "bilinear_aliased"]
 LOG_ASPECTS = (-math.log(4 / 3), math.log(4 / 3))
 
 
@@ -37,21 +40,51 @@ def decode_image(file: Path | bytes, name: str) -> Image.Image:
         raise CorruptSample(name, reason) from error
 
 
-def resize_shorter_edge(image: Image.Image, size: int) -> Image.Image:
-    """Bicubic, antialiased; the shorter edge becomes ``size``, the longer one is rounded down."""
+def resize_shorter_edge(image: Image.Image, size: int, resize: Resize = "shorter_edge") -> Image.Image:
+    """The shorter edge becomes ``size``.
+
+    Args:
+        image: RGB.
+        size: in pixels.
+        resize: "shorter_edge" is bicubic and antialiased, "bilinear" antialiased too; both round the longer edge down.
+            "bilinear_aliased" is ``resize_aliased`` and takes the nearest whole length of the longer edge.
+    """
     width, height = image.size
     if min(width, height) == size:
         return image
-    if width <= height:
-        shape = (size, max(size, int(size * height / width)))
-    else:
-        shape = (max(size, int(size * width / height)), size)
-    return image.resize(shape, Image.Resampling.BICUBIC)
+    longer = size * max(width, height) / min(width, height)
+    longer = max(size, round(longer) if resize == "bilinear_aliased" else int(longer))
+    shape = (size, longer) if width <= height else (longer, size)
+    if resize == "bilinear_aliased":
+        return resize_aliased(image, shape)
+    bilinear, bicubic = Image.Resampling.BILINEAR, Image.Resampling.BICUBIC
+    return image.resize(shape, bilinear if resize == "bilinear" else bicubic)
 
 
-def center_crop(image: Image.Image, size: int) -> Image.Image:
+def resize_aliased(image: Image.Image, shape: tuple[int, int]) -> Image.Image:
+    """Bilinear between the four nearest pixels, however much the image shrinks, as OpenCV's INTER_LINEAR has it.
+
+    Centres of pixels lie at halves, edges are continued, and the result is rounded to 8 bit once. OpenCV computes with
+    fixed-point weights, which moves a value by a level at most.
+
+    Args:
+        image: RGB.
+        shape: (width, height) of the result.
+    """
+    pixels = np.asarray(image)
+    for axis, size in enumerate(reversed(shape)):
+        length = pixels.shape[axis]
+        places = ((np.arange(size) + 0.5) * (length / size) - 0.5).clip(0, length - 1)
+        low = places.astype(np.int64)
+        share = (places - low).astype(np.float32).reshape(-1, *[1] * (2 - axis))
+        start = pixels.take(low, axis).astype(np.float32)
+        pixels = start + (pixels.take((low + 1).clip(max=length - 1), axis) - start) * share
+    return Image.fromarray(np.rint(pixels).astype(np.uint8))
+
+
+def center_crop(image: Image.Image, size: int, resize: Resize = "shorter_edge") -> Image.Image:
     """The evaluation transform: shorter edge to ``size``, then the central square of that side."""
-    return _cut_center(resize_shorter_edge(image, size), size)
+    return _cut_center(resize_shorter_edge(image, size, resize), size)
 
 
 def adm_center_crop(image: Image.Image, size: int) -> Image.Image:
@@ -68,6 +101,15 @@ def adm_center_crop(image: Image.Image, size: int) -> Image.Image:
     return image.crop((left, top, left + size, top + size))
 
 
+# Central crops of side `size`, by the name of the resize before them.
+CROPS: Mapping[str, Callable[[Image.Image, int], Image.Image]] = {
+    "shorter_edge": center_crop,
+    "adm": adm_center_crop,
+    "bilinear": partial(center_crop, resize="bilinear"),
+    "bilinear_aliased": partial(center_crop, resize="bilinear_aliased"),
+}
+
+
 def train_crop(
     image: Image.Image,
     *,
@@ -76,12 +118,13 @@ def train_crop(
     random_crop: bool,
     random_flip: bool,
     rng: np.random.Generator,
+    resize: Resize = "shorter_edge",
 ) -> Image.Image:
     """The training transform: shorter edge to ``resize_edge``, a square of side ``size``, maybe its mirror image.
 
-    Three random numbers are drawn whichever options are on.
+    ``resize`` is that of ``resize_shorter_edge``. Three random numbers are drawn whichever options are on.
     """
-    image = resize_shorter_edge(image, resize_edge)
+    image = resize_shorter_edge(image, resize_edge, resize)
     across, down, mirror = rng.random(3)
     if random_crop:
         left, top = int(across * (image.width - size + 1)), int(down * (image.height - size + 1))
@@ -146,7 +189,8 @@ class ImageTransform:
     Args:
         image_size: side of the result.
         resize_shorter_edge: length given to the shorter edge before the crop; ``image_size`` if None.
-        resize: "shorter_edge", or "adm" for ``adm_center_crop``, which takes no random crop.
+        resize: "shorter_edge" (bicubic), "bilinear" or "bilinear_aliased", see ``resize_shorter_edge``; or "adm" for
+            ``adm_center_crop``, which takes no random crop.
         random_crop: cut the square at a random place instead of the centre.
         random_flip: mirror half of the images.
         random_area: cut a part of random shape with at least this share of the area, see ``area_crop``; 0 is off. Takes
@@ -168,15 +212,15 @@ class ImageTransform:
     ) -> None:
         if image_size < 1:
             raise ValueError(f"image_size={image_size} must be at least 1")
-        if resize not in ("shorter_edge", "adm"):
-            raise ValueError(f"resize={resize!r} is unknown; choose one of ['shorter_edge', 'adm']")
+        if resize not in get_args(Resize):
+            raise ValueError(f"resize={resize!r} is unknown; choose one of {list(get_args(Resize))}")
         if resize == "adm" and (random_crop or resize_shorter_edge is not None):
             raise ValueError("resize='adm' takes neither random_crop nor resize_shorter_edge")
         if not 0 <= random_area <= 1:
             raise ValueError(f"random_area={random_area} must be a share, from 0 to 1")
         if random_area and (random_crop or resize != "shorter_edge" or resize_shorter_edge is not None):
             raise ValueError(
-                f"random_area={random_area} takes neither random_crop nor resize_shorter_edge nor resize='adm'"
+                f"random_area={random_area} takes neither random_crop nor resize_shorter_edge nor another resize"
             )
         self.image_size = image_size
         self.resize_edge = image_size if resize_shorter_edge is None else resize_shorter_edge
@@ -202,6 +246,7 @@ class ImageTransform:
             random_crop=self.random_crop,
             random_flip=self.random_flip,
             rng=rng,
+            resize="shorter_edge" if self.resize == "adm" else self.resize,
         )
         return pil_to_tensor(crop)
 

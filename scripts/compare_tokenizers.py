@@ -64,7 +64,19 @@ from training.report import write_json
 from training.teacher_training import write_teacher
 from training.tokenizer_run import ImageData, TokenizerRun
 
-SMALL = ("vqgan", "cvq", "fsq", "lfq", "bsq", "ibq", "vqkd", "vqkd_pixels", "cluster_pixels", "titok_vq", "titok_fsq")
+SMALL = (
+    "vqgan",
+    "cvq",
+    "fsq",
+    "lfq",
+    "bsq",
+    "ibq",
+    "vqkd",
+    "vqkd_pixels",
+    "cluster_pixels",
+    "titok_vq",
+    "titok_fsq",
+)
 # Sections of a run that decide its result; paths and evaluation do not.
 DECIDING = ("tokenizer", "generator", "losses", "discriminator", "optimizer", "schedule", "training")
 

@@ -30,7 +30,7 @@ from common.files import write_text
 from common.images import to_float
 from common.launch import processes
 from common.weights import weight_hash
-from data.transforms import adm_center_crop, center_crop
+from data.transforms import CROPS, Resize
 from evaluator import protocol as protocols
 from evaluator.codebook_usage import CodebookUsage
 from evaluator.dino import load_dino
@@ -43,8 +43,6 @@ from evaluator.lpips import load_lpips
 from evaluator.reference import Reference, image_reference, open_reference, write_reference
 from modeling.pipeline import decode, load_tokenizer
 from modeling.tokenizers.base import Tokenizer
-
-CROPS = {"shorter_edge": center_crop, "adm": adm_center_crop}
 
 
 @dataclass(kw_only=True)
@@ -60,7 +58,7 @@ class EvaluateOptions:
     )
     tokenizer: str | None = option(None, "name of a released model or folder: measure its reconstructions")
     max_images: int | None = option(None, "only the first of samples and reference images")
-    crop: Literal["no", "shorter_edge", "adm"] | None = option(
+    crop: Literal["no", Resize] | None = option(
         None, "of samples and reference images; null = shorter_edge with a tokenizer, else no"
     )
     image_size: int | None = option(None, "side after the crop; null = that of the tokenizer")

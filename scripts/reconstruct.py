@@ -4,11 +4,13 @@
     python scripts/reconstruct.py tokenizer=runs/titok input=folder/of/images output=reconstructions
     python scripts/reconstruct.py tokenizer=runs/titok split=validation max_images=64 output=reconstructions
     python scripts/reconstruct.py tokenizer=runs/vqgan input=folder original_size=true rfid=true output=reconstructions
+    python scripts/reconstruct.py tokenizer=magvit2-256 input='val-{00..49}.tar' resize=bilinear output=reconstructions
 
 Writes one PNG per image (left the image, right its reconstruction), reconstructions.png with up to 64 of them, each
 above its reconstruction, and reconstructions.json with PSNR and tokens of every image (a continuous tokenizer:
 latents.npy). Images of another size are resized by their shorter side and cropped in the centre; with original_size
-they stay as they are, one at a time, padded with grey to what the tokenizer takes and cropped back.
+they stay as they are, one at a time, padded with grey to what the tokenizer takes and cropped back. Folders are read at
+any depth; what comes of their images lies in folders alike, and of images in tar shards in a folder per shard.
 """
 
 import json
@@ -22,19 +24,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import torch
-from PIL import Image
 from torch.nn import functional as F
 
 from common.config import option, run_script
 from common.console import progress, say, warn
-from common.images import enlarge, grid, list_images, pil_to_tensor, read_image, save_png, to_float
+from common.images import enlarge, grid, pil_to_tensor, save_png, to_float
 from common.launch import processes
+from data.file_list import ImageFile, list_files
 from data.loaders import eval_loader
-from data.source import Source
+from data.source import CorruptSample, Source
 from data.still import Part, still_source
-from data.transforms import center_crop
+from data.transforms import CROPS, Resize
 from evaluator.codebook_usage import CodebookUsage
 from evaluator.evaluator import Evaluator
+from evaluator.float_rfid import FloatRFID, load_float_inception
 from evaluator.image_quality import ImageQuality, QualityName
 from evaluator.inception import load_inception
 from modeling.pipeline import decode, load_tokenizer, reconstruct_any_size
@@ -52,7 +55,10 @@ class ReconstructOptions:
 
     tokenizer: str | dict = option(help="name of a released model, folder, or file (docs/models.md)")
     output: str = option(help="folder for the results")
-    input: str | None = option(None, "image file or folder of images; null = a data set")
+    input: str | None = option(
+        None, "image file, folder (any depth) or 'val-{00..49}.tar'; null = a data set"
+    )
+    resize: Resize = option("shorter_edge", "of `input`, before its centre is cut out")
     data: dict | None = option(None, "section like data.train of a run; null = that of the tokenizer's run")
     split: Literal["train", "validation"] = option("validation", "of the tokenizer's run")
     max_images: int | None = option(
@@ -65,7 +71,7 @@ class ReconstructOptions:
     max_pixels: int = option(
         2**22, "with original_size: larger images are an error, for the memory they need"
     )
-    quality: QualityName = option("rounded", "PSNR and SSIM as that tool computes them")
+    quality: QualityName = option("rounded", "PSNR and SSIM as that tool has them; seed_voken: rFID too")
     rfid: bool = option(False, "also rFID against the images themselves")
     inception_weights: str | None = option(None, "for rfid; null = INCEPTION_WEIGHTS, or downloaded")
     png: bool = option(True, "write a PNG per image")
@@ -81,6 +87,8 @@ class ReconstructOptions:
             )
         if self.input is not None and self.data is not None:
             raise ValueError("input and data are both given; choose one")
+        if self.input is None and self.resize != "shorter_edge":
+            raise ValueError(f"resize={self.resize} is for input=...; a data set takes data.resize")
         if self.original_size and self.input is None:
             raise ValueError("original_size needs input=...: images of a data set have one size")
 
@@ -94,19 +102,22 @@ class Batch:
     captions: list[str | None]
 
 
-def file_batches(files: list[Path], image_size: int | None, batch_size: int) -> Iterator[Batch]:
-    """Image files, with the caption that lies beside one; `image_size` None leaves them as they are."""
+def file_batches(
+    files: list[ImageFile], image_size: int | None, resize: Resize, batch_size: int
+) -> Iterator[Batch]:
+    """Images in files, with the caption that lies beside one; `image_size` None leaves them as they are."""
     for start in range(0, len(files), batch_size):
         names, images, captions = [], [], []
         for file in files[start : start + batch_size]:
             try:
-                image = read_image(file)
-                images.append(pil_to_tensor(image if image_size is None else center_crop(image, image_size)))
+                image = file.image()
+                images.append(
+                    pil_to_tensor(image if image_size is None else CROPS[resize](image, image_size))
+                )
                 # Two files may differ by their ending only; results must not overwrite each other.
                 names.append(file.name.replace(".", "_"))
-                text = file.with_suffix(".txt")
-                captions.append(text.read_text("utf-8").strip() if text.is_file() else None)
-            except ValueError as error:
+                captions.append(file.caption())
+            except CorruptSample as error:
                 warn(f"skipped: {error}")
         if images:
             yield Batch(names, torch.stack(images), captions)
@@ -126,18 +137,18 @@ def source_batches(source: Source, chosen: np.ndarray, batch_size: int) -> Itera
 def open_images(options: ReconstructOptions, config: dict, image_size: int) -> tuple[int, Iterator[Batch]]:
     """The number of images, and an iterator over batches of them with their names."""
     if options.input is not None:
-        files = list_images(options.input)[: options.max_images]
+        files = list_files(options.input)[: options.max_images]
         if options.original_size:
             check_sizes(files, options.max_pixels)
-            return len(files), file_batches(files, None, 1)
-        return len(files), file_batches(files, image_size, options.batch_size)
+            return len(files), file_batches(files, None, options.resize, 1)
+        return len(files), file_batches(files, image_size, options.resize, options.batch_size)
     source = still_source(options.data, split=options.split, config=config, image_size=image_size)
     count = min(len(source), options.max_images or len(source))
     chosen = np.arange(count) * len(source) // count
     return count, source_batches(source, chosen, options.batch_size)
 
 
-def check_sizes(files: list[Path], max_pixels: int) -> None:
+def check_sizes(files: list[ImageFile], max_pixels: int) -> None:
     """Refuse images that are too large, before any work; what cannot be read is named later.
 
     Raises:
@@ -145,9 +156,8 @@ def check_sizes(files: list[Path], max_pixels: int) -> None:
     """
     for file in files:
         try:
-            with Image.open(file) as image:
-                width, height = image.size
-        except (OSError, ValueError, SyntaxError):
+            width, height = file.size()
+        except CorruptSample:
             continue
         if width * height > max_pixels:
             raise ValueError(
@@ -178,8 +188,11 @@ class Measurement:
     def __init__(self, options: ReconstructOptions, tokenizer: Tokenizer, device: torch.device) -> None:
         self.quality = ImageQuality(protocol=options.quality)
         self.usage = CodebookUsage(tokenizer.codebook_size) if tokenizer.is_discrete else None
-        self.evaluator = None
-        if options.rfid:
+        self.evaluator: Evaluator | FloatRFID | None = None
+        if options.rfid and options.quality == "seed_voken":
+            network = load_float_inception(options.inception_weights, device=device)
+            self.evaluator = FloatRFID(extractor=network, device=device)
+        elif options.rfid:
             network = load_inception(options.inception_weights, device=device)
             self.evaluator = Evaluator(
                 extractors={"inception": network}, metrics=["rfid"], protocol="tokenizer", device=device

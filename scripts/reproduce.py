@@ -2,13 +2,15 @@
 
     python scripts/reproduce.py model=rar-b reference=VIRTUAL_imagenet256_labeled.npz output=runs/reproduce/rar_b
     python scripts/reproduce.py model=titok-l32 images='val-{000000..000049}.tar' output=runs/reproduce/titok_l32
+    python scripts/reproduce.py model=magvit2-128 images=val image_size=256 output=runs/reproduce/magvit2_128_at_256
     torchrun --nproc_per_node 8 scripts/reproduce.py model=rar-xl reference=ref.npz output=runs/reproduce/rar_xl
 
 A generator draws class-balanced samples with its published settings into output/samples and is measured against the
 reference (adm protocol). A tokenizer reconstructs the validation images (shorter edge to its size, bicubic, centre
-crop; LlamaGen: ADM's crop) and is compared with these in one pass (tokenizer protocol); TA-TiTok reads the caption
-of each image's class. What is missing is listed before any work. An interrupted job goes on where it stopped, a
-finished one is not repeated.
+crop; LlamaGen: ADM's crop; Open-MAGVIT2 and IBQ: bilinear) and is compared with these in one pass, as its authors did
+(tokenizer protocol; Open-MAGVIT2 and IBQ: PSNR, SSIM and rFID of their own tool); TA-TiTok reads the caption of each
+image's class. What is missing is listed before any work. An interrupted job goes on where it stopped, a finished one
+is not repeated.
 output/result.json holds the numbers and how they came about.
 """
 
@@ -36,28 +38,26 @@ from common.weights import weight_hash
 from data.loaders import eval_loader
 from data.source import Source
 from data.still import Part, still_source
+from data.transforms import CROPS
 from evaluator import protocol as protocols
-from evaluator.codebook_usage import CodebookUsage
-from evaluator.evaluator import Evaluator
+from evaluator.float_rfid import DTYPES, load_float_inception
 from evaluator.image_files import open_images
 from evaluator.images import ImageStream, digest_lines
 from evaluator.inception_weights import find_inception_weights
+from evaluator.lpips import load_lpips
+from evaluator.published import REFERENCE, FamilyMeasurement, conclude, family_of, report
 from evaluator.reference import image_reference
 from modeling.pipeline import decode, load_tokenizer
-from modeling.pretrained.catalog import RAR, TITOK, find_release
+from modeling.pretrained.catalog import find_release
 from modeling.pretrained.references import open_model
 from modeling.pretrained.release import Release, imagenet_classes
 from modeling.pretrained.text import class_captions, load_text_encoder
 from modeling.sample_job import SampleOptions, draw_samples
 from modeling.tokenizers.base import Tokenizer
-from scripts.evaluate import CROPS, EvaluateOptions, Run, batches, load_extractors
+from scripts.evaluate import EvaluateOptions, Run, batches, load_extractors
 
-REFERENCE = "VIRTUAL_imagenet256_labeled.npz"
 ADM = "https://openaipublic.blob.core.windows.net/diffusion/jul-2021/ref_batches/imagenet/256"
 REFERENCE_URL = f"{ADM}/{REFERENCE}"
-TABLE = ("gfid", "rfid", "sfid", "is", "precision", "recall", "psnr", "ssim", "codebook_usage")
-CATALOG = {"is": "inception_score"}  # where the catalog calls a metric otherwise
-TOLERANCE = 0.05  # published FIDs have two digits
 FREE = ("output", "batch_size", "overwrite")  # options that change no number
 
 
@@ -70,6 +70,8 @@ class ReproduceOptions:
     reference: str | None = option(None, f"generators: {REFERENCE}, or images")
     images: str | None = option(None, "tokenizers: validation images, a folder, .npz or 'val-{00..49}.tar'")
     data: dict | None = option(None, "tokenizers, instead: section like data.validation; null = the run's")
+    image_size: int | None = option(None, "convolutional tokenizers: another size than their own")
+    lpips_weights: list[str] | None = option(None, "tokenizers: files of VGG-16 and heads; null = no LPIPS")
     num_samples: int = option(50_000, "samples to draw; of a tokenizer's images, the first ones at most")
     seed: int = option(0, "of the samples")
     batch_size: int = option(64, "per process")
@@ -102,12 +104,18 @@ class ReproduceOptions:
 
 
 def check_kind(options: ReproduceOptions, release: Release) -> None:
-    """Refuse options that belong to the other kind of model."""
-    wrong = ("images", "data", "text_encoder") if release.kind == "generator" else ("reference",)
+    """Refuse options that belong to the other kind of model, or to other tokenizers."""
+    of_tokenizers = ("images", "data", "text_encoder", "image_size", "lpips_weights")
+    wrong = of_tokenizers if release.kind == "generator" else ("reference",)
     for key in wrong:
         if getattr(options, key) is not None:
             takes = "a reference" if release.kind == "generator" else "validation images, its own reference"
             raise ValueError(f"{key} is given, but {release.name} is a {release.kind}, which takes {takes}")
+    if release.kind == "tokenizer" and family_of(release.name).float_rfid and options.precision not in DTYPES:
+        raise ValueError(
+            f"precision={options.precision}: rFID of {release.name} is of images that are not 8 bit, in"
+            f" {' or '.join(DTYPES)}"
+        )
 
 
 def pieces(options: ReproduceOptions, release: Release) -> dict[str, Callable[[], Any]]:
@@ -120,6 +128,8 @@ def pieces(options: ReproduceOptions, release: Release) -> dict[str, Callable[[]
         needed["reference"] = partial(find_reference, options, release)
     else:
         needed["validation images"] = partial(find_validation, options, release)
+    for path in options.lpips_weights or []:
+        needed[f"lpips weights {path}"] = partial(require_files, path, "VGG-16, or heads of LPIPS")
     needed["inception weights"] = partial(find_inception_weights, options.inception_weights)
     if reads_text(release):
         needed["text encoder"] = partial(load_text_encoder, options.text_encoder)
@@ -143,11 +153,6 @@ def find_reference(options: ReproduceOptions, release: Release) -> None:
     if options.reference is None:
         raise FileNotFoundError(f"reference=FILE is not given; get {advice} and name it by reference=FILE")
     require_files(options.reference, advice)
-
-
-def crop_of(model: str) -> str:
-    """The crop that a tokenizer was published with, of `scripts.evaluate.CROPS`."""
-    return "adm" if model.startswith("llamagen") else "shorter_edge"
 
 
 def find_validation(options: ReproduceOptions, release: Release) -> None:
@@ -195,16 +200,16 @@ def open_validation(
     options: ReproduceOptions, config: Mapping[str, Any], tokenizer: Tokenizer
 ) -> tuple[ImageStream, Callable[[torch.Tensor], list[str]]]:
     """The validation images, and a function that gives captions for positions int64 [B]."""
-    size = tokenizer.image_size
+    size, crop = options.image_size or tokenizer.image_size, family_of(options.model).crop
     if options.images is None:
-        fixed = {"image_size": size, "resize": crop_of(options.model)}
+        fixed = {"image_size": size, "resize": crop}
         source = still_source(options.data, split="validation", config=config, **fixed)
         section = options.data or config["data"]["validation"]
         stream = SourceImages(source, " ".join(str(section[k]) for k in ("name", "path") if k in section))
         names = source.class_names
     else:
         path = options.images if "{" in options.images else str(find_file(options.images))
-        stream = open_images(path, transform=partial(CROPS[crop_of(options.model)], size=size))
+        stream = open_images(path, transform=partial(CROPS[crop], size=size))
         source, names = None, imagenet_classes()
         known = 0 if stream.labels is None else int(stream.labels.max()) + 1
         if tokenizer.needs_text and known != len(names):
@@ -224,34 +229,70 @@ def open_validation(
     return stream, captions
 
 
+def check_size(options: ReproduceOptions, tokenizer: Tokenizer) -> int:
+    """Side of the images.
+
+    Raises:
+        ValueError: the tokenizer does not take that size.
+    """
+    size = options.image_size or tokenizer.image_size
+    factor = getattr(tokenizer, "downscale", None)
+    if size != tokenizer.image_size and (factor is None or size % factor):
+        takes = f"only {tokenizer.image_size}" if factor is None else f"multiples of {factor}"
+        raise ValueError(f"image_size={size}: {options.model} takes {takes} pixels")
+    return size
+
+
+def open_measurement(
+    options: ReproduceOptions, tokenizer: Tokenizer, stream: ImageStream, device: torch.device
+) -> FamilyMeasurement:
+    """The measurement of the tokenizer's family with its networks."""
+    family, lpips, network = family_of(options.model), None, None
+    extractors = load_extractors(options.evaluation(samples=stream.source), family.on_stored, device)
+    if family.float_rfid:
+        place = {"device": device, "precision": options.precision}
+        network = load_float_inception(options.inception_weights, **place)
+    if options.lpips_weights is not None:
+        lpips = load_lpips("vgg", options.lpips_weights).to(device)
+    usage = tokenizer.codebook_size if tokenizer.is_discrete else None
+    return FamilyMeasurement(
+        family,
+        extractors=extractors,
+        float_network=network,
+        lpips=lpips,
+        codebook_size=usage,
+        num_images=stream.count,
+        device=device,
+    )
+
+
 def measure_tokenizer(options: ReproduceOptions, release: Release, device: torch.device) -> dict[str, Any]:
     """Reconstruct and measure in one pass; what `result.json` needs."""
     config = open_model(release.name, "tokenizer").config
     tokenizer = load_tokenizer(release.name, device)
+    size, own = check_size(options, tokenizer), tokenizer.image_size
+    # Sizes other than its own are those of convolutional tokenizers, with as many more tokens as pixels.
+    bits, share = tokenizer.bits_per_image, (size / own) ** 2
     encoder = load_text_encoder(options.text_encoder, device) if tokenizer.needs_text else None
     stream, captions = open_validation(options, config, tokenizer)
-    metrics = ("rfid", "is", "psnr", "ssim")
-    networks = load_extractors(options.evaluation(samples=stream.source), metrics, device)
-    evaluator = Evaluator(
-        extractors=networks, metrics=metrics, protocol="tokenizer", num_images=stream.count, device=device
-    )
-    usage = CodebookUsage(tokenizer.codebook_size) if tokenizer.is_discrete else None
+    measurement = open_measurement(options, tokenizer, stream, device)
     facts = {
         "samples": protocols.image_facts(stream),
-        "crop": f"{crop_of(release.name)} {tokenizer.image_size}",
+        "family": family_of(release.name).facts(),
+        "crop": f"{family_of(release.name).crop} {size}",
         "captions": captions(torch.tensor([0]))[0] if encoder is not None else None,
         "reference": image_reference(stream, "originals").facts(),
         "tokenizer": {
             "name": release.name,
             "weight_hash": weight_hash(tokenizer),
-            "tokens_per_image": tokenizer.num_tokens,
-            "bits_per_image": tokenizer.bits_per_image,
+            "tokens_per_image": round(tokenizer.num_tokens * share),
+            "bits_per_image": None if bits is None else bits * share,
         },
     }
     notes = protocols.warnings_about(
         facts["samples"],
-        metrics=metrics,
-        protocol=evaluator.protocol,
+        metrics=measurement.metrics,
+        protocol=measurement.evaluator.protocol,
         reference=facts["reference"],
         reconstructed=True,
     )
@@ -260,11 +301,9 @@ def measure_tokenizer(options: ReproduceOptions, release: Release, device: torch
         with torch.inference_mode():
             tokens = tokenizer.encode(originals)
         text = None if encoder is None else encoder.encode(captions(positions))
-        if usage is not None:
-            usage.update(tokens)
-        evaluator.update_pairs(decode(tokenizer, tokens, text), originals, positions)
-    values = {**evaluator.result(), **({} if usage is None else usage.result(device))}
-    return conclude(values, {**facts, **evaluator.facts()}, notes, release)
+        measurement.update(decode(tokenizer, tokens, text), originals, tokens, positions)
+    values, other_size = measurement.result(), None if size == own else size
+    return conclude(values, {**facts, **measurement.facts()}, notes, release, other_size)
 
 
 def measure_generator(options: ReproduceOptions, release: Release, device: torch.device) -> dict[str, Any]:
@@ -280,58 +319,6 @@ def measure_generator(options: ReproduceOptions, release: Release, device: torch
     notes = run.warnings(facts)
     values = run.measure(evaluator)
     return conclude(values, {**facts, **evaluator.facts()}, notes, release)
-
-
-def conclude(
-    values: Mapping[str, float], facts: Mapping[str, Any], notes: list[str], release: Release
-) -> dict[str, Any]:
-    """Numbers, those published, and what may have made the difference."""
-    notes = notes + protocols.network_warnings(facts["extractors"])
-    rows = compare(values, release.metrics, facts["images"])
-    apart = [r for r in rows if r["metric"].split("_")[0] in ("gfid", "rfid") and r["difference"] is not None]
-    differs = any(abs(row["difference"]) > TOLERANCE for row in apart)
-    return {
-        "comparison": rows,
-        "may_explain": [*notes, *known_differences(release, facts)] if differs else [],
-        "metrics": dict(values),
-        "warnings": notes,
-        "protocol": dict(facts),
-    }
-
-
-def compare(values: Mapping[str, float], published: Mapping[str, float], count: int) -> list[dict[str, Any]]:
-    """Rows of metric (named with the number of images unless it is 50,000), measured, published, difference."""
-    rows = []
-    for metric in TABLE:
-        name, known = protocols.result_name(metric, count), published.get(CATALOG.get(metric, metric))
-        if name in values:
-            difference = None if known is None else values[name] - known
-            row = {"metric": name, "measured": values[name], "published": known}
-            rows.append({**row, "difference": difference})
-    return rows
-
-
-def known_differences(release: Release, facts: Mapping[str, Any]) -> list[str]:
-    """What is done otherwise here than the authors did, or cannot be known."""
-    notes = [f"the weights of {release.name} were not compared with a published hash: none is known"]
-    if release.kind == "generator":
-        if Path(facts["reference"]["source"]).name != REFERENCE:
-            notes.append(f"the reference is not called {REFERENCE}, as that of the published FID is")
-        balance = facts["samples"].get("labels", {})
-        if balance.get("fewest_images") != balance.get("most_images"):
-            notes.append("the classes have different numbers of samples")
-        if release.repo in (TITOK, RAR) or release.layout == "magvit2_generator":
-            notes.append("pixels are rounded to 8 bit; the authors' sampler cut them: half a level darker")
-        notes.append("the random numbers are not the authors' (with TF32); each seed gives another FID")
-        return notes
-    if release.bits_per_image is None:
-        notes.append("the mean of the latent distribution is decoded; the authors' code draws from it")
-    if release.layout in ("magvit2", "magvit2_first_stage"):
-        notes.append("the authors resized images bilinearly (IBQ: without antialiasing), not bicubically")
-    if facts.get("captions"):
-        notes.append(f"the authors' class names may be others than ours: {facts['captions']!r}")
-    notes.append("decoders of JPEG differ by a level or two, and the authors' version is not known")
-    return notes
 
 
 def finished(options: ReproduceOptions) -> dict[str, Any] | None:
@@ -354,24 +341,6 @@ def finished(options: ReproduceOptions) -> dict[str, Any] | None:
             f"{options.result_file} is of other settings ({other}); choose another output, or overwrite=true"
         )
     return stored
-
-
-def report(result: Mapping[str, Any]) -> None:
-    """Print the table and what belongs to it."""
-
-    def cell(value: float | None, sign: str = "") -> str:
-        return "-" if value is None else f"{value:{sign}.{4 if abs(value) < 10 else 2}f}"
-
-    say(f"\n{result['settings']['model']}: {result['protocol']['images']} images")
-    say(f"{'metric':<16}{'measured':>12}{'published':>12}{'difference':>12}")
-    for row in result["comparison"]:
-        numbers = (cell(row["measured"]), cell(row["published"]), cell(row["difference"], "+"))
-        say(f"{row['metric']:<16}" + "".join(f"{number:>12}" for number in numbers))
-    if result["may_explain"]:
-        say(f"\nThe FID differs by more than {TOLERANCE}. What may explain it:")
-    for reason in result["may_explain"]:
-        say(f"- {reason}")
-    say()
 
 
 def main(options: ReproduceOptions, tree: dict) -> None:

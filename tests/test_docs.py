@@ -229,8 +229,9 @@ ROWS = {
 def published(release: Release) -> list[str]:
     """Figures as the table writes them."""
     names = {"rfid": "rFID", "gfid": "gFID", "inception_score": "IS", "psnr": "PSNR", "ssim": "SSIM"}
-    digits = {"inception_score": 1, "ssim": 3}
-    return [f"{names.get(k, k)} {v:.{digits.get(k, 2)}f}" for k, v in release.metrics.items()]
+    names |= {"lpips": "LPIPS", "codebook_usage": "usage"}
+    digits = {"inception_score": ".1f", "ssim": ".3f", "lpips": ".3f", "codebook_usage": ".0%"}
+    return [f"{names.get(k, k)} {v:{digits.get(k, '.2f')}}" for k, v in release.metrics.items()]
 
 
 @pytest.mark.parametrize("name", RELEASES)

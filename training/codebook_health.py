@@ -8,6 +8,7 @@ from common.distributed import all_reduce_sum, world_size
 DECAY = 0.99
 HORIZON = 100  # a code that no token chose for so many training batches counts as dead
 COLLAPSED, JUDGED_FROM = 0.02, 500
+LARGEST = 2**30  # codes; their counts are 8 GiB
 
 
 class CodebookHealth(nn.Module):
@@ -20,10 +21,18 @@ class CodebookHealth(nn.Module):
 
     Args:
         codebook_size: number of codes K.
+
+    Raises:
+        ValueError: there are more than 2^30 codes.
     """
 
     def __init__(self, codebook_size: int) -> None:
         super().__init__()
+        if codebook_size > LARGEST:
+            raise ValueError(
+                f"tokenizer.quantizer means {codebook_size} codes, which are too many to be counted in training;"
+                f" expected at most {LARGEST} (bits=30)"
+            )
         self.codebook_size = codebook_size
         self.register_buffer("share", torch.zeros(codebook_size))
         self.register_buffer("idle", torch.full((codebook_size,), HORIZON, dtype=torch.int32))

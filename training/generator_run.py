@@ -140,7 +140,10 @@ def train_generator(run: GeneratorRun) -> None:
     _check_softmax(run, generator)
     validation = _open_validation(run, origin, tokenizer)
     sampling = build_dataclass(settings_type(generator), run.sampling, "sampling")
-    check_settings(generator, sampling)
+    try:
+        check_settings(generator, sampling)
+    except ValueError as error:
+        raise ConfigError(f"sampling.{error}") from error
     run.sampling = dict(vars(sampling))
     run.tokens = {
         "tokenizer": run.data.tokenizer or origin.tokenizer,

@@ -16,6 +16,7 @@ STACKED = {
     "attn.qkv.weight": 3,
     "attention.wqkv.weight": 3,
     "adaLN_modulation.1.weight": 6,
+    "ada_lin.1.weight": 6,
 }
 
 

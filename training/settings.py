@@ -39,6 +39,12 @@ class OptimizerSettings:
         None, "weight decay of the last update, reached along half a cosine; null = constant"
     )
 
+    def __post_init__(self) -> None:
+        for key in ("weight_decay", "weight_decay_end"):
+            value = getattr(self, key)
+            if value is not None and not value >= 0:  # also refuses NaN
+                raise ConfigError(f"optimizer.{key}={value} must not be negative")
+
 
 @dataclass(kw_only=True)
 class ScheduleSettings:
@@ -55,6 +61,8 @@ class ScheduleSettings:
     drop_factor: float = option(0.1, "steps: what it is multiplied by at every one of them")
 
     def __post_init__(self) -> None:
+        if self.warmup_steps < 0:
+            raise ConfigError(f"schedule.warmup_steps={self.warmup_steps} must not be negative")
         if not 0 <= self.warmup_start <= 1 or not 0 <= self.plateau < 1:
             raise ConfigError(
                 f"schedule.warmup_start={self.warmup_start} must be in [0, 1], and"

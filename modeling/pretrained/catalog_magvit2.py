@@ -49,8 +49,10 @@ def _release(kind: str, name: str, codes: int, **about: Any) -> Release:
     return Release(name=name, kind=kind, licence=LICENCE, tokens=256, bits_per_image=bits, **about)
 
 
-def _quality(rfid: float, psnr: float | None = None, ssim: float | None = None) -> dict[str, float]:
-    published = {"rfid": rfid, "psnr": psnr, "ssim": ssim}
+def _quality(
+    rfid: float, psnr: float | None = None, ssim: float | None = None, **more: float
+) -> dict[str, float]:
+    published = {"rfid": rfid, "psnr": psnr, "ssim": ssim, **more}
     return {metric: value for metric, value in published.items() if value is not None}
 
 
@@ -167,10 +169,10 @@ _TOKENIZERS = (
     ),
 )  # fmt: skip
 _IBQ_TOKENIZERS = (
-    _ibq("1024", 1024, _quality(2.24)),
-    _ibq("8192", 8192, _quality(1.87)),
-    _ibq("16384", 16_384, _quality(1.37)),
-    _ibq("262144", 262_144, _quality(1.00)),
+    _ibq("1024", 1024, _quality(2.24, lpips=0.2580, codebook_usage=0.99)),
+    _ibq("8192", 8192, _quality(1.87, lpips=0.2437, codebook_usage=0.98)),
+    _ibq("16384", 16_384, _quality(1.37, lpips=0.2235, codebook_usage=0.96)),
+    _ibq("262144", 262_144, _quality(1.00, lpips=0.2030, codebook_usage=0.84)),
     _ibq("pretrain-16384", 16_384, _quality(2.06, 22.01, 0.61)),
     _ibq("pretrain-262144", 262_144, _quality(1.53, 22.69, 0.64)),
 )

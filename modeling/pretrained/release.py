@@ -20,9 +20,9 @@ class Release:
         tokens: tokens (continuous: latent vectors) per image.
         bits_per_image: tokens times log2 of the codebook size; None if continuous.
         parameters: entries of the state dict, in numbers.
-        metrics: published results. Tokenizers: rfid, inception_score, psnr (dB), ssim of reconstructions of the
-            ImageNet validation set at the tokenizer's size. Generators: gfid, inception_score, precision, recall of
-            50,000 samples of 256 x 256 pixels.
+        metrics: published results. Tokenizers: rfid, inception_score, psnr (dB), ssim, lpips of reconstructions of the
+            ImageNet validation set at the tokenizer's size, codebook_usage (a share) there. Generators: gfid,
+            inception_score, precision, recall of 50,000 samples of 256 x 256 pixels.
         section: our `tokenizer` or `generator` section; empty for a model in `folder`, which has it in its config.yaml.
         sampling: published settings of a generator's sampler.
         tokenizer: name of the tokenizer whose tokens a generator makes.

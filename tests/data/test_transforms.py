@@ -1,18 +1,22 @@
 """Image transforms: released values, geometry, randomness."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from common.images import pil_to_tensor
+from common.images import pil_to_tensor, to_float
 from data.source import CorruptSample
 from data.transforms import (
+    CROPS,
     ImageTransform,
     adm_center_crop,
     area_crop,
     center_crop,
     decode_image,
+    resize_aliased,
     resize_shorter_edge,
     ten_crop,
     ten_crop_side,
@@ -52,6 +56,72 @@ def test_shorter_edge_gets_the_size_and_the_longer_one_is_rounded_down():
     assert resize_shorter_edge(picture(30, 49), 20).size == (32, 20)
     assert resize_shorter_edge(picture(49, 30), 20).size == (20, 32)
     assert resize_shorter_edge(picture(20, 33), 20).size == (33, 20)
+
+
+def test_bilinear_crop_equals_the_reference():
+    """Of Open-MAGVIT2: 8-bit values differ by a level between versions of Pillow."""
+    arrays = golden("magvit2_misc")
+    result = np.asarray(CROPS["bilinear"](Image.fromarray(arrays["prep_in"]), 128)).astype(int)
+    assert np.abs(result - arrays["prep_out"]).max() <= 1
+    corner = 2 * to_float(torch.from_numpy(result[:4, :4])) - 1
+    assert np.abs(corner.numpy() - arrays["prep_float_corner"]).max() <= 2.01 / 255
+    others = [
+        np.asarray(CROPS[name](Image.fromarray(arrays["prep_in"]), 128)) for name in ("shorter_edge", "adm")
+    ]
+    assert all(np.abs(result - other).max() > 8 for other in others)
+
+
+def four_neighbours(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Bilinear without antialiasing, one value after the other, in exact fractions until it is rounded."""
+    tall, wide, channels = pixels.shape
+    result = np.zeros((height, width, channels), dtype=np.uint8)
+    for y in range(height):
+        for x in range(width):
+            v = min(max(Fraction(2 * y + 1, 2) * tall / height - Fraction(1, 2), 0), tall - 1)
+            u = min(max(Fraction(2 * x + 1, 2) * wide / width - Fraction(1, 2), 0), wide - 1)
+            top, left = int(v), int(u)
+            bottom, right = min(top + 1, tall - 1), min(left + 1, wide - 1)
+            for c in range(channels):
+                above = pixels[top, left, c] * (1 - u + left) + pixels[top, right, c] * (u - left)
+                below = pixels[bottom, left, c] * (1 - u + left) + pixels[bottom, right, c] * (u - left)
+                result[y, x, c] = round(above * (1 - v + top) + below * (v - top))
+    return result
+
+
+@pytest.mark.parametrize(("shape", "size"), [((37, 50), (12, 17)), ((9, 7), (16, 20)), ((24, 24), (12, 12))])
+def test_aliased_resize_is_that_of_four_neighbours(shape, size):
+    image = picture(*shape)
+    result = np.asarray(resize_aliased(image, size[::-1]))
+    wanted = four_neighbours(np.asarray(image).astype(int).astype(object), *size)
+    assert result.shape == (*size, 3) and np.abs(result.astype(int) - wanted.astype(int)).max() <= 1
+    assert (result != wanted).mean() < 0.01  # ties, in float32
+
+
+def test_aliased_stripes_stay_and_antialiased_ones_become_grey():
+    rows = np.tile(np.repeat(np.array([0, 255], dtype=np.uint8), 3), (66, 11))
+    stripes = Image.fromarray(np.repeat(rows[..., None], 3, axis=2))
+    aliased, smooth = (np.asarray(CROPS[name](stripes, 22)) for name in ("bilinear_aliased", "bilinear"))
+    assert set(np.unique(aliased)) == {0, 255}, "a third of the size: the middle pixel of every stripe"
+    assert smooth.min() > 20 and smooth.max() < 235
+
+
+@pytest.mark.parametrize("resize", ["bilinear", "bilinear_aliased"])
+def test_both_kinds_of_bilinear_have_random_and_central_crops(resize):
+    image = picture(40, 75)
+    shape = {"bilinear": (37, 20), "bilinear_aliased": (38, 20)}[
+        resize
+    ]  # 37.5: rounded down, and to the nearest even
+    small = resize_shorter_edge(image, 20, resize)
+    assert small.size == shape
+    wanted = pil_to_tensor(small)
+    random = ImageTransform(image_size=20, resize=resize, random_crop=True)
+    lefts = set()
+    for seed in range(60):
+        crop = random(image, np.random.default_rng(seed))
+        lefts |= {left for left in range(shape[0] - 19) if torch.equal(crop, wanted[:, :, left : left + 20])}
+    assert {0, shape[0] - 20} <= lefts and len(lefts) > 10
+    still = ImageTransform(image_size=20, resize=resize)(image, np.random.default_rng(0))
+    assert torch.equal(still, pil_to_tensor(CROPS[resize](image, 20)))
 
 
 def test_random_crop_reaches_both_ends_and_flip_mirrors():
@@ -135,7 +205,9 @@ def test_options_are_checked():
         ImageTransform(image_size=32, random_area=1.5)
     with pytest.raises(ValueError, match="random_area=0.5 takes neither random_crop"):
         ImageTransform(image_size=32, random_area=0.5, random_crop=True)
-    with pytest.raises(ValueError, match="'shorter_edge', 'adm'"):
+    with pytest.raises(ValueError, match="random_area=0.5 takes .* another resize"):
+        ImageTransform(image_size=32, random_area=0.5, resize="bilinear")
+    with pytest.raises(ValueError, match="'shorter_edge', 'adm', 'bilinear', 'bilinear_aliased'"):
         ImageTransform(image_size=32, resize="nearest")
 
 

@@ -39,6 +39,19 @@ class ToyInception:
         )
 
 
+class ToyFloat:
+    """As `ToyInception`, of float images in [0, 1]."""
+
+    approximate = False
+    weights_hash = "toy"
+    dims = {"pool": ToyInception.dims["pool"]}
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        assert images.is_floating_point()
+        coarse = F.adaptive_avg_pool2d(images.float() * 255 / 64, 4).flatten(1)
+        return (coarse @ ToyInception().pool).relu()
+
+
 def toy_images(count: int, seed: int = 0, side: int = 16) -> np.ndarray:
     """uint8 [N, S, S, 3], coarse blocks under noise."""
     draws = np.random.default_rng(seed)

@@ -1,5 +1,6 @@
 import json
 import shutil
+import tarfile
 
 import numpy as np
 import pytest
@@ -7,13 +8,15 @@ import torch
 from PIL import Image
 
 from common.images import list_images, pil_to_tensor, read_image, to_float
+from data.transforms import CROPS
+from evaluator.float_rfid import FloatRFID
 from evaluator.image_quality import ImageQuality, psnr
 from modeling.factory import build_tokenizer
-from modeling.pipeline import load_tokenizer
+from modeling.pipeline import load_tokenizer, reconstruct_any_size
 from scripts import reconstruct
 from scripts.reconstruct import ReconstructOptions
 from tests.conftest import TOKENIZER, write_run
-from tests.evaluator.toy import ToyInception
+from tests.evaluator.toy import ToyFloat, ToyInception
 from tests.parity import fill_module
 
 
@@ -158,6 +161,54 @@ def test_images_of_all_sizes_keep_them(tmp_path, monkeypatch):
         with Image.open(tmp_path / "out" / f"{record['image']}.png") as picture:
             assert picture.height >= height and picture.width >= 2 * width
     assert (tmp_path / "out" / "reconstructions.png").is_file()
+
+
+def test_trees_and_shards_of_images(tmp_path):
+    """As ImageNet comes: folders of classes, or tar shards; files of the same name do not overwrite each other."""
+    tokenizer = vqgan_run(tmp_path / "run", 16)
+    for name, size in (("a", (20, 24)), ("b", (17, 30))):
+        (tmp_path / "val").mkdir(exist_ok=True)
+        noise(tmp_path / "val" / name, [size])
+    tree = run(tokenizer, tmp_path / "tree", input=str(tmp_path / "val"), original_size=True)
+    assert [r["image"] for r in tree["images"]] == ["a/0_png", "b/0_png"]
+    assert all((tmp_path / "tree" / f"{name}/0_png.png").is_file() for name in "ab")
+    for shard, folder in enumerate("ab"):
+        with tarfile.open(tmp_path / f"{shard}.tar", "w") as archive:
+            archive.add(tmp_path / "val" / folder / "0.png", "0.png")
+    shards = run(tokenizer, tmp_path / "tar", input=f"{tmp_path}/{{0..1}}.tar", original_size=True, png=False)
+    assert [r["image"] for r in shards["images"]] == ["0/0_png", "1/0_png"]
+    assert shards["mean"] == tree["mean"]
+    with pytest.raises(ValueError, match="0/0.png has 20 x 24 pixels, more than max_pixels=100"):
+        run(tokenizer, tmp_path / "x", input=f"{tmp_path}/{{0..1}}.tar", original_size=True, max_pixels=100)
+
+
+def test_the_resize_of_files_can_be_chosen(tmp_path):
+    tokenizer, images = vqgan_run(tmp_path / "run", 16), noise(tmp_path / "in", [(40, 50)])
+    original = read_image(images / "0.png")
+    for resize in CROPS:
+        report = run(tokenizer, tmp_path / resize, input=str(images), resize=resize, png=False)
+        crop = to_float(pil_to_tensor(CROPS[resize](original, 16)))[None]
+        loaded = load_tokenizer(tokenizer)
+        expected = ImageQuality()
+        expected.update(crop, loaded.decode(loaded.encode(crop)))
+        assert report["mean"]["psnr"] == pytest.approx(expected.result()["psnr"], rel=1e-5), resize
+    with pytest.raises(ValueError, match="resize=adm is for input"):
+        ReconstructOptions(tokenizer="x", output="y", resize="adm")
+
+
+def test_rfid_of_another_tool_is_of_floats(tmp_path, monkeypatch):
+    monkeypatch.setattr(reconstruct, "load_float_inception", lambda *_, **__: ToyFloat())
+    tokenizer, images = (
+        vqgan_run(tmp_path / "run", 16),
+        noise(tmp_path / "in", [(16, 16), (20, 24), (30, 17)]),
+    )
+    options = {"input": str(images), "original_size": True, "rfid": True, "png": False}
+    report = run(tokenizer, tmp_path / "out", quality="seed_voken", **options)
+    expected = FloatRFID(extractor=ToyFloat())
+    for file in list_images(images):
+        image = to_float(pil_to_tensor(read_image(file)))[None]
+        expected.update_pairs(reconstruct_any_size(load_tokenizer(tokenizer), image)[1], image)
+    assert report["mean"]["rfid_3"] == pytest.approx(expected.result()["rfid_3"], rel=1e-4)
 
 
 def test_original_size_is_for_those_that_can(tiny_tokenizer_run, tmp_path):

@@ -9,10 +9,13 @@ import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 from common.config import REPOSITORY
-from common.images import save_png
+from common.images import pil_to_tensor, save_png
+from data.file_list import list_files
 from data.openmoji import OpenMoji
+from data.transforms import CROPS
+from evaluator.float_rfid import FloatRFID
 from evaluator.image_quality import ImageQuality
-from evaluator.protocol import result_name
+from evaluator.published import FAMILIES, OTHER_SIZES, Family
 from modeling.factory import build_tokenizer
 from modeling.pipeline import load_tokenizer, reconstruct
 from modeling.pretrained.catalog import RELEASES, Release
@@ -21,7 +24,7 @@ from scripts import evaluate, reproduce
 from scripts.evaluate import EvaluateOptions
 from scripts.reproduce import ReproduceOptions
 from tests.conftest import TOKENIZER, write_run
-from tests.evaluator.toy import ToyInception, tensor, toy_images, write_folder
+from tests.evaluator.toy import ToyFloat, ToyInception, tensor, toy_images, write_folder
 from tests.parity import fill_module
 
 
@@ -183,47 +186,90 @@ def reproduce_cell(value):
     return f"{value:.4f}" if value < 10 else f"{value:.2f}"
 
 
-@pytest.mark.parametrize(
-    ("name", "reason"),
-    [
-        ("titok-ll32-vae", "the mean of the latent distribution"),
-        ("tatitok-bl32-vq", "class names"),
-        ("magvit2-256", "resized images bilinearly"),
-    ],
-)
-def test_kinds_of_tokenizers_have_reasons_of_their_own(name, reason):
-    facts = {"captions": "A photo of a tench." if "tatitok" in name else None, "extractors": {}}
-    values = {result_name("rfid", 50_000): RELEASES[name].metrics["rfid"] + 1}
-    result = reproduce.conclude(values, {**facts, "images": 50_000}, ["seen"], RELEASES[name])
-    assert result["comparison"][0]["difference"] == pytest.approx(1)
-    reasons = result["may_explain"]
-    assert reasons[0] == "seen" and sum(reason in text for text in reasons) == 1
-    plain = reproduce.known_differences(RELEASES["titok-l32"], {"captions": None})
-    assert not any(reason in text for text in plain)
-
-
 def test_crops_are_those_of_the_publications(
     toy, release, tiny_tokenizer_run, image_folder, tmp_path, monkeypatch
 ):
     release(tiny_tokenizer_run, "tokenizer")
     data = {"name": "image_folder", "path": str(image_folder)}
     plain = run("tiny", tmp_path / "plain", toy, data=data)
-    monkeypatch.setattr(reproduce, "crop_of", lambda _: "adm")
+    monkeypatch.setitem(FAMILIES, "tiny", Family(crop="adm"))
     adm = run("tiny", tmp_path / "adm", toy, data=data)
     files = run("tiny", tmp_path / "files", toy, images=str(image_folder))
     assert (plain["protocol"]["crop"], adm["protocol"]["crop"]) == ("shorter_edge 16", "adm 16")
     assert files["metrics"] == pytest.approx(adm["metrics"], rel=1e-5)
     assert adm["metrics"]["psnr"] != plain["metrics"]["psnr"]
-    monkeypatch.undo()
-    assert [reproduce.crop_of(name) for name in ("llamagen-vq16", "titok-l32")] == ["adm", "shorter_edge"]
 
 
-def test_only_some_authors_cut_their_pixels():
-    facts = {"reference": {"source": reproduce.REFERENCE}, "samples": {}}
-    notes = reproduce.known_differences(RELEASES["rar-b"], facts)
-    assert any("cut them" in note for note in notes) and not any("not called" in note for note in notes)
-    assert any("cut them" in n for n in reproduce.known_differences(RELEASES["magvit2-ar-b"], facts))
-    assert not any("cut" in n for n in reproduce.known_differences(RELEASES["openmoji-rar"], facts))
+@pytest.fixture
+def convolutional(release, monkeypatch, tmp_path):
+    """A tokenizer of 16 x 16 pixels that is measured as IBQ's are."""
+    quantizer = {"name": "vq", "codebook_size": 24, "code_dim": 8}
+    section = {"name": "vqgan", "image_size": 16, "base_channels": 32, "multipliers": [1, 1, 1]}
+    section |= {"num_blocks": 1, "z_channels": 16, "quantizer": quantizer}
+    folder = write_run(tmp_path / "run", {"tokenizer": section}, fill_module(build_tokenizer(section)))
+    release(folder, "tokenizer", rfid=1.0, psnr=20.0)
+    monkeypatch.setitem(FAMILIES, "tiny", FAMILIES["ibq"])
+    monkeypatch.setattr(reproduce, "load_float_inception", lambda *_, **__: ToyFloat())
+    return load_tokenizer(folder)
+
+
+def test_ibq_is_measured_as_its_authors_did(toy, convolutional, image_folder, tmp_path):
+    data = {"name": "image_folder", "path": str(image_folder)}
+    result = run("tiny", tmp_path / "own", toy, data=data, batch_size=3)
+    files = run("tiny", tmp_path / "files", toy, images=str(image_folder))
+    assert files["metrics"] == pytest.approx(result["metrics"], rel=1e-5)
+    crops = [CROPS["bilinear_aliased"](file.image(), 16) for file in list_files(image_folder)]
+    images = torch.stack([pil_to_tensor(crop) for crop in crops]).float() / 255
+    back = reconstruct(convolutional, images)
+    quality, rfid = ImageQuality(protocol="seed_voken"), FloatRFID(extractor=ToyFloat())
+    quality.update(images, back)
+    rfid.update_pairs(back, images)
+    rows = {row["metric"]: row for row in result["comparison"]}
+    assert set(rows) == {"rfid_7", "psnr", "ssim", "codebook_usage"}
+    for name, value in {**quality.result(), **rfid.result()}.items():
+        assert name == "images" or result["metrics"][name] == pytest.approx(value, rel=1e-4), name
+    assert (rows["rfid_7"]["published"], rows["psnr"]["published"]) == (1.0, 20.0)
+    facts = result["protocol"]
+    assert facts["crop"] == "bilinear_aliased 16" and facts["image_quality"].startswith("seed_voken")
+    assert facts["family"]["float_rfid"] and "not stored as 8 bit" in facts["rfid"]
+    assert any("another library" in note for note in result["may_explain"])
+
+
+def test_another_size_has_other_tokens_and_figures(toy, convolutional, image_folder, tmp_path, monkeypatch):
+    data = {"name": "image_folder", "path": str(image_folder)}
+    monkeypatch.setitem(OTHER_SIZES, ("tiny", 24), {"psnr": 21.0})
+    result = run("tiny", tmp_path / "24", toy, data=data, image_size=24)
+    facts, rows = result["protocol"], {row["metric"]: row["published"] for row in result["comparison"]}
+    assert facts["crop"] == "bilinear_aliased 24" and facts["samples"]["height"] == 24
+    own = convolutional.num_tokens
+    assert (facts["tokenizer"]["tokens_per_image"], own) == (36, 16)
+    assert facts["tokenizer"]["bits_per_image"] == pytest.approx(36 / 16 * convolutional.bits_per_image)
+    assert rows["psnr"] == 21.0 and rows["rfid_7"] is None
+    with pytest.raises(ValueError, match="image_size=18: tiny takes multiples of 4 pixels"):
+        run("tiny", tmp_path / "18", toy, data=data, image_size=18)
+    with pytest.raises(ValueError, match="precision=float64: rFID of tiny"):
+        run("tiny", tmp_path / "64", toy, data=data, precision="float64")
+
+
+def test_one_size_only(toy, release, tiny_tokenizer_run, image_folder, tmp_path):
+    release(tiny_tokenizer_run, "tokenizer")
+    with pytest.raises(ValueError, match="image_size=32: tiny takes only 16 pixels"):
+        run("tiny", tmp_path / "out", toy, images=str(image_folder), image_size=32)
+
+
+def test_lpips_if_its_files_are_there(toy, convolutional, image_folder, tmp_path, monkeypatch, program):
+    class Distance(torch.nn.Module):
+        def forward(self, images, reconstructions):
+            return (images - reconstructions).square().mean((1, 2, 3), keepdim=True)
+
+    (tmp_path / "lpips.pth").touch()
+    monkeypatch.setattr(reproduce, "load_lpips", lambda *_: Distance().eval())
+    options = {"images": str(image_folder), "lpips_weights": [str(tmp_path / "lpips.pth")]}
+    result = run("tiny", tmp_path / "out", toy, **options)
+    assert "lpips" in measured(result) and 0 < result["metrics"]["lpips"] < 1
+    arguments = ["model=tiny", f"images={image_folder}", f"output={tmp_path}/no", f"inception_weights={toy}"]
+    done = program(reproduce, ReproduceOptions, *arguments, "lpips_weights=[nowhere.pth]")
+    assert done.code == 1 and "missing: lpips weights nowhere.pth" in done.err
 
 
 @pytest.fixture
@@ -280,6 +326,7 @@ def test_all_that_a_tokenizer_lacks_is_said_at_once(offline, program, tmp_path):
         ({"model": "rar-c"}, "'rar-c' is unknown.*did you mean"),
         ({"model": "rar-b", "images": "x"}, "images is given, but rar-b is a generator"),
         ({"model": "rar-b", "data": {"name": "openmoji"}}, "data is given"),
+        ({"model": "rar-b", "image_size": 128}, "image_size is given"),
         ({"model": "titok-l32", "reference": "x"}, "reference is given, but titok-l32 is a tokenizer"),
         ({"model": "titok-l32", "images": "x", "data": {"name": "y"}}, "choose one"),
         ({"num_samples": 1}, "num_samples=1 must be at least 2"),

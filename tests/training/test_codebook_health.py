@@ -47,7 +47,9 @@ def test_warns_once_when_the_codebook_collapses():
     assert health.warning(10, collapsed) is None, "every codebook is hardly used in its first steps"
     assert health.warning(1000, sound) is None
     text = health.warning(2000, collapsed)
-    assert text.startswith("step 2000: the codebook of the tokenizer collapses") and "online_clustering" in text
+    assert (
+        text.startswith("step 2000: the codebook of the tokenizer collapses") and "online_clustering" in text
+    )
     assert health.warning(2050, collapsed) is None
     assert health.warning(2100, sound) is None and health.warning(3000, collapsed)
 
@@ -107,3 +109,8 @@ def test_small_batches_of_a_large_codebook_are_no_collapse():
     for _ in range(2 * HORIZON):
         scalars = health.update(torch.randint(20, (32,), generator=draws))
     assert "collapses" in health.warning(2000, {name: float(value) for name, value in scalars.items()})
+
+
+def test_too_many_codes_are_refused_before_their_memory_is_asked_for():
+    with pytest.raises(ValueError, match="tokenizer.quantizer means 1099511627776 codes.*at most 1073741824"):
+        CodebookHealth(2**40)

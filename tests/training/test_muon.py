@@ -2,8 +2,9 @@ import pytest
 import torch
 from torch import nn
 
+from modeling.layers.llama import ModulatedLlamaBlock
 from training.muon import MuonAdamW, orthogonalize
-from training.optim import build_optimizer
+from training.optim import build_optimizer, muon_projections
 from training.settings import OptimizerSettings
 
 
@@ -68,3 +69,12 @@ def test_only_matrices_of_blocks_are_trained_by_muon():
 
 def test_without_muon_it_is_plain_adamw():
     assert type(build_optimizer(Model(), OptimizerSettings())) is torch.optim.AdamW
+
+
+def test_stacked_projections_of_modulated_blocks_are_known():
+    block = ModulatedLlamaBlock(hidden_size=8, num_heads=2, mlp_size=16, dropout=0.0)
+    found = {name: muon_projections(f"blocks.0.{name}", p) for name, p in block.named_parameters()}
+    assert {name: count for name, count in found.items() if count > 1} == {
+        "attention.wqkv.weight": 3,
+        "ada_lin.1.weight": 6,
+    }

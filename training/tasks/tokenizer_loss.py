@@ -74,8 +74,8 @@ class TokenizerLossSettings:
     def __post_init__(self) -> None:
         if self.entropy_boost < 0 or self.entropy_boost_steps < 1:
             raise ConfigError(
-                f"entropy_boost={self.entropy_boost} must not be negative, and"
-                f" entropy_boost_steps={self.entropy_boost_steps} must be at least 1"
+                f"losses.entropy_boost={self.entropy_boost} must not be negative, and"
+                f" losses.entropy_boost_steps={self.entropy_boost_steps} must be at least 1"
             )
         if self.quantize_end < self.quantize_start:
             raise ConfigError(

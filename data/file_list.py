@@ -1,0 +1,103 @@
+"""Single images on the disk: a file, all below a folder, or those inside tar shards."""
+
+import io
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from common.images import IMAGE_SUFFIXES
+from data.source import CorruptSample
+from data.tar_index import open_index
+from data.transforms import decode_image
+from data.webdataset_shards import expand_shards
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """An image file, or one inside a tar shard.
+
+    Attributes:
+        name: relative to what was listed, with "/" between folders; a shard counts as a folder without its ending.
+        path: the file or the shard.
+        offset, length: bytes of the image in the shard; None for a file.
+    """
+
+    name: str
+    path: Path
+    offset: int | None = None
+    length: int | None = None
+
+    def image(self) -> Image.Image:
+        """RGB; transparency is composited on white.
+
+        Raises:
+            CorruptSample: it cannot be read.
+        """
+        return decode_image(self._content(), self.name)
+
+    def size(self) -> tuple[int, int]:
+        """(width, height) from the head of the file.
+
+        Raises:
+            CorruptSample: it cannot be read.
+        """
+        try:
+            with Image.open(io.BytesIO(self._content()) if self.offset is not None else self.path) as image:
+                return image.size
+        except (OSError, EOFError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise CorruptSample(self.name, str(error)) from error
+
+    def caption(self) -> str | None:
+        """Text of the `.txt` file beside an image file, without the space around it; None without one."""
+        text = self.path.with_suffix(".txt")
+        return text.read_text("utf-8").strip() if self.offset is None and text.is_file() else None
+
+    def _content(self) -> bytes:
+        try:
+            with open(self.path, "rb") as file:
+                file.seek(self.offset or 0)
+                return file.read(-1 if self.length is None else self.length)
+        except OSError as error:
+            raise CorruptSample(self.name, str(error)) from error
+
+
+def list_files(path: str | Path) -> list[ImageFile]:
+    """Images at a path.
+
+    Args:
+        path: an image file; a folder, whose images at any depth are sorted by their paths, hidden ones left out; or tar
+            shards as a brace pattern, whose images keep their order.
+
+    Raises:
+        FileNotFoundError: there is nothing.
+        ValueError: there are no images, or a shard is damaged.
+    """
+    if str(path).endswith(".tar"):
+        found = [file for shard in expand_shards(str(path)) for file in _in_shard(shard)]
+    else:
+        place = Path(path).expanduser()
+        if place.is_file():
+            return [ImageFile(place.name, place)]
+        if not place.is_dir():
+            raise FileNotFoundError(f"{path} is neither an image nor a folder nor tar shards")
+        found = [ImageFile(name, place / name) for name in _below(place)]
+    if not found:
+        raise ValueError(f"{path} holds no image ({', '.join(IMAGE_SUFFIXES)})")
+    return found
+
+
+def _below(folder: Path) -> list[str]:
+    found = []
+    for root, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [f for f in folders if not f.startswith(".")]
+        images = (n for n in names if n.lower().endswith(IMAGE_SUFFIXES) and not n.startswith("."))
+        found += [(Path(root) / name).relative_to(folder).as_posix() for name in images]
+    return sorted(found)
+
+
+def _in_shard(shard: Path) -> list[ImageFile]:
+    index = open_index(shard, keep=False)
+    places = zip(index.names, index.offsets.tolist(), index.sizes.tolist(), strict=True)
+    return [ImageFile(f"{shard.stem}/{os.fsdecode(name)}", shard, *place) for name, *place in places]

@@ -1,0 +1,143 @@
+"""rFID of reconstructions that were never stored as 8 bit, as the tools of Open-MAGVIT2 and IBQ compute it.
+
+The network is the one of every FID. What comes before it is that of pytorch-fid: images in [0, 1] are resized to 299
+pixels bilinearly with half-pixel centres and without smoothing, and mapped to 2 x - 1; not TensorFlow's resize of 8-bit
+values and (x - 128) / 128. The covariances have divisor N - 1, as everywhere.
+"""
+
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+
+from common.console import warn
+from evaluator.evaluator import extractor_facts
+from evaluator.fid import frechet_distance
+from evaluator.inception_fast import FastInception, full_precision
+from evaluator.inception_network import DIMS, IMAGE_SIDE, InceptionV3
+from evaluator.inception_weights import (
+    OFFICIAL_SHA256,
+    find_inception_weights,
+    load_inception_weights,
+    sha256_of_weights,
+)
+from evaluator.moments import Moments
+from evaluator.protocol import result_name
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class FloatExtractor(Protocol):
+    """A network: images float [B, 3, H, W] in [0, 1] to pooled features [B, dims["pool"]]."""
+
+    weights_hash: str
+    approximate: bool
+    dims: dict[str, int]
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        """Pooled features of a batch."""
+
+
+class FloatInception(FastInception):
+    """The feature network for float images of any size.
+
+    Args:
+        network: the plain network with its weights; it is not kept.
+        weights_hash: SHA-256 of the weight file.
+        precision: "float32", or "bfloat16" for an approximation.
+        device: where to compute.
+
+    Raises:
+        ValueError: another precision.
+    """
+
+    def __init__(
+        self,
+        network: InceptionV3,
+        *,
+        weights_hash: str,
+        precision: str = "float32",
+        device: torch.device | str = "cpu",
+    ) -> None:
+        if precision not in DTYPES:
+            raise ValueError(f"precision={precision!r}: images that are not 8 bit take {', '.join(DTYPES)}")
+        super().__init__(network, device=device, dtype=DTYPES[precision])
+        self.weights_hash, self.precision = weights_hash, precision
+        self.official, self.approximate = weights_hash == OFFICIAL_SHA256, precision == "bfloat16"
+        self.dims = {"pool": DIMS["pool"]}
+
+    @torch.no_grad()
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        """Pooled features float32 [B, 2048].
+
+        Args:
+            images: float [B, 3, H, W] in [0, 1].
+
+        Raises:
+            ValueError: the images are of another type or shape.
+        """
+        if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
+            shape = list(images.shape)
+            raise ValueError(f"images are {images.dtype} {shape}; expected float [B, 3, H, W] in [0, 1]")
+        parts = [torch.zeros(0, self.dims["pool"], device=self.device)]
+        with full_precision(self.device):
+            for chunk in images.split(self.batch):
+                pixels = chunk.to(self.device, torch.float32)
+                pixels = F.interpolate(pixels, (IMAGE_SIDE, IMAGE_SIDE), mode="bilinear", align_corners=False)
+                # The stem takes images of this size as they are and maps x to (x - 128) / 128: here to 2 x - 1 exactly.
+                parts.append(self._features(256 * pixels).pool)
+        return torch.cat(parts)
+
+
+def load_float_inception(
+    weights: str | Path | None = None, *, device: torch.device | str = "cpu", precision: str = "float32"
+) -> FloatInception:
+    """`FloatInception` with its weights; arguments and errors are those of `evaluator.inception.load_inception`."""
+    path = find_inception_weights(weights)
+    weights_hash = sha256_of_weights(path)
+    if weights_hash != OFFICIAL_SHA256:
+        warn(
+            f"inception weights {path} are not the published file (SHA-256 {weights_hash[:16]}...):"
+            " results compare only with results of the same weights"
+        )
+    network = InceptionV3()
+    load_inception_weights(path, network)
+    return FloatInception(network, weights_hash=weights_hash, precision=precision, device=device)
+
+
+class FloatRFID:
+    """rFID of float reconstructions against the images that they were made of, over all processes.
+
+    Args:
+        extractor: the feature network.
+        device: of the reductions.
+    """
+
+    def __init__(self, *, extractor: FloatExtractor, device: torch.device | str = "cpu") -> None:
+        self.extractor, self.device = extractor, device
+        self.own, self.others = (Moments(extractor.dims["pool"]) for _ in range(2))
+
+    def update_pairs(self, images: torch.Tensor, originals: torch.Tensor) -> None:
+        """Add reconstructions, float [B, 3, H, W], clamped to [0, 1] here, and their originals in [0, 1]."""
+        self.own.update(self.extractor(images.clamp(0, 1)))
+        self.others.update(self.extractor(originals))
+
+    def result(self) -> dict[str, float]:
+        """`rfid`, with the number of images in its name unless it is 50,000; every process must call it.
+
+        Raises:
+            ValueError: there are fewer than two images.
+        """
+        own, others = self.own.reduced(self.device), self.others.reduced(self.device)
+        counts = {"count1": others.count, "count2": own.count}
+        # Every process for itself: the sums are the same on all, and so is an error.
+        value = frechet_distance(others.mean, others.covariance, own.mean, own.covariance, **counts)
+        return {result_name("rfid", own.count): value}
+
+    def facts(self) -> dict[str, Any]:
+        """How the number came about."""
+        return {
+            "rfid": "images not stored as 8 bit; half-pixel bilinear to 299 (pytorch-fid)",
+            "extractors": extractor_facts({"inception": self.extractor}),
+        }

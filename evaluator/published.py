@@ -1,0 +1,209 @@
+"""How the authors of released models measured them, what they found, and what may make our numbers differ."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from common.console import say
+from evaluator.codebook_usage import CodebookUsage
+from evaluator.evaluator import Evaluator, Extractor
+from evaluator.float_rfid import FloatExtractor, FloatRFID
+from evaluator.protocol import network_warnings, result_name
+from modeling.pretrained.catalog import RAR, TITOK
+from modeling.pretrained.release import Release
+
+REFERENCE = "VIRTUAL_imagenet256_labeled.npz"
+TABLE = ("gfid", "rfid", "sfid", "is", "precision", "recall", "psnr", "ssim", "lpips", "codebook_usage")
+CATALOG = {"is": "inception_score"}  # where the catalog calls a metric otherwise
+TOLERANCE = 0.05  # published FIDs have two digits
+
+
+@dataclass(frozen=True)
+class Family:
+    """How the authors of some tokenizers measured reconstructions.
+
+    Attributes:
+        crop: of the validation images, a key of `data.transforms.CROPS`.
+        quality: PSNR and SSIM, a key of `evaluator.image_quality.PROTOCOLS`.
+        metrics: measured in one pass.
+        float_rfid: rFID is of reconstructions that were not stored as 8 bit, see `evaluator.float_rfid`.
+    """
+
+    crop: str = "shorter_edge"
+    quality: str = "rounded"
+    metrics: tuple[str, ...] = ("rfid", "is", "psnr", "ssim")
+    float_rfid: bool = False
+
+    @property
+    def on_stored(self) -> tuple[str, ...]:
+        """Metrics of reconstructions that were rounded to 8 bit or are converted by `quality`."""
+        return tuple(m for m in self.metrics if m != "rfid" or not self.float_rfid)
+
+    def facts(self) -> dict[str, Any]:
+        """As plain values, for results."""
+        return asdict(self)
+
+
+_SEED_VOKEN = {"quality": "seed_voken", "metrics": ("rfid", "psnr", "ssim"), "float_rfid": True}
+# By the beginning of a name; IBQ's images are read by another library than Open-MAGVIT2's.
+FAMILIES = {
+    "llamagen": Family(crop="adm"),
+    "magvit2": Family(crop="bilinear", **_SEED_VOKEN),
+    "ibq": Family(crop="bilinear_aliased", **_SEED_VOKEN),
+}
+# Published results at another size than the tokenizer's own, which the catalog does not hold.
+OTHER_SIZES = {("magvit2-128", 256): {"rfid": 0.34, "psnr": 26.19}}
+
+
+def family_of(model: str) -> Family:
+    """How a released tokenizer was measured; most of them in the same way."""
+    return FAMILIES.get(model.partition("-")[0], Family())
+
+
+def published_at(release: Release, image_size: int | None) -> Mapping[str, float]:
+    """Published results of a release; of images of `image_size` pixels if that is not None, maybe none."""
+    return release.metrics if image_size is None else OTHER_SIZES.get((release.name, image_size), {})
+
+
+class FamilyMeasurement:
+    """What is measured of reconstructions in one pass, as the authors of a tokenizer did.
+
+    Args:
+        family: how they did.
+        extractors: networks of the metrics, as `evaluator.evaluator.Evaluator` takes them.
+        float_network: for rFID of images that were not stored as 8 bit; None for other families.
+        lpips: network of LPIPS, which is then measured too.
+        codebook_size: of the tokens, whose use is counted; None for continuous ones.
+        num_images: over all processes.
+        device: of the reductions.
+    """
+
+    def __init__(
+        self,
+        family: Family,
+        *,
+        extractors: Mapping[str, Extractor],
+        float_network: FloatExtractor | None = None,
+        lpips: nn.Module | None = None,
+        codebook_size: int | None = None,
+        num_images: int | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        extra = () if lpips is None else ("lpips",)
+        self.metrics, self.device = (*family.metrics, *extra), device
+        self.evaluator = Evaluator(
+            extractors=extractors,
+            metrics=(*family.on_stored, *extra),
+            protocol="tokenizer",
+            num_images=num_images,
+            lpips=lpips,
+            device=device,
+            quality=family.quality,
+        )
+        self.rfid = FloatRFID(extractor=float_network, device=device) if family.float_rfid else None
+        self.usage = None if codebook_size is None else CodebookUsage(codebook_size)
+
+    def update(
+        self, results: torch.Tensor, originals: torch.Tensor, tokens: torch.Tensor, positions: torch.Tensor
+    ) -> None:
+        """Add reconstructions with their originals, both [B, 3, H, W] in [0, 1], tokens, and positions int64 [B]."""
+        self.evaluator.update_pairs(results, originals, positions)
+        if self.rfid is not None:
+            self.rfid.update_pairs(results, originals)
+        if self.usage is not None:
+            self.usage.update(tokens)
+
+    def result(self) -> dict[str, float]:
+        """Everything by its name, over all processes."""
+        values = self.evaluator.result() | ({} if self.rfid is None else self.rfid.result())
+        return values | ({} if self.usage is None else self.usage.result(self.device))
+
+    def facts(self) -> dict[str, Any]:
+        """How the numbers came about."""
+        return self.evaluator.facts() | ({} if self.rfid is None else self.rfid.facts())
+
+
+def conclude(
+    values: Mapping[str, float],
+    facts: Mapping[str, Any],
+    notes: list[str],
+    release: Release,
+    image_size: int | None = None,
+) -> dict[str, Any]:
+    """Numbers, those published, and what may have made the difference.
+
+    Args:
+        values: measured.
+        facts: how they came about.
+        notes: warnings so far.
+        release: what was measured.
+        image_size: of a tokenizer's images, if it is not its own.
+    """
+    notes = notes + network_warnings(facts["extractors"])
+    rows = compare(values, published_at(release, image_size), facts["images"])
+    apart = [r for r in rows if r["metric"].split("_")[0] in ("gfid", "rfid") and r["difference"] is not None]
+    differs = any(abs(row["difference"]) > TOLERANCE for row in apart)
+    return {
+        "comparison": rows,
+        "may_explain": [*notes, *known_differences(release, facts)] if differs else [],
+        "metrics": dict(values),
+        "warnings": notes,
+        "protocol": dict(facts),
+    }
+
+
+def compare(values: Mapping[str, float], published: Mapping[str, float], count: int) -> list[dict[str, Any]]:
+    """Rows of metric (named with the number of images unless it is 50,000), measured, published, difference."""
+    rows = []
+    for metric in TABLE:
+        name, known = result_name(metric, count), published.get(CATALOG.get(metric, metric))
+        if name in values:
+            difference = None if known is None else values[name] - known
+            row = {"metric": name, "measured": values[name], "published": known}
+            rows.append({**row, "difference": difference})
+    return rows
+
+
+def known_differences(release: Release, facts: Mapping[str, Any]) -> list[str]:
+    """What is done otherwise here than the authors did, or cannot be known."""
+    notes = [f"the weights of {release.name} were not compared with a published hash: none is known"]
+    if release.kind == "generator":
+        if Path(facts["reference"]["source"]).name != REFERENCE:
+            notes.append(f"the reference is not called {REFERENCE}, as that of the published FID is")
+        balance = facts["samples"].get("labels", {})
+        if balance.get("fewest_images") != balance.get("most_images"):
+            notes.append("the classes have different numbers of samples")
+        if release.repo in (TITOK, RAR) or release.layout == "magvit2_generator":
+            notes.append("pixels are rounded to 8 bit; the authors' sampler cut them: half a level darker")
+        notes.append("the random numbers are not the authors' (with TF32); each seed gives another FID")
+        return notes
+    if release.bits_per_image is None:
+        notes.append("the mean of the latent distribution is decoded; the authors' code draws from it")
+    if family_of(release.name).crop == "bilinear_aliased":
+        notes.append("the authors resized images with another library; ours differs by a level or two")
+    if facts.get("captions"):
+        notes.append(f"the authors' class names may be others than ours: {facts['captions']!r}")
+    notes.append("decoders of JPEG differ by a level or two, and the authors' version is not known")
+    return notes
+
+
+def report(result: Mapping[str, Any]) -> None:
+    """Print the table and what belongs to it."""
+
+    def cell(value: float | None, sign: str = "") -> str:
+        return "-" if value is None else f"{value:{sign}.{4 if abs(value) < 10 else 2}f}"
+
+    say(f"\n{result['settings']['model']}: {result['protocol']['images']} images")
+    say(f"{'metric':<16}{'measured':>12}{'published':>12}{'difference':>12}")
+    for row in result["comparison"]:
+        numbers = (cell(row["measured"]), cell(row["published"]), cell(row["difference"], "+"))
+        say(f"{row['metric']:<16}" + "".join(f"{number:>12}" for number in numbers))
+    if result["may_explain"]:
+        say(f"\nThe FID differs by more than {TOLERANCE}. What may explain it:")
+    for reason in result["may_explain"]:
+        say(f"- {reason}")
+    say()
