@@ -51,7 +51,7 @@ def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
 def draw_comparison(rows: Sequence[Mapping[str, Any]], output: Path) -> None:
     """PSNR over the bits that the generator needs, and its loss beside that of even guessing, as a PNG.
 
-    Tokenizers without a generator are left out.
+    Tokenizers without a generator are left out; numbers beside the points are those beside the names.
 
     Args:
         rows: see `markdown_table`.
@@ -62,22 +62,20 @@ def draw_comparison(rows: Sequence[Mapping[str, Any]], output: Path) -> None:
     rows = [values for values in rows if values.get("gpt_bits_per_image") is not None]
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
-    for rank, values in enumerate(sorted(rows, key=lambda values: values["psnr"])):
+    for number, values in enumerate(rows, start=1):  # names would cover each other
         point = (values["gpt_bits_per_image"], values["psnr"])
         left.scatter(*point, s=30)
-        # Neighbours in height are written on different sides.
-        shift, side = ((6, "left"), (-6, "right"))[rank % 2]
-        left.annotate(
-            values["name"], point, xytext=(shift, -3), textcoords="offset points", fontsize=8, ha=side
-        )
+        left.annotate(str(number), point, xytext=(4, 4), textcoords="offset points", fontsize=9)
     left.set_xlabel("bits per held-out image under the GPT")
     left.set_ylabel("PSNR of reconstructions, dB")
-    left.margins(0.3, 0.15)
+    left.margins(0.1, 0.1)
     places = range(len(rows))
     even = [values["bits_per_image"] / values["tokens"] * LN2 for values in rows]
     right.barh(places, even, color="0.9", label="even guessing: ln(codes)")
     right.barh(places, [v["gpt_nats_per_token"] for v in rows], height=0.5, label="GPT, held out")
-    right.set_yticks(places, [values["name"] for values in rows], fontsize=8)
+    right.set_yticks(
+        places, [f"{values['name']}  {number + 1}" for number, values in enumerate(rows)], fontsize=8
+    )
     right.invert_yaxis()
     right.set_xlabel("nats per token")
     right.legend(fontsize=8, ncols=2, loc="lower right", bbox_to_anchor=(1, 1))
