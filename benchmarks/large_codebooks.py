@@ -6,8 +6,9 @@
 The entropy term of LFQ: exact from two halves of the bits (`bit_entropies`) and by a softmax over all 2^bits codes. The
 choice of IBQ with its entropies: in chunks that are made twice (`choose_codes`) and by autograd on tokens x codes. Each
 measurement has a process of its own; the seconds are the best of `--repeats`, the memory is what its peak adds to
-the inputs. Where the dense way would need more than `--limit` megabytes, it is left out. Values and gradients of both are
-compared, and their largest differences printed, relative to the largest value.
+the inputs. Where the dense way would need more than `--limit` megabytes, it is left out. Values and gradients of both
+are compared, and the largest difference printed, relative to the largest value. (With 2^18 codes it is the dense way
+that rounds: it is off by as much from float64, ours by a hundredth of that.)
 """
 
 import argparse

@@ -1,6 +1,7 @@
 """Any tokenizer with any generator: train on its tokens for a few steps, sample, and get images."""
 
 import importlib.util
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import sample_imagenet
 import train_rar
 from data.token_memmap import TokenMemmap
 from modeling.factory import build_tokenizer
+from modeling.tokenizers.sub_tokens import suggest_factors
 from scripts import pretokenize
 from tests.conftest import TOKENIZER, write_run
 from tests.parity import fill_module
@@ -26,31 +28,34 @@ TWO_STAGE = {
     "pixel_decoder_channels": 32,
 }
 # Four times as large as the grid of codes.
-PIXELS = {"base_channels": 32, "multipliers": [1, 1, 1], "num_blocks": 1, "z_channels": 32}
+CONVOLUTIONS = {"base_channels": 32, "multipliers": [1, 1, 1], "num_blocks": 1}
+PIXELS = CONVOLUTIONS | {"z_channels": 32}
 TOKENIZERS = {
     "titok": TOKENIZER,
     "titok cosine codes": TOKENIZER
     | {"quantizer": {"name": "vq", "codebook_size": 40, "code_dim": 4, "use_l2_norm": True}},
     "titok two stages": TOKENIZER | PATCHES | TWO_STAGE,
     "titok fsq": TOKENIZER | {"quantizer": {"name": "fsq", "levels": [5, 5, 3]}},
-    "maskgit_vqgan": {
-        "name": "maskgit_vqgan",
-        "image_size": 32,
-        "base_channels": 32,
-        "multipliers": [1, 1, 1],
-        "num_blocks": 1,
-        "codebook_size": 24,
-        "code_dim": 8,
-    },
-    "vqgan": {
+    "titok bsq": TOKENIZER | {"quantizer": {"name": "bsq", "bits": 6}},
+    "maskgit_vqgan": CONVOLUTIONS
+    | {"name": "maskgit_vqgan", "image_size": 32, "codebook_size": 24, "code_dim": 8},
+    "vqgan": CONVOLUTIONS
+    | {
         "name": "vqgan",
         "image_size": 16,
-        "base_channels": 32,
-        "multipliers": [1, 1, 1],
-        "num_blocks": 1,
         "z_channels": 16,
         "quantizer": {"name": "vq", "codebook_size": 24, "code_dim": 8},
     },
+    "vqgan ibq": CONVOLUTIONS
+    | {
+        "name": "vqgan",
+        "image_size": 16,
+        "z_channels": 16,
+        "connector_widths": [],
+        "quantizer": {"name": "ibq", "codebook_size": 49, "code_dim": 16},
+    },
+    "magvit2 lfq": CONVOLUTIONS
+    | {"name": "magvit2", "image_size": 16, "quantizer": {"name": "lfq", "bits": 6}},
     "vqkd with pixels": {
         "name": "vqkd",
         "image_size": 16,
@@ -78,15 +83,47 @@ GENERATORS = {
     "maskgit": {"name": "maskgit", **SIZES, "dropout": 0.1},
     "uvit": {"name": "uvit", **SIZES},
     "gpt": {"name": "gpt", **SIZES},
+    "factorized_ar": {"name": "factorized_ar", **SIZES, "intra_depth": 1},
+    "ibq_ar": {"name": "ibq_ar", **SIZES},
+    "rar on sub-tokens": {"name": "rar", **SIZES},
+    "maskgit on sub-tokens": {"name": "maskgit", **SIZES, "dropout": 0.1},
+}
+WITH_PLACES = ("gpt", "factorized_ar", "ibq_ar")  # they know rows and columns of tokens that have some
+# The fast pairs: every tokenizer and every generator, once at least.
+FAST = {
+    "titok": "uvit",
+    "titok cosine codes": "rar",
+    "titok two stages": "maskgit",
+    "titok fsq": "rar",
+    "titok bsq": "maskgit on sub-tokens",
+    "maskgit_vqgan": "gpt",
+    "vqgan": "ibq_ar",
+    "vqkd with pixels": "gpt",
+    "cluster with pixels": "factorized_ar",
+    "vqgan ibq": "rar on sub-tokens",
+    "magvit2 lfq": "factorized_ar",
 }
 
 
+def codes_of(tokenizer: str) -> int:
+    """Codebook size that a tokenizer's section means."""
+    section = TOKENIZERS[tokenizer]
+    quantizer = section.get("quantizer", section)
+    if "levels" in quantizer:
+        return math.prod(quantizer["levels"])
+    return 2 ** quantizer["bits"] if "bits" in quantizer else quantizer["codebook_size"]
+
+
 def options_of(generator: str, tokenizer: str) -> list[str]:
-    """Arguments that choose a generator; GPT knows the rows and columns of tokens that have some."""
-    section = GENERATORS[generator]
-    if generator == "gpt":
-        section = section | {"rope": "1d" if "titok" in tokenizer else "2d"}
-    return [f"generator.{key}={value}" for key, value in section.items()]
+    """Arguments that choose a generator and what its tokens are."""
+    section, codes = dict(GENERATORS[generator]), codes_of(tokenizer)
+    if generator in WITH_PLACES:
+        section["rope"] = "1d" if "titok" in tokenizer else "2d"
+    if generator == "factorized_ar":
+        first = max(d for d in range(2, codes) if codes % d == 0 and d * d <= codes)
+        section["factors"] = [first, codes // first]
+    split = [f"data.factors={suggest_factors(codes)}"] if "sub-tokens" in generator else []
+    return [f"generator.{key}={value}" for key, value in section.items()] + split
 
 
 @pytest.fixture(scope="module")
@@ -100,12 +137,17 @@ def tokenizer_runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def pairs() -> Iterator[Any]:
-    """All of them; fast are one tokenizer with every generator, and every other one with a single generator."""
+    """All of them, but for codebooks that are no product of equal sizes; most are slow."""
     for tokenizer in TOKENIZERS:
-        first = "rar" if "titok" in tokenizer else "gpt"
         for generator in GENERATORS:
-            fast = tokenizer == "titok" or generator == first
-            yield pytest.param(tokenizer, generator, marks=[] if fast else pytest.mark.slow)
+            if "sub-tokens" in generator and suggest_factors(codes_of(tokenizer)) is None:
+                continue
+            marks = [] if FAST[tokenizer] == generator else pytest.mark.slow
+            yield pytest.param(tokenizer, generator, marks=marks)
+
+
+def test_every_generator_has_a_fast_pair():
+    assert set(FAST.values()) == set(GENERATORS)
 
 
 @pytest.mark.parametrize(("tokenizer", "generator"), list(pairs()))
@@ -151,11 +193,12 @@ def test_trains_and_samples(tokenizer, generator, tokenizer_runs, image_folder, 
     with np.load(output / "samples.npz") as samples:
         side = header.image_size
         assert samples["arr_0"].shape == (4, side, side, 3)
-        assert samples["tokens"].shape == (4, header.num_tokens)
-        assert samples["tokens"].max() < header.codebook_size
+        parts = suggest_factors(header.codebook_size) if "sub-tokens" in generator else [header.codebook_size]
+        assert samples["tokens"].shape == (4, header.num_tokens * len(parts))
+        assert samples["tokens"].max() < parts[0]
 
 
-@pytest.mark.parametrize("generator", GENERATORS)
+@pytest.mark.parametrize("generator", [g for g in GENERATORS if "sub-tokens" not in g])
 def test_learns_from_images_as_they_come(
     generator, tokenizer_runs, image_folder, tmp_path, program: Callable
 ):

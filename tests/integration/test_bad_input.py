@@ -160,6 +160,77 @@ def test_wrong_value_on_the_command_line(refused, titok, tiny_token_file, tmp_pa
     assert not (tmp_path / "run").exists()
 
 
+LARGE_CODEBOOKS = {
+    "magvit2": [
+        ("tokenizer.quantizer.bits=0", "tokenizer.quantizer: bits=0 must be in 1 ... 62"),
+        ("tokenizer.quantizer.bits=63", "tokenizer.quantizer: bits=63 must be in 1 ... 62"),
+        ("tokenizer.quantizer.bits=40", "tokenizer.quantizer means 1099511627776 codes, which are too many"),
+        ("tokenizer.quantizer.codebook_size=64", "tokenizer.quantizer.codebook_size is not an option"),
+        ("tokenizer.quantizer.entropy_temperature=0", "entropy_temperature=0.0 must be above 0"),
+        ("tokenizer.image_size=18", "tokenizer: image_size=18 must be a multiple of 4"),
+        (
+            "schedule.drop_steps=[]",
+            "schedule.drop_steps=[] belong to schedule.name='steps', which needs them",
+        ),
+        ("schedule.name=cosine", "schedule.drop_steps=[2, 25] belong to schedule.name='steps'"),
+        ("schedule.drop_steps=[25,2]", "schedule.drop_steps=[25, 2] must rise"),
+        ("schedule.drop_factor=2", "schedule.drop_factor=2.0 be in (0, 1]"),
+        ("losses.gan_loss=hinge_softplu", "did you mean 'hinge_softplus'?"),
+        ("losses.lecam_form=logit", "losses.lecam_form='logit' is not allowed; expected one of mean, logits"),
+        ("losses.entropy_boost=-1", "losses.entropy_boost=-1.0 must not be negative"),
+        ("losses.entropy_boost_steps=0", "losses.entropy_boost_steps=0 must be at least 1"),
+        ("discriminator.num_stages=0", "discriminator: base_channels=8 and num_stages=0 must be at least 1"),
+    ],
+    "ibq": [
+        ("tokenizer.quantizer.chunk=0", "chunk=0 must be at least 1"),
+        ("losses.discriminator_first=maybe", "losses.discriminator_first='maybe' has the wrong type"),
+    ],
+    "factorized_ar": [
+        ("generator.factors=[6,9]", "generator: factors 6 x 9 make 54 tokens, but the codebook has 48"),
+        ("generator.factors=[48]", "generator: factors=[48] must be 2 sizes or more"),
+        ("generator.factors=[1,48]", "factors=[1, 48] must be sizes of sub-tokens, each at least 2"),
+        ("generator.factors=48", "generator.factors=48 has the wrong type; expected list of int"),
+        ("generator.class_rotation=one", "expected one of zero, identity"),
+        ("generator.rope=2d", "num_tokens=6 is no square grid; expected n * n tokens, or rope=1d"),
+        (
+            "sampling.temperature=[1,1,1]",
+            "sampling.temperature=[1.0, 1.0, 1.0] has 3 numbers, but tokens have G=2",
+        ),
+        ("sampling.top_p=[0.5,2]", "sampling: top_p=2.0 must be in (0, 1]"),
+        (
+            "sampling.guidance_power=[1,1]",
+            "sampling.guidance_power=[1, 1] has the wrong type; expected float",
+        ),
+        ("data.factors=[8,8]", "data.factors=[8, 8] and generator.factors=[6, 8] are both given"),
+        ("optimizer.weight_decay_end=-1", "optimizer.weight_decay_end=-1.0 must not be negative"),
+        ("schedule.warmup_start=2", "schedule.warmup_start=2.0 must be in [0, 1]"),
+        ("schedule.warmup_steps=-1", "schedule.warmup_steps=-1 must not be negative"),
+        ("schedule.plateau=1", "schedule.plateau=1.0 in [0, 1)"),
+        ("schedule.name=lineer", "did you mean 'linear'?"),
+    ],
+    "ibq_ar": [
+        ("generator.factors=[6,8]", "generator.factors is not an option"),
+        ("sampling.temperature=[1,1]", "sampling.temperature=[1.0, 1.0] has 2 numbers, but tokens have G=1"),
+        ("generator.hidden_size=30", "head_dim=15 must be a multiple of 2"),
+    ],
+    "rar": [
+        ("data.factors=[6,8]", "data.factors=[6, 8] must be two or more equal sizes"),
+        ("data.factors=[8,8]", "data.factors 8 x 8 make 64 tokens, but the codebook has 48"),
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("twin", "argument", "said"), [(twin, *case) for twin, cases in LARGE_CODEBOOKS.items() for case in cases]
+)
+def test_wrong_option_for_a_large_codebook(refused, tiny_token_file, tmp_path, twin, argument, said):
+    run = [f"config=configs/debug/{twin}.yaml", f"experiment.output_dir={tmp_path}/run", argument]
+    script = "train_titok" if twin in ("magvit2", "ibq") else "train_rar"
+    tokens = [f"data.tokens={tiny_token_file}"] if script == "train_rar" else []
+    assert said in refused(script, *run, *tokens)
+    assert not (tmp_path / "run").exists()
+
+
 def test_in_a_process_of_its_own():
     """What the other tests cannot see: the exit code, and that nothing but the line is on the error stream."""
     command = [sys.executable, str(REPOSITORY / "train_titok.py"), TITOK, "training.max_step=3"]
@@ -248,6 +319,15 @@ def test_some_unreadable_images(refused, titok, image_folder, tmp_path):
 
 
 # ---- models and tokens -----------------------------------------------------------------------------------------
+
+
+def test_weights_of_an_unknown_layout(refused, tiny_tokenizer_run, image_folder, tmp_path):
+    foreign = shutil.copytree(tiny_tokenizer_run, tmp_path / "foreign")
+    write_yaml(foreign / "config.yaml", read_yaml(foreign / "config.yaml") | {"layout": "magvit"})
+    images = f"input={next(image_folder.iterdir())}"
+    said = refused("reconstruct", f"tokenizer={foreign}", f"output={tmp_path}/out", images)
+    assert "layout='magvit' is unknown; choose" in said and "magvit2_first_stage" in said
+    assert not (tmp_path / "out").exists()
 
 
 def test_tokens_of_another_tokenizer(
