@@ -272,6 +272,7 @@ def test_dropout_is_on_in_training_mode_only():
         ({"codebook_size": 8, "factors": [2, 2, 2], "num_tokens": 1}, "no more than num_tokens [+] 1 = 2"),
         ({"class_rotation": "one"}, "class_rotation='one' is unknown; choose zero, identity"),
         ({"rope": "3d"}, "rope='3d' is unknown; choose 2d, 1d"),
+        ({"intra_depth": 0}, "intra_depth=0 must be at least 1"),
     ],
 )
 def test_bad_sizes_are_named(change, message):
