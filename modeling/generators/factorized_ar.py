@@ -95,7 +95,9 @@ class FactorizedAR(RasterGenerator):
                 " for codebooks in one piece take generator gpt or ibq_ar"
             )
         if intra_depth < 1:
-            raise ValueError(f"intra_depth={intra_depth} must be at least 1: sub-tokens would not see their context")
+            raise ValueError(
+                f"intra_depth={intra_depth} must be at least 1: sub-tokens would not see their context"
+            )
         self.token_factors = TokenFactors(factors)
         self.token_factors.check(codebook_size)
         self._names = ["pre_emb", *(f"mid_emb_{g}" for g in range(1, count - 1)), "post_emb"]
