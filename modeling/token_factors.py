@@ -46,9 +46,11 @@ class TokenFactors:
 
     def split(self, tokens: torch.Tensor) -> torch.Tensor:
         """Tokens int64 [...] in [0, codebook_size) -> sub-tokens int64 [..., G]."""
-        steps, sizes = (torch.tensor(values, device=tokens.device) for values in (self._steps, self.sizes))
-        return torch.div(tokens[..., None], steps, rounding_mode="floor") % sizes
+        # By plain numbers: a tensor of them would be copied to the device, which the host waits for, at every step.
+        digits = zip(self._steps, self.sizes, strict=True)
+        return torch.stack([(tokens // step) % size for step, size in digits], dim=-1)
 
     def join(self, sub_tokens: torch.Tensor) -> torch.Tensor:
         """Sub-tokens int64 [..., G] -> tokens int64 [...]."""
-        return (sub_tokens * torch.tensor(self._steps, device=sub_tokens.device)).sum(dim=-1)
+        parts = zip(sub_tokens.unbind(dim=-1), self._steps, strict=True)
+        return sum(part * step for part, step in parts)

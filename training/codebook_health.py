@@ -83,7 +83,8 @@ class CodebookHealth(nn.Module):
             return None
         return (
             f"step {step}: the codebook of the tokenizer collapses: {usage:.1%} of"
-            f" {self.codebook_size} codes in use, perplexity {perplexity:.1f}. Try quantizer.online_clustering=true"
-            " (or revive_below=0.3), use_l2_norm=true with a small code_dim, a soft start by"
-            " losses.quantize_start and _end, a larger batch, or a lower optimizer.learning_rate"
+            f" {self.codebook_size} codes in use, perplexity {perplexity:.1f}. Try a soft start by"
+            " losses.quantize_start and _end, a larger batch, or a lower optimizer.learning_rate; with"
+            " quantizer.name=vq online_clustering=true (or revive_below=0.3), or use_l2_norm=true with a small"
+            " code_dim; with lfq, bsq and ibq a larger entropy_weight"
         )

@@ -126,6 +126,11 @@ def _check_layout(run: TokenizerRun, tokenizer: Tokenizer) -> None:
         )
     if not tokenizer.predicts_pixels and run.discriminator is not None:
         raise ConfigError("discriminator must be null: this tokenizer makes no pixels")
+    if run.losses.entropy_boost and not getattr(getattr(tokenizer, "quantize", None), "entropy_weight", 0):
+        raise ConfigError(
+            f"losses.entropy_boost={run.losses.entropy_boost} has no use: the quantizer has no entropy term; expected"
+            " tokenizer.quantizer.entropy_weight above 0 (lfq, bsq, ibq, vq)"
+        )
     if run.text_encoder is not None and not tokenizer.needs_text:
         raise ConfigError(f"text_encoder={run.text_encoder!r} has no use: this tokenizer takes no text")
 

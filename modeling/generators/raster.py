@@ -42,6 +42,8 @@ class RasterGenerator(AutoregressiveGenerator):
         activation_checkpointing: bool,
     ) -> None:
         super().__init__(codebook_size=codebook_size, num_classes=num_classes, num_tokens=num_tokens)
+        if min(hidden_size, num_heads) < 1:
+            raise ValueError(f"hidden_size={hidden_size} and num_heads={num_heads} must be at least 1")
         if hidden_size % num_heads:
             raise ValueError(f"hidden_size={hidden_size} must be a multiple of num_heads={num_heads}")
         self.hidden_size = hidden_size

@@ -61,7 +61,8 @@ class LFQ(Quantizer):
             quantized [B, bits, H, W], tokens [B, H * W], losses with v the (normalised) latents and q the codes:
             `commitment_loss` = commitment_cost mean((v - sg[q])^2); `entropy_loss` = entropy_weight
             (sample_entropy_weight `per_sample_entropy` - batch_entropy_weight `batch_entropy`), both of these without
-            gradient and in nats (see `bit_entropies`); `quantizer_loss` = the sum of the first two.
+            gradient and in nats (see `bit_entropies`); `quantizer_loss` = the sum of the first two. In eval mode the
+            entropies are left out: they take all processes, which need not do the same then.
 
         Raises:
             ValueError: if noise is given.
@@ -95,7 +96,7 @@ class LFQ(Quantizer):
     def _losses(self, vectors: torch.Tensor, codes: torch.Tensor) -> dict[str, torch.Tensor]:
         commitment = self.commitment_cost * F.mse_loss(vectors, codes)
         losses = {"quantizer_loss": commitment, "commitment_loss": commitment}
-        if self.entropy_weight:
+        if self.entropy_weight and self.training:
             # 2 v e is 4 v_c magnitude more for the code with bit c than for the one that differs in it alone.
             logits = vectors.transpose(0, 1).flatten(1).t() * (4 * self.magnitude / self.entropy_temperature)
             sample, batch = bit_entropies(logits)

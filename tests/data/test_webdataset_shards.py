@@ -156,10 +156,17 @@ def test_unusable_shards_are_named(tmp_path, shards):
     with pytest.raises(ValueError, match="empty.tar holds no images"):
         WebDataset(path=str(tmp_path / "empty.tar"), image_size=8)
     write_shard(tmp_path / "plain.tar", {"a.png": image_bytes(1), "b.png": image_bytes(2)})
-    with pytest.raises(ValueError, match="plain.tar has no labels"):
+    with pytest.raises(ValueError, match="plain.tar has no labels.*; num_classes=1 does without"):
         WebDataset(path=str(tmp_path / "plain.tar"), image_size=8)
     with pytest.raises(ValueError, match="00000002.jpg has label 2, but there are 2 classes"):
         WebDataset(path=str(tmp_path / "train-0000.tar"), image_size=8, num_classes=2)
+
+
+def test_images_of_one_class_need_no_labels(tmp_path):
+    write_shard(tmp_path / "plain.tar", {"a.png": image_bytes(1), "b.png": image_bytes(2)})
+    source = WebDataset(path=str(tmp_path / "plain.tar"), image_size=8, num_classes=1)
+    assert source.labels.tolist() == [0, 0] and source.class_names == ["0"]
+    assert [source.load(i, np.random.default_rng(0))[1] for i in range(2)] == [0, 0]
 
 
 def test_corrupt_members_are_skipped_and_named(tmp_path):

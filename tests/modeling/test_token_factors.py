@@ -3,9 +3,22 @@
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from modeling.token_factors import TokenFactors
 from tests.parity import golden
+
+
+class Operations(TorchDispatchMode):
+    """Names of all operations that are run."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.names.append(function.name())
+        return function(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("sizes", [(64, 4096), (512, 512), (40, 40, 40), (7, 3, 5)])
@@ -31,6 +44,14 @@ def test_low_and_high_bits_equal_the_published_split():
         parts = TokenFactors((64, 4096)).split(torch.from_numpy(known[f"{tag}_indices"]).long())
         assert np.array_equal(parts[..., 0], known[f"{tag}_indices_pre"])
         assert np.array_equal(parts[..., 1], known[f"{tag}_indices_post"])
+
+
+def test_no_numbers_are_copied_to_the_device():
+    """`torch.tensor(list, device=...)` makes the host wait for a GPU; training splits tokens at every step."""
+    factors, tokens = TokenFactors((64, 4096)), torch.arange(8).view(2, 4)
+    with Operations() as run:
+        factors.join(factors.split(tokens))
+    assert run.names and not {"aten::lift_fresh", "aten::_to_copy", "aten::copy_"} & set(run.names)
 
 
 def test_sizes_that_make_no_sense_are_refused():

@@ -50,6 +50,7 @@ def test_warns_once_when_the_codebook_collapses():
     assert (
         text.startswith("step 2000: the codebook of the tokenizer collapses") and "online_clustering" in text
     )
+    assert "with lfq, bsq and ibq a larger entropy_weight" in text, "which have no codes to be moved"
     assert health.warning(2050, collapsed) is None
     assert health.warning(2100, sound) is None and health.warning(3000, collapsed)
 

@@ -41,6 +41,12 @@ def test_weights_that_do_not_fit_are_named():
     [
         ("titok", "teacher=maskgit-vqgan", "teacher='maskgit-vqgan' has no use"),
         ("titok", "text_encoder=x", "takes no text"),
+        (
+            "titok",
+            "losses.entropy_boost=3",
+            r"losses.entropy_boost=3.* has no use: the quantizer has no entropy term",
+        ),
+        ("magvit2", "tokenizer.quantizer.entropy_weight=0", r"losses.entropy_boost=1.0 has no use"),
         ("titok_stage1", "teacher=null", "teacher is missing"),
         ("titok_stage1", "discriminator.name=nlayer", "discriminator must be null"),
         ("titok_stage2", "initialize=null", "initialize is missing"),

@@ -67,7 +67,7 @@ class TokenizerLossSettings:
         "mean: means of a batch against the averages before they move; logits: every logit, after they move",
     )
     entropy_boost: float = option(
-        0.0, "lfq, bsq, ibq: at step 0 the entropy term weighs 1 + this; the addition falls linearly"
+        0.0, "lfq, bsq, ibq, vq: at step 0 the entropy term weighs 1 + this; the addition falls linearly"
     )
     entropy_boost_steps: int = option(2000, "steps until the entropy term has its own weight")
 

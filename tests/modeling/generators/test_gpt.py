@@ -173,6 +173,7 @@ def test_dropout_is_on_in_training_mode_only(dropout):
     ("change", "message"),
     [
         ({"hidden_size": 66}, "hidden_size=66 must be a multiple of num_heads=4"),
+        ({"num_heads": 0}, "and num_heads=0 must be at least 1"),
         ({"hidden_size": 24}, "head_dim=6 must be a multiple of 4"),
         ({"hidden_size": 20, "rope": "1d"}, "head_dim=5 must be a multiple of 2"),
         ({"num_tokens": 15}, "num_tokens=15 is no square grid; expected n [*] n tokens, or rope=1d"),
