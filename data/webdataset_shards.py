@@ -29,8 +29,8 @@ class WebDataset(Source):
         image_size: side of the images delivered, uint8 [3, image_size, image_size].
         resize_shorter_edge, resize, random_crop, random_flip, random_area: see ``ImageTransform``.
         label_key: key of the label in ``.json`` members, if it is another than those above.
-        num_classes: number of classes; one more than the largest label found if None. With 1, labels may be missing
-            from all samples: for training that has no use for them.
+        num_classes: number of classes; one more than the largest label found if None. With 1, labels are not
+            looked at and may be missing: for training that has no use for them.
         class_names: a name per class; the numbers if None.
         captions: deliver captions; a sample without one counts as corrupt. Labels may then be missing from all
             samples: they are 0, of a class named "image".
@@ -101,8 +101,10 @@ class WebDataset(Source):
             self._caption_sizes = np.concatenate([index.caption_sizes for index in indices])
             if (self._caption_offsets == NO_CAPTION).all():
                 raise ValueError(f"{path} has no captions: expected .txt members")
+        if num_classes == 1:
+            self.labels = np.zeros_like(self.labels)
         if (self.labels == NO_LABEL).all():
-            if not captions and num_classes != 1:
+            if not captions:
                 keys = label_key or ", ".join(LABEL_KEYS)
                 raise ValueError(
                     f"{path} has no labels: expected .cls members, or .json members with {keys}; num_classes=1 does"

@@ -162,7 +162,8 @@ def test_unusable_shards_are_named(tmp_path, shards):
         WebDataset(path=str(tmp_path / "train-0000.tar"), image_size=8, num_classes=2)
 
 
-def test_images_of_one_class_need_no_labels(tmp_path):
+def test_images_of_one_class_need_no_labels(tmp_path, shards):
+    assert not WebDataset(path=shards, image_size=8, num_classes=1).labels.any()
     write_shard(tmp_path / "plain.tar", {"a.png": image_bytes(1), "b.png": image_bytes(2)})
     source = WebDataset(path=str(tmp_path / "plain.tar"), image_size=8, num_classes=1)
     assert source.labels.tolist() == [0, 0] and source.class_names == ["0"]
