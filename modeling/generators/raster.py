@@ -1,5 +1,6 @@
 """What LLaMA-like generators share that know raster order alone: GPT, FactorizedAR and IBQTransformer."""
 
+from abc import abstractmethod
 from typing import Literal
 
 import torch
@@ -85,9 +86,9 @@ class RasterGenerator(AutoregressiveGenerator):
         if tokens.ndim != 2 or tokens.shape[1] != self.num_tokens:
             raise ValueError(f"tokens have shape {list(tokens.shape)}, expected [B, {self.num_tokens}]")
 
+    @abstractmethod
     def embed_labels(self, labels: Tensor) -> Tensor:
         """int64 `[...]` labels `0 ... num_classes` -> `[..., D]`."""
-        raise NotImplementedError
 
     def embed_labels_checked(self, labels: Tensor) -> Tensor:
         """`embed_labels` where the labels come from outside.
