@@ -7,9 +7,11 @@ import torch
 
 from modeling.quantizers.output import Quantizer, QuantizerOutput
 
+_STEEP = 1.5  # where the slope of the tanh has fallen to 0.18
+
 
 class FSQ(Quantizer):
-    """Bounded channels, rounded, with straight-through gradient; no parameters, no losses.
+    """Bounded channels, rounded, with straight-through gradient; no parameters.
 
     Channel c takes L_c values spaced 1 / floor(L_c / 2): in [-1, 1] for odd L, in [-1, 1 - 2 / L] for even L. The
     token is the number with digits q_c + floor(L_c / 2) in the mixed base of the levels, the first channel fastest.
@@ -20,12 +22,15 @@ class FSQ(Quantizer):
             for 2^16.
         eps: how much less than the outermost rounding border the bounded channels reach; negative values reach
             beyond it, as in a widespread other implementation (-0.001).
+        saturation_cost: weight of a term, ours and not the paper's, that pulls back latents beyond +-1.5. There the
+            bounding tanh has less than a fifth of its slope, and a quickly trained encoder does not return from there,
+            so that all tokens become alike. 0 leaves it out.
 
     Raises:
-        ValueError: for levels that no channel can have.
+        ValueError: for levels that no channel can have, or a negative cost.
     """
 
-    def __init__(self, *, levels: Sequence[int], eps: float = 1e-3) -> None:
+    def __init__(self, *, levels: Sequence[int], eps: float = 1e-3, saturation_cost: float = 0.0) -> None:
         super().__init__()
         if not levels or min(levels) < 3:
             raise ValueError(
@@ -33,6 +38,9 @@ class FSQ(Quantizer):
             )
         if not -0.1 <= eps < 0.1:
             raise ValueError(f"eps={eps} must be small, between -0.1 and 0.1")
+        if not saturation_cost >= 0:
+            raise ValueError(f"saturation_cost={saturation_cost} must not be negative")
+        self.saturation_cost = saturation_cost
         self.levels = tuple(levels)
         self.eps = eps
         self.codebook_size = math.prod(levels)
@@ -49,7 +57,8 @@ class FSQ(Quantizer):
             noise: must be None; this bottleneck is deterministic.
 
         Returns:
-            quantized [B, C, H, W], tokens [B, H * W], no losses.
+            quantized [B, C, H, W], tokens [B, H * W], and no losses but, with a cost, `quantizer_loss` = cost
+            mean(relu(|latents| - 1.5)^2).
 
         Raises:
             ValueError: if noise is given.
@@ -62,7 +71,11 @@ class FSQ(Quantizer):
             bounded = self._bound(latents)
             rounded = bounded.detach().round()
             quantized = (bounded + (rounded - bounded).detach()) / self._channels(self._halves, bounded)
-        return QuantizerOutput(quantized=quantized, tokens=self._tokens(rounded))
+            losses = {}
+            if self.saturation_cost:
+                beyond = torch.relu(latents.float().abs() - _STEEP)
+                losses["quantizer_loss"] = self.saturation_cost * beyond.square().mean()
+        return QuantizerOutput(quantized=quantized, tokens=self._tokens(rounded), losses=losses)
 
     def normalize(self, latents: torch.Tensor) -> torch.Tensor:
         """Latents [B, C, H, W] bounded like the codes but not rounded, with gradient."""

@@ -54,6 +54,20 @@ def test_every_code_is_its_own_token(levels: list[int]) -> None:
         assert len(values) == level and values[0] == -1 and values[-1] == (1 if level % 2 else 1 - 2 / level)
 
 
+def test_a_cost_pulls_latents_back_from_the_flat_ends() -> None:
+    latents = torch.tensor([[0.0, 1.4, -3.5], [-1.5, 2.5, 0.1]])[..., None, None].requires_grad_()
+    output = FSQ(levels=[5, 4, 3], saturation_cost=0.3)(latents)
+    # Two of six lie beyond, by 2 and by 1.
+    assert output.losses["quantizer_loss"].item() == pytest.approx(0.3 * (4 + 1) / 6)
+    output.losses["quantizer_loss"].backward()
+    assert (latents.grad.flatten() > 0).tolist() == [False, False, False, False, True, False]
+    assert (latents.grad.flatten() < 0).tolist() == [False, False, True, False, False, False]
+    plain = FSQ(levels=[5, 4, 3])(latents)
+    assert plain.losses == {} and torch.equal(plain.quantized, output.quantized)
+    with pytest.raises(ValueError, match="saturation_cost=-1 must not be negative"):
+        FSQ(levels=[5], saturation_cost=-1)
+
+
 def test_two_dimensional_latents_and_encode() -> None:
     quantizer, latents = FSQ(levels=[5, 4, 3]), 3 * torch.randn(2, 3, 4, 5)
     output = quantizer(latents)
