@@ -76,8 +76,6 @@ class FactorizedAR(RasterGenerator):
         dropout: float = 0.1,
         activation_checkpointing: bool = False,
     ) -> None:
-        if class_rotation not in ("zero", "identity"):
-            raise ValueError(f"class_rotation={class_rotation!r} is unknown; choose zero, identity")
         super().__init__(
             codebook_size=codebook_size,
             num_classes=num_classes,
@@ -85,7 +83,7 @@ class FactorizedAR(RasterGenerator):
             hidden_size=hidden_size,
             num_heads=num_heads,
             rope=rope,
-            zero_class=class_rotation == "zero",
+            class_rotation=class_rotation,
             activation_checkpointing=activation_checkpointing,
         )
         count = len(factors)

@@ -62,7 +62,8 @@ class GPT(RasterGenerator):
             hidden_size=hidden_size,
             num_heads=num_heads,
             rope=rope,
-            zero_class=rope == "2d",  # so LlamaGen has learned it; the place 0 of a row turns nothing
+            # So LlamaGen has learned it; the place 0 of a row turns nothing.
+            class_rotation="zero" if rope == "2d" else "identity",
             activation_checkpointing=activation_checkpointing,
         )
         self.depth = depth

@@ -63,8 +63,6 @@ class IBQTransformer(RasterGenerator):
         gate_init: float = 1e-3,
         activation_checkpointing: bool = False,
     ) -> None:
-        if class_rotation not in ("zero", "identity"):
-            raise ValueError(f"class_rotation={class_rotation!r} is unknown; choose zero, identity")
         super().__init__(
             codebook_size=codebook_size,
             num_classes=num_classes,
@@ -72,7 +70,7 @@ class IBQTransformer(RasterGenerator):
             hidden_size=hidden_size,
             num_heads=num_heads,
             rope=rope,
-            zero_class=class_rotation == "zero",
+            class_rotation=class_rotation,
             activation_checkpointing=activation_checkpointing,
         )
         self.tok_emb = nn.Embedding(codebook_size, hidden_size)

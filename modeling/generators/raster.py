@@ -21,11 +21,12 @@ class RasterGenerator(AutoregressiveGenerator):
         num_heads: attention heads.
         rope: "2d": a token's place is its row and column in a square grid. "1d": its place in the row of tokens,
             after the class, for tokens without a grid.
-        zero_class: the class has the zero vector as query and key (`class_rotation`).
+        class_rotation: "zero": query and key vanish at the place of the class, so that all attend to it alike,
+            whatever it holds: what released weights have learned. "identity": they are there, and are not turned.
         activation_checkpointing: recompute blocks in the backward pass instead of storing their activations.
 
     Raises:
-        ValueError: sizes do not fit together, or `rope` is unknown.
+        ValueError: sizes do not fit together, or `rope` or `class_rotation` is unknown.
     """
 
     any_order = False
@@ -39,10 +40,12 @@ class RasterGenerator(AutoregressiveGenerator):
         hidden_size: int,
         num_heads: int,
         rope: Literal["2d", "1d"],
-        zero_class: bool,
+        class_rotation: Literal["zero", "identity"],
         activation_checkpointing: bool,
     ) -> None:
         super().__init__(codebook_size=codebook_size, num_classes=num_classes, num_tokens=num_tokens)
+        if class_rotation not in ("zero", "identity"):
+            raise ValueError(f"class_rotation={class_rotation!r} is unknown; choose zero, identity")
         if min(hidden_size, num_heads) < 1:
             raise ValueError(f"hidden_size={hidden_size} and num_heads={num_heads} must be at least 1")
         if hidden_size % num_heads:
@@ -50,7 +53,7 @@ class RasterGenerator(AutoregressiveGenerator):
         self.hidden_size = hidden_size
         self.num_heads = num_heads
         self.rope = rope
-        self.zero_class = zero_class
+        self.class_rotation = class_rotation
         self.activation_checkpointing = activation_checkpointing
         self.rotation("meta")  # complains about places and the width of heads, if need be
 
@@ -69,7 +72,8 @@ class RasterGenerator(AutoregressiveGenerator):
         Computed whenever they are needed, which takes no time, rather than kept as a buffer, which files lack.
         """
         head_dim = self.hidden_size // self.num_heads
-        return class_rotation(self.num_tokens, head_dim, rope=self.rope, zero=self.zero_class, device=device)
+        zero = self.class_rotation == "zero"
+        return class_rotation(self.num_tokens, head_dim, rope=self.rope, zero=zero, device=device)
 
     def check_sequence(self, tokens: Tensor, orders: Tensor | None) -> None:
         """Refuse tokens that are not `[B, num_tokens]`, and orders.
