@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import torch
 
-from modeling.quantizers.output import Quantizer, QuantizerOutput
+from modeling.quantizers.base import Quantizer, QuantizerOutput
 
 _STEEP = 1.5  # where the slope of the tanh has fallen to 0.18
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from modeling.quantizers.output import Quantizer, QuantizerOutput
+from modeling.quantizers.base import Quantizer, QuantizerOutput
 from modeling.quantizers.posterior import DiagonalGaussian
 
 

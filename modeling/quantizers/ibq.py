@@ -8,7 +8,7 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional as F
 
 from common.distributed import all_reduce_mean
-from modeling.quantizers.output import Quantizer, QuantizerOutput
+from modeling.quantizers.base import Quantizer, QuantizerOutput
 
 GUARD = 1e-5  # inside the logarithm of the entropy of mean shares, as released
 

@@ -3,8 +3,8 @@
 import torch
 from torch.nn import functional as F
 
+from modeling.quantizers.base import Quantizer, QuantizerOutput
 from modeling.quantizers.bit_entropy import bit_entropies
-from modeling.quantizers.output import Quantizer, QuantizerOutput
 
 
 class LFQ(Quantizer):

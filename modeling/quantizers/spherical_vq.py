@@ -7,8 +7,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from common.distributed import all_gather_cat, all_reduce_sum
+from modeling.quantizers.base import Quantizer, QuantizerOutput
 from modeling.quantizers.kmeans import accumulate, kmeans
-from modeling.quantizers.output import Quantizer, QuantizerOutput
 from modeling.quantizers.vq import squared_distances
 
 FIRST_BATCH_SEED = 0  # the first batch differs between runs already

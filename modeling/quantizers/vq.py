@@ -8,8 +8,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from common.distributed import all_gather_cat, all_reduce_sum, rank
+from modeling.quantizers.base import Quantizer, QuantizerOutput
 from modeling.quantizers.entropy import entropy_loss
-from modeling.quantizers.output import Quantizer, QuantizerOutput
 
 USAGE_DECAY = 0.99
 

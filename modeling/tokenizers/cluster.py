@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from modeling.quantizers.output import Quantizer
+from modeling.quantizers.base import Quantizer
 from modeling.tokenizers.feature_tokenizer import FeatureTokenizer
 
 

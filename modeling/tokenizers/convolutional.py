@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from modeling.quantizers.output import Quantizer, QuantizerOutput
+from modeling.quantizers.base import Quantizer, QuantizerOutput
 from modeling.tokenizers.base import Tokenizer, TokenizerOutput
 
 

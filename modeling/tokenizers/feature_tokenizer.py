@@ -9,7 +9,7 @@ from abc import abstractmethod
 import torch
 from torch import nn
 
-from modeling.quantizers.output import Quantizer
+from modeling.quantizers.base import Quantizer
 from modeling.tokenizers.base import Tokenizer, TokenizerOutput
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from modeling.layers.initialization import init_vit_weights, scaled_embedding
-from modeling.quantizers.output import Quantizer, QuantizerOutput
+from modeling.quantizers.base import Quantizer, QuantizerOutput
 from modeling.tokenizers.base import Tokenizer, TokenizerOutput
 from modeling.tokenizers.titok_parts import LatentDecoder, TokenEncoder
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from modeling.quantizers.output import Quantizer
+from modeling.quantizers.base import Quantizer
 from modeling.tokenizers.convolutional import ConvolutionalTokenizer
 from modeling.tokenizers.magvit2_parts import MAGVIT2Decoder, MAGVIT2Encoder
 

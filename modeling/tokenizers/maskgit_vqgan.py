@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from modeling.layers.conv import SameConv2d
-from modeling.quantizers.output import QuantizerOutput
+from modeling.quantizers.base import QuantizerOutput
 from modeling.quantizers.vq import squared_distances
 from modeling.tokenizers.base import Tokenizer, TokenizerOutput
 

@@ -5,7 +5,7 @@ from typing import Literal
 
 import torch
 
-from modeling.quantizers.output import Quantizer
+from modeling.quantizers.base import Quantizer
 from modeling.tokenizers.base import TokenizerOutput
 from modeling.tokenizers.latent_tokenizer import LatentTokenizer, init_part
 from modeling.tokenizers.titok_parts import TextTokenDecoder, TokenEncoder

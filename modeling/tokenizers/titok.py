@@ -5,7 +5,7 @@ from typing import Literal
 
 import torch
 
-from modeling.quantizers.output import Quantizer, QuantizerOutput
+from modeling.quantizers.base import Quantizer, QuantizerOutput
 from modeling.tokenizers.base import TokenizerOutput
 from modeling.tokenizers.latent_tokenizer import LatentTokenizer, init_part
 from modeling.tokenizers.maskgit_vqgan import MaskGITVQGAN, PixelCodebook, VQGANDecoder, check_base_channels

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from modeling.quantizers.output import Quantizer
+from modeling.quantizers.base import Quantizer
 from modeling.tokenizers.convolutional import ConvolutionalTokenizer
 from modeling.tokenizers.vqgan_parts import VQGANDecoder, VQGANEncoder, coarsest, connector
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from modeling.layers.mlp import MLP
-from modeling.quantizers.output import Quantizer
+from modeling.quantizers.base import Quantizer
 from modeling.tokenizers.feature_tokenizer import FeatureTokenizer
 
 NORM_EPS = 1e-6
