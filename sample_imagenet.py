@@ -15,7 +15,7 @@ from modeling.sample_job import SampleOptions, draw_samples
 from training.original_run import translate_sampling as translate
 
 
-def main(options: SampleOptions, tree: dict) -> None:
+def main(options: SampleOptions) -> None:
     """Draw on one process, or on all that a launcher started."""
     with processes() as device:
         draw_samples(options, device)

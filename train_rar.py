@@ -13,7 +13,7 @@ from training.generator_run import GeneratorRun, train_generator
 from training.original_run import translate_generator_run as translate
 
 
-def main(run: GeneratorRun, tree: dict) -> None:
+def main(run: GeneratorRun) -> None:
     """Train what the settings describe."""
     train_generator(run)
 

@@ -12,7 +12,7 @@ from training.original_run import translate_tokenizer_run as translate
 from training.tokenizer_run import TokenizerRun, train_tokenizer
 
 
-def main(run: TokenizerRun, tree: dict) -> None:
+def main(run: TokenizerRun) -> None:
     """Train what the settings describe."""
     train_tokenizer(run)
 

@@ -83,9 +83,9 @@ def measured(script: str, options: dict[str, Any], cheap: bool, threads: int) ->
         evaluate.load_inception = lambda *_, **__: Projection()
     before, start = resident_bytes("VmRSS"), time.perf_counter()
     if script == "sample":
-        sample_imagenet.main(sample_imagenet.SampleOptions(**options), {})
+        sample_imagenet.main(sample_imagenet.SampleOptions(**options))
     else:
-        evaluate.main(evaluate.EvaluateOptions(**options), {})
+        evaluate.main(evaluate.EvaluateOptions(**options))
     return time.perf_counter() - start, before, resident_bytes("VmHWM")
 
 

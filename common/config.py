@@ -99,8 +99,8 @@ def _merge(old: Any, new: Any) -> Any:
 
 def load_settings(
     cls: type[Settings], arguments: Sequence[str], translate: Callable[[dict], dict] | None = None
-) -> tuple[Settings, dict]:
-    """Settings from the command line, and the merged tree they came from.
+) -> Settings:
+    """Settings from the command line.
 
     Args:
         cls: settings dataclass.
@@ -111,7 +111,7 @@ def load_settings(
     tree = merge_arguments(arguments)
     if translate is not None:
         tree = translate(tree)
-    return build_dataclass(cls, tree), tree
+    return build_dataclass(cls, tree)
 
 
 def to_tree(settings: Any) -> dict:
@@ -166,7 +166,7 @@ def describe(cls: type, prefix: str = "", given: Any = None) -> list[str]:
 
 
 def run_script(
-    main: Callable[[Any, dict], None],
+    main: Callable[[Any], None],
     cls: type,
     usage: str,
     translate: Callable[[dict], dict] | None = None,
@@ -177,7 +177,7 @@ def run_script(
     environment variable TRACEBACK=1 to see where they were raised); anything else is a bug and shows its traceback.
 
     Args:
-        main: called with the settings and the merged tree.
+        main: called with the settings.
         cls: settings dataclass of the script.
         usage: the module docstring; printed by `--help` before the options.
         translate: see `load_settings`.
@@ -188,7 +188,7 @@ def run_script(
         print("\n".join(describe(cls)))
         return None
     try:
-        main(*load_settings(cls, arguments, translate))
+        main(load_settings(cls, arguments, translate))
     except KeyboardInterrupt:
         sys.exit("stopped by the user")
     except (ValueError, OSError) as error:

@@ -167,7 +167,7 @@ def finished(folder: Path, settings: type, arguments: Sequence[str], translate: 
     """
     if not (folder / "model.safetensors").is_file():
         return False
-    wanted, found = plain(load_settings(settings, arguments, translate)[0]), read_yaml(folder / "config.yaml")
+    wanted, found = plain(load_settings(settings, arguments, translate)), read_yaml(folder / "config.yaml")
     for key in (key for key in DECIDING if key in wanted):
         held = found.get(key)
         if key == "generator":  # the sizes come from its tokens
@@ -236,7 +236,6 @@ def fit(options: CompareOptions, name: str, tree: Mapping[str, Any], teacher: Ma
             batch_size=options.batch_size,
             num_workers=options.num_workers,
         ),
-        {},
     )
     write_json(folder / "notes.json", {"fit_iterations": options.fit_iterations})
 
@@ -282,7 +281,7 @@ def generate(options: CompareOptions, name: str, reference: str, tokenizer: Toke
         section = getattr(options.data, split)
         kept = {"batch_size": options.batch_size, "num_workers": options.num_workers}
         job = pretokenize.PretokenizeOptions(tokenizer=reference, output=str(path), data=section, **kept)
-        pretokenize.main(job, {})
+        pretokenize.main(job)
     folder = options.folder / "gpt" / name
     arguments = [f"config={find_file(options.gpt)}", f"experiment.output_dir={folder}"]
     arguments += [f"data.tokens={tokens['train']}", f"data.validation={tokens['validation']}"]
@@ -363,7 +362,7 @@ def row(
     return {**about, **values}
 
 
-def main(options: CompareOptions, tree: dict) -> None:
+def main(options: CompareOptions) -> None:
     """Train, measure, generate, one tokenizer after the other; then the table."""
     clock, rows = Clock(), []
     jobs = [(path, None) for path in options.train] + [(None, name) for name in options.tokenizers]

@@ -33,7 +33,7 @@ class ConvertOptions:
     kind: Literal["tokenizer", "generator"] | None = option(None, "null = what the weights are")
 
 
-def main(options: ConvertOptions, tree: dict) -> None:
+def main(options: ConvertOptions) -> None:
     """Load strictly, write, and say what it was."""
     files = open_model(options.input, options.kind, options.original)
     module = load_files(files)

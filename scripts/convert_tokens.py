@@ -76,7 +76,7 @@ def convert(options: ConvertOptions, source: Path, output: Path) -> TokenHeader:
     return load(source, output, settings, overwrite=options.overwrite)
 
 
-def main(options: ConvertOptions, tree: dict) -> None:
+def main(options: ConvertOptions) -> None:
     """Convert, and say what came out."""
     source, output = find_file(options.input, "input"), Path(options.output).expanduser()
     before = output.stat().st_mtime_ns if output.is_file() else None

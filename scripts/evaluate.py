@@ -301,7 +301,7 @@ def make_reference(run: Run) -> None:
     say(f"{count} images, {', '.join(statistics)} features: {options.make_ref}")
 
 
-def main(options: EvaluateOptions, tree: dict) -> None:
+def main(options: EvaluateOptions) -> None:
     """Measure, print, and write the result with its protocol."""
     with processes() as device:
         run, clock = Run(options, device), Clock()

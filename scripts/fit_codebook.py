@@ -281,7 +281,7 @@ def write_run(
     return tokenizer
 
 
-def main(options: FitOptions, tree: dict) -> None:
+def main(options: FitOptions) -> None:
     """Fit what is not fitted yet, and write the tokenizer."""
     with processes() as device:
         output, clock = Path(options.output), Clock()

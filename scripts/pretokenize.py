@@ -144,7 +144,7 @@ def tokenize(
     return usage
 
 
-def main(options: PretokenizeOptions, tree: dict) -> None:
+def main(options: PretokenizeOptions) -> None:
     """Tokenize what is missing, name the file, and say what is in it."""
     with processes() as device:
         tokenizer = load_tokenizer(options.tokenizer, device)

@@ -214,7 +214,7 @@ class Measurement:
         return measured
 
 
-def main(options: ReconstructOptions, tree: dict) -> None:
+def main(options: ReconstructOptions) -> None:
     """Reconstruct all images and write what came out."""
     with processes() as device:
         config = open_model(options.tokenizer, "tokenizer").config

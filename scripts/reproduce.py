@@ -343,7 +343,7 @@ def finished(options: ReproduceOptions) -> dict[str, Any] | None:
     return stored
 
 
-def main(options: ReproduceOptions, tree: dict) -> None:
+def main(options: ReproduceOptions) -> None:
     """Look for everything, draw or reconstruct, measure, compare."""
     release, clock = find_release(options.model), Clock()
     check_kind(options, release)

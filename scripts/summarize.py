@@ -30,7 +30,7 @@ class SummaryOptions:
     output: str = option(help="folder for the results")
 
 
-def main(options: SummaryOptions, tree: dict) -> None:
+def main(options: SummaryOptions) -> None:
     """Copy pictures, draw curves, merge numbers."""
     tokenizer_run, generator_run, samples = (
         find_file(getattr(options, key), "folder") for key in ("tokenizer", "generator", "samples")

@@ -16,7 +16,7 @@ from sample_imagenet import SampleOptions
 
 def run(generator, output, **options):
     options = {"num_samples": 16, "batch_size": 16, "png": False, **options}
-    sample_imagenet.main(SampleOptions(generator=str(generator), output=str(output), **options), {})
+    sample_imagenet.main(SampleOptions(generator=str(generator), output=str(output), **options))
 
 
 def arrays_of(folder):

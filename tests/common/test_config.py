@@ -57,8 +57,8 @@ def test_a_list_and_a_section_replace_each_other(files):
 
 def test_values_that_refer_to_others_follow_overrides(files):
     arguments = [f"config={files}/a.yaml", f"config={files}/b.yaml", "output=other"]
-    run, tree = load_settings(Run, arguments)
-    assert run.note == "other/x5" == tree["note"] and run.output == Path("other")
+    run = load_settings(Run, arguments)
+    assert run.note == "other/x5" and run.output == Path("other")
 
 
 def test_values_are_typed_as_yaml_types_them():
@@ -107,9 +107,9 @@ def test_files_are_found_from_any_directory(tmp_path, monkeypatch):
 
 
 def test_what_is_written_reads_back_the_same(tmp_path):
-    run, _ = load_settings(Run, ["output=a/b", "model.rates=[3]", "model.extra={a: {b: null}}"])
+    run = load_settings(Run, ["output=a/b", "model.rates=[3]", "model.extra={a: {b: null}}"])
     config.write_yaml(tmp_path / "c.yaml", to_tree(run))
-    again, _ = load_settings(Run, [f"config={tmp_path}/c.yaml"])
+    again = load_settings(Run, [f"config={tmp_path}/c.yaml"])
     assert again == run and read_yaml(tmp_path / "c.yaml")["model"]["width"] == 8
 
 
@@ -156,9 +156,8 @@ def translate(tree):
 
 def test_the_tree_is_translated_after_merging_and_before_the_check(files):
     (files / "foreign.yaml").write_text("output: out\nsize: 3\n")
-    settings, tree = load_settings(Run, [f"config={files}/foreign.yaml", "size=6", "note=x"], translate)
+    settings = load_settings(Run, [f"config={files}/foreign.yaml", "size=6", "note=x"], translate)
     assert settings == Run(output=Path("out"), model=Model(width=6), note="x")
-    assert tree == {"output": "out", "note": "x", "model": {"width": 6}}
     with pytest.raises(ConfigError, match="size is not an option"):
         load_settings(Run, [f"config={files}/foreign.yaml"])
     with pytest.raises(ConfigError, match="model.width='big' has the wrong type"):
@@ -168,7 +167,7 @@ def test_the_tree_is_translated_after_merging_and_before_the_check(files):
 def test_scripts_translate(monkeypatch, capsys):
     seen = []
     monkeypatch.setattr(sys, "argv", ["script.py", "output=x", "size=5"])
-    run_script(lambda settings, tree: seen.append(settings), Run, "Usage.", translate=translate)
+    run_script(lambda settings: seen.append(settings), Run, "Usage.", translate=translate)
     assert seen == [Run(output=Path("x"), model=Model(width=5))]
 
     def refuse(tree):
@@ -202,10 +201,10 @@ def test_help_shows_the_values_of_a_section_that_is_given():
     assert ["model.width=", "int", "[9]"] in lines and ["needed.width=", "int", "[8]"] in lines
 
 
-def test_main_gets_settings_and_tree(monkeypatch):
+def test_main_gets_the_settings(monkeypatch):
     seen = []
     run(monkeypatch, lambda *arguments: seen.extend(arguments), "output=x", "model.width=3")
-    assert seen == [Run(output=Path("x"), model=Model(width=3)), {"output": "x", "model": {"width": 3}}]
+    assert seen == [Run(output=Path("x"), model=Model(width=3))]
 
 
 @pytest.mark.parametrize(
@@ -225,7 +224,7 @@ def test_main_gets_settings_and_tree(monkeypatch):
     ],
 )
 def test_mistakes_in_the_input_are_one_line(monkeypatch, error, shown):
-    def main(settings, tree):
+    def main(settings):
         raise error
 
     monkeypatch.delenv("TRACEBACK", raising=False)
@@ -235,7 +234,7 @@ def test_mistakes_in_the_input_are_one_line(monkeypatch, error, shown):
 
 
 def test_bugs_and_wishes_show_the_traceback(monkeypatch):
-    def main(settings, tree):
+    def main(settings):
         raise KeyError("a bug") if settings.note else ValueError("seen")
 
     with pytest.raises(KeyError, match="a bug"):

@@ -38,7 +38,7 @@ def made(tmp_path_factory, image_folder):
             crops="flip",
             num_workers=0,
         )
-        pretokenize.main(options, {})
+        pretokenize.main(options)
     return root
 
 
@@ -121,7 +121,6 @@ def test_images_as_they_come_give_the_same_sub_tokens_as_their_file(made, train,
             data={"name": "image_folder", "path": str(image_folder), "resize": "shorter_edge"},
             num_workers=0,
         ),
-        {},
     )
     images = [
         "data.tokens=null",

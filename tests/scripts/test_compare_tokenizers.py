@@ -58,7 +58,7 @@ def options(tmp_path):
 
 
 def rows(options):
-    compare_tokenizers.main(options, {})
+    compare_tokenizers.main(options)
     return json.loads((options.folder / "comparison.json").read_text())["rows"]
 
 

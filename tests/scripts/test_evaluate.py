@@ -39,7 +39,7 @@ def files(tmp_path):
 
 def run(folder, samples, **options):
     output = folder / "out" / "result.json"
-    evaluate.main(EvaluateOptions(samples=str(samples), output=str(output), **options), {})
+    evaluate.main(EvaluateOptions(samples=str(samples), output=str(output), **options))
     return json.loads(output.read_text())
 
 
@@ -66,7 +66,6 @@ def test_containers_do_not_matter_and_references_can_be_stored(files):
         EvaluateOptions(
             samples=str(files / "real"), make_ref=str(stored), keep_images=60, reference_set="validation"
         ),
-        {},
     )
     result = run(files, files / "fake", reference=str(stored))
     assert result["metrics"] == pytest.approx(expected, rel=1e-6)
@@ -81,7 +80,7 @@ def test_containers_do_not_matter_and_references_can_be_stored(files):
 def test_another_network_or_kind_of_reference_is_refused(files, monkeypatch):
     stored = files / "ref.npz"
     options = {"samples": str(files / "real"), "make_ref": str(stored), "reference_set": "training"}
-    evaluate.main(EvaluateOptions(**options), {})
+    evaluate.main(EvaluateOptions(**options))
     with pytest.raises(ValueError, match="rfid compares .* training images"):
         run(files, files / "fake", reference=str(stored), metrics=["rfid"])
     with pytest.raises(ValueError, match="rfid compares .* another number"):

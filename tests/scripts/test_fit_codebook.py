@@ -75,7 +75,7 @@ def opened(folder):
 
 
 def run(options):
-    fit_codebook.main(options, {})
+    fit_codebook.main(options)
     return opened(fit_codebook.Path(options.output))
 
 

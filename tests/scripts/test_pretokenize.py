@@ -18,7 +18,7 @@ from scripts.pretokenize import PretokenizeOptions
 
 def run(tokenizer, output, **options):
     options = {"num_workers": 0, "batch_size": 3, **options}
-    pretokenize.main(PretokenizeOptions(tokenizer=str(tokenizer), output=str(output), **options), {})
+    pretokenize.main(PretokenizeOptions(tokenizer=str(tokenizer), output=str(output), **options))
     return TokenMemmap(path=output, random_crop=False)
 
 

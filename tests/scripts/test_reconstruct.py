@@ -21,7 +21,7 @@ from tests.parity import fill_module
 
 
 def run(tokenizer, output, **options):
-    reconstruct.main(ReconstructOptions(tokenizer=str(tokenizer), output=str(output), **options), {})
+    reconstruct.main(ReconstructOptions(tokenizer=str(tokenizer), output=str(output), **options))
     return json.loads((output / "reconstructions.json").read_text())
 
 

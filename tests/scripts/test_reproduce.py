@@ -50,7 +50,7 @@ def release(monkeypatch):
 
 def run(model, output, weights, **options):
     options = {"inception_weights": weights, **options}
-    reproduce.main(ReproduceOptions(model=model, output=str(output), **options), {})
+    reproduce.main(ReproduceOptions(model=model, output=str(output), **options))
     return json.loads((output / "result.json").read_text())
 
 
@@ -62,7 +62,7 @@ def test_a_generator_from_samples_to_table(toy, tmp_path, monkeypatch, capsys):
     reference, output = str(tmp_path / "ref.npz"), tmp_path / "out"
     embedded = {"samples": "assets/emoji", "crop": "adm", "image_size": 48}
     evaluate.main(
-        EvaluateOptions(**embedded, make_ref=reference, keep_images=12, reference_set="training"), {}
+        EvaluateOptions(**embedded, make_ref=reference, keep_images=12, reference_set="training"),
     )
     options = {"num_samples": 20, "reference": reference, "batch_size": 8}
     result = run("openmoji-rar", output, toy, **options)
@@ -71,7 +71,7 @@ def test_a_generator_from_samples_to_table(toy, tmp_path, monkeypatch, capsys):
     # The same as the two programs one after the other.
     names = ["gfid", "sfid", "is", "precision_recall"]
     samples, again = str(output / "samples"), tmp_path / "evaluated.json"
-    evaluate.main(EvaluateOptions(samples=samples, reference=reference, metrics=names, output=str(again)), {})
+    evaluate.main(EvaluateOptions(samples=samples, reference=reference, metrics=names, output=str(again)))
     expected = json.loads(again.read_text())
     assert result["metrics"] == pytest.approx(expected["metrics"])
     facts = result["protocol"]

@@ -55,7 +55,7 @@ def settings(tmp_path):
     def load(kind: str, tree: dict[str, Any], *overrides: str) -> Any:
         (tmp_path / "original.yaml").write_text(yaml.safe_dump(tree))
         arguments = [f"config={tmp_path}/original.yaml", *overrides]
-        return load_settings(CLASSES[kind], arguments, HOOKS[kind])[0]
+        return load_settings(CLASSES[kind], arguments, HOOKS[kind])
 
     return load
 
