@@ -11,7 +11,7 @@ and tokens [n, N].
 
 from common.config import run_script
 from common.launch import processes
-from modeling.sample_job import SampleOptions, draw_samples
+from jobs.sampling import SampleOptions, draw_samples
 from training.original_run import translate_sampling as translate
 
 

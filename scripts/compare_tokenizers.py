@@ -51,17 +51,17 @@ from evaluator.image_files import open_images
 from evaluator.images import ImageStream
 from evaluator.local_networks import LocalNetworks
 from evaluator.reference import image_reference
+from jobs.comparison_table import LN2, TRAINED_HERE, draw_comparison, markdown_table
+from jobs.sampling import SampleOptions, draw_samples
+from jobs.teacher_training import write_teacher
 from modeling.pipeline import decode, load_tokenizer
 from modeling.pretrained.references import reference_name
-from modeling.sample_job import SampleOptions, draw_samples
 from modeling.tokenizers.base import Tokenizer
 from scripts import fit_codebook, pretokenize
 from scripts.evaluate import batches
 from scripts.reproduce import SourceImages
-from training.comparison import LN2, TRAINED_HERE, draw_comparison, markdown_table
 from training.generator_run import GeneratorRun
 from training.report import write_json
-from training.teacher_training import write_teacher
 from training.tokenizer_run import ImageData, TokenizerRun
 
 SMALL = (

@@ -45,14 +45,14 @@ from evaluator.image_files import open_images
 from evaluator.images import ImageStream, digest_lines
 from evaluator.inception_weights import find_inception_weights
 from evaluator.lpips import load_lpips
-from evaluator.published import REFERENCE, FamilyMeasurement, conclude, family_of, report
 from evaluator.reference import image_reference
+from jobs.published import REFERENCE, FamilyMeasurement, conclude, family_of, report
+from jobs.sampling import SampleOptions, draw_samples
 from modeling.pipeline import decode, load_tokenizer
 from modeling.pretrained.catalog import find_release
 from modeling.pretrained.references import open_model
 from modeling.pretrained.release import Release, imagenet_classes
 from modeling.pretrained.text import class_captions, load_text_encoder
-from modeling.sample_job import SampleOptions, draw_samples
 from modeling.tokenizers.base import Tokenizer
 from scripts.evaluate import EvaluateOptions, Run, batches, load_extractors
 

@@ -16,8 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from common.config import find_file, option, run_script
 from common.console import say
 from modeling.pipeline import load_tokenizer
-from training.curves import draw_curves
-from training.report import write_json
+from training.report import draw_curves, write_json
 
 
 @dataclass(kw_only=True)

@@ -24,7 +24,7 @@ PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 PROGRAMS = {
     "train_titok.py": "training.tokenizer_run.TokenizerRun",
     "train_rar.py": "training.generator_run.GeneratorRun",
-    "sample_imagenet.py": "modeling.sample_job.SampleOptions",
+    "sample_imagenet.py": "jobs.sampling.SampleOptions",
     "scripts/reproduce.py": "scripts.reproduce.ReproduceOptions",
     "scripts/fit_codebook.py": "scripts.fit_codebook.FitOptions",
     "scripts/compare_tokenizers.py": "scripts.compare_tokenizers.CompareOptions",

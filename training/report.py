@@ -1,4 +1,4 @@
-"""Progress line, skipped samples and small JSON files of a run."""
+"""Progress line, skipped samples, curves and small JSON files of a run."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,9 +12,12 @@ from common import distributed
 from common.build import ConfigError
 from common.console import Clock, duration, warn
 from common.files import write_text
+from training.tracker import METRICS_FILE, read_metrics
 
 # The share of unreadable samples is judged over at least so many, lest one in the first batch stops a run.
 FEWEST_JUDGED = 1000
+# Scalars that curves leave out: they describe the machine and not the training.
+NOT_DRAWN = ("step", "kind", "images", "data_fraction", "seconds_per_step", "images_per_second")
 
 
 class Progress:
@@ -105,6 +108,48 @@ class SkippedSamples:
 def write_json(path: Path, value: object) -> None:
     """Write JSON, whole or not at all."""
     write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def draw_curves(folders: dict[str, Path], output: Path) -> bool:
+    """One panel per scalar that changes over time; several runs side by side.
+
+    Args:
+        folders: {title: run folder}.
+        output: PNG to write.
+
+    Returns:
+        False if there is nothing to draw.
+    """
+    panels = []
+    for title, folder in folders.items():
+        series: dict[str, list[tuple[int, float]]] = {}
+        for record in read_metrics(Path(folder) / METRICS_FILE):
+            for name, value in record.items():
+                if name not in NOT_DRAWN and isinstance(value, (int, float)):
+                    series.setdefault(f"{record['kind']}/{name}", []).append((record["step"], value))
+        panels += [
+            (f"{title}: {n}", p)
+            for n, p in sorted(series.items())
+            if len(p) > 1 and len({v for _, v in p}) > 1
+        ]
+    if not panels:
+        return False
+    from matplotlib.figure import Figure  # not pyplot: no display, no global state
+
+    columns = min(4, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(4 * columns, 2.6 * rows), layout="constrained")
+    for i, (name, points) in enumerate(panels):
+        axis = figure.add_subplot(rows, columns, i + 1)
+        axis.plot(*zip(*points, strict=True), linewidth=1)
+        axis.set_title(name, fontsize=9)
+        axis.tick_params(labelsize=7)
+        axis.grid(alpha=0.3)
+        values = [value for _, value in points]
+        if min(values) > 0 and max(values) > 20 * min(values):  # a tall start would flatten all that follows
+            axis.set_yscale("log")
+    figure.savefig(output, dpi=110)
+    return True
 
 
 def require_finite(wrong: Mapping[str, int], modules: Mapping[str, nn.Module]) -> None:

@@ -19,11 +19,10 @@ from data.loaders import train_loader
 from data.source import Source
 from training.checkpoint import CheckpointFolder, require_space, save_weights
 from training.compiler import use_compile
-from training.curves import draw_curves
 from training.ema import EMA
 from training.optim import build_optimizer
 from training.randomness import ExampleRandom, seed_step
-from training.report import Progress, SkippedSamples, require_finite, write_json
+from training.report import Progress, SkippedSamples, draw_curves, require_finite, write_json
 from training.schedules import learning_rate, weight_decay
 from training.settings import ExperimentSettings, ScheduleSettings, TrainingSettings
 from training.state import load_optimizer_state, module_state, optimizer_state, whole_parameters

@@ -14,11 +14,11 @@ from common.config import REPOSITORY, read_yaml, write_yaml
 from data.token_memmap import TokenMemmap
 from evaluator.codebook_usage import CodebookUsage
 from evaluator.local_networks import LocalNetworks
+from jobs.comparison_table import markdown_table
 from modeling.pipeline import load_tokenizer
 from scripts import compare_tokenizers
 from scripts.compare_tokenizers import CompareOptions
 from tests.evaluator.toy import ToyInception
-from training.comparison import markdown_table
 from training.generator_run import GeneratorRun
 from training.tokenizer_run import ImageData, TokenizerRun
 

@@ -15,7 +15,7 @@ from data.openmoji import OpenMoji
 from data.transforms import CROPS
 from evaluator.float_rfid import FloatRFID
 from evaluator.image_quality import ImageQuality
-from evaluator.published import FAMILIES, OTHER_SIZES, Family
+from jobs.published import FAMILIES, OTHER_SIZES, Family
 from modeling.factory import build_tokenizer
 from modeling.pipeline import load_tokenizer, reconstruct
 from modeling.pretrained.catalog import RELEASES, Release

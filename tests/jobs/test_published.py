@@ -8,7 +8,7 @@ from evaluator.evaluator import Evaluator
 from evaluator.float_rfid import FloatRFID
 from evaluator.image_quality import PROTOCOLS, ImageQuality
 from evaluator.protocol import check_metrics, result_name
-from evaluator.published import (
+from jobs.published import (
     FAMILIES,
     OTHER_SIZES,
     REFERENCE,

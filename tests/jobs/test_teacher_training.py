@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from data import DATASETS
+from jobs.teacher_training import classification_accuracy, train_teacher, write_teacher
 from modeling.pretrained.teachers import load_teacher
-from training.teacher_training import classification_accuracy, train_teacher, write_teacher
 
 pytest.importorskip("timm")
 NAME = "test_vit.r160_in1k"
