@@ -59,6 +59,25 @@ class Generator(nn.Module, ABC):
         """The label that stands for "no class"."""
         return self.num_classes
 
+    def check_labels(self, labels: Tensor) -> None:
+        """Waits for the device.
+
+        Raises:
+            ValueError: a label is not in `0 ... num_classes`.
+        """
+        for label in (int(labels.min()), int(labels.max())):
+            if not 0 <= label <= self.num_classes:
+                raise ValueError(f"label {label} is out of range; choose 0 ... {self.num_classes}")
+
+    def check_tokens(self, tokens: Tensor) -> None:
+        """Looks at the shape only.
+
+        Raises:
+            ValueError: `tokens` are not `[B, num_tokens]`.
+        """
+        if tokens.ndim != 2 or tokens.shape[1] != self.num_tokens:
+            raise ValueError(f"tokens have shape {list(tokens.shape)}, expected [B, {self.num_tokens}]")
+
 
 class AutoregressiveGenerator(Generator):
     """Predicts tokens one after the other.
@@ -123,8 +142,7 @@ class MaskedGenerator(Generator):
         Raises:
             ValueError: `tokens` are not `[B, num_tokens]`.
         """
-        if tokens.ndim != 2 or tokens.shape[1] != self.num_tokens:
-            raise ValueError(f"tokens have shape {list(tokens.shape)}, expected [B, {self.num_tokens}]")
+        self.check_tokens(tokens)
         return torch.cat([labels[:, None] + (self.codebook_size + 1), tokens], dim=1)
 
     @abstractmethod

@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from modeling.generators.gpt_decoding import GPTDecodeSession
+from modeling.generators.llama_decoding import BlockStep, DecodeStack, TokenDecodeSession, frozen
 from modeling.generators.raster import RasterGenerator
 from modeling.layers.llama import LlamaBlock, RMSNorm, run_llama_blocks
 
@@ -106,6 +106,23 @@ class GPT(RasterGenerator):
         )
         return self.output(self.norm(x))
 
-    def start_decoding(self, labels: Tensor) -> GPTDecodeSession:
+    @torch.no_grad()
+    def start_decoding(self, labels: Tensor) -> TokenDecodeSession:
         """Begin generating one row per label; see `AutoregressiveGenerator.start_decoding`."""
-        return GPTDecodeSession(self, labels)
+        self.check_labels(labels)
+        start, rows = self.embed_labels(labels), labels.shape[0]
+        output = frozen(self.output, rows)
+        stack = DecodeStack(
+            [BlockStep(block, rows) for block in self.layers],
+            self.rotation(start.device),
+            length=self.num_tokens,  # the class and all tokens but the last
+            num_heads=self.num_heads,
+            example=start,
+        )
+        return TokenDecodeSession(
+            start=start,
+            stack=stack,
+            embed=self.tok_embeddings,
+            finish=lambda hidden: output(self.norm(hidden)),
+            num_tokens=self.num_tokens,
+        )

@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from modeling.generators.ibq_ar_decoding import IBQDecodeSession
+from modeling.generators.llama_decoding import DecodeStack, ModulatedBlockStep, TokenDecodeSession, frozen
 from modeling.generators.raster import RasterGenerator
 from modeling.layers.adaln import activate
 from modeling.layers.llama import ModulatedLlamaBlock, ModulatedRMSNorm, run_llama_blocks
@@ -120,6 +120,25 @@ class IBQTransformer(RasterGenerator):
         scale, shift = self.head_nm.scale_and_shift(condition)
         return self.head(self.head_nm(x, scale[:, None], shift[:, None]))
 
-    def start_decoding(self, labels: Tensor) -> IBQDecodeSession:
+    @torch.no_grad()
+    def start_decoding(self, labels: Tensor) -> TokenDecodeSession:
         """Begin generating one row per label; see `AutoregressiveGenerator.start_decoding`."""
-        return IBQDecodeSession(self, labels)
+        self.check_labels(labels)
+        condition, rows = self.embed_labels(labels), labels.shape[0]
+        # The class is projected once, for all positions.
+        activated, (scale, shift) = activate(condition), self.head_nm.scale_and_shift(condition)
+        head = frozen(self.head, rows)
+        stack = DecodeStack(
+            [ModulatedBlockStep(block, rows, activated) for block in self.blocks],
+            self.rotation(condition.device),
+            length=self.num_tokens,  # the class and all tokens but the last
+            num_heads=self.num_heads,
+            example=condition,
+        )
+        return TokenDecodeSession(
+            start=condition,
+            stack=stack,
+            embed=self.tok_emb,
+            finish=lambda hidden: head(self.head_nm(hidden, scale, shift)),
+            num_tokens=self.num_tokens,
+        )

@@ -87,20 +87,8 @@ class RasterGenerator(AutoregressiveGenerator):
                 " alone; where orders are annealed (randomness_anneal_start, randomness_anneal_end), anneal from 0"
                 " to 0"
             )
-        if tokens.ndim != 2 or tokens.shape[1] != self.num_tokens:
-            raise ValueError(f"tokens have shape {list(tokens.shape)}, expected [B, {self.num_tokens}]")
+        self.check_tokens(tokens)
 
     @abstractmethod
     def embed_labels(self, labels: Tensor) -> Tensor:
         """int64 `[...]` labels `0 ... num_classes` -> `[..., D]`."""
-
-    def embed_labels_checked(self, labels: Tensor) -> Tensor:
-        """`embed_labels` where the labels come from outside.
-
-        Raises:
-            ValueError: a label is out of range.
-        """
-        for label in (int(labels.min()), int(labels.max())):
-            if not 0 <= label <= self.num_classes:
-                raise ValueError(f"label {label} is out of range; choose 0 ... {self.num_classes}")
-        return self.embed_labels(labels)

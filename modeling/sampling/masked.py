@@ -65,9 +65,7 @@ def _check(
 ) -> None:
     if labels.ndim != 1 or labels.shape[0] == 0:
         raise ValueError(f"labels have shape {list(labels.shape)}, expected [B] with B >= 1")
-    for label in (int(labels.min()), int(labels.max())):
-        if not 0 <= label <= model.num_classes:
-            raise ValueError(f"label {label} is out of range; choose 0 ... {model.num_classes}")
+    model.check_labels(labels)
     if not temperature >= 0:
         raise ValueError(f"temperature={temperature} must not be negative (0 takes the most likely token)")
     if noise is None and temperature > 0:

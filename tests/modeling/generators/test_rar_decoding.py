@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from modeling.generators import RAR, rar_decoding
+from modeling.generators import RAR, rar
 from modeling.sampling import guide, power_cosine_schedule
 from tests.modeling.generators.test_rar import IMAGENET, RELEASED, TINY, tensors
 from tests.parity import assert_close, filled
@@ -40,7 +40,7 @@ def test_rar_b_decoding_equals_reference():
 @pytest.mark.parametrize("budget", [1, 60_000, 2**30])
 def test_decoding_equals_forward_whatever_the_chunk(monkeypatch, budget):
     """Modulation in chunks of one, some and all positions; labels in any order, repeated, dropped."""
-    monkeypatch.setattr(rar_decoding, "_MODULATION_BYTES", budget)
+    monkeypatch.setattr(rar, "_MODULATION_BYTES", budget)
     model = filled(lambda: RAR(**TINY))
     tokens = torch.randint(48, (5, 16), generator=torch.Generator().manual_seed(0))
     labels = torch.tensor([7, 2, 10, 7, 0])
