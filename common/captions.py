@@ -1,11 +1,10 @@
 """Pictures in rows, with a name before each row."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from common.image_store import ImageStore
 from common.images import enlarge, grid, pil_to_tensor, to_float
 
 GRID_ROWS, GRID_COLUMNS, GRID_SIDE = 20, 8, 96
@@ -35,15 +34,16 @@ def captioned_rows(images: torch.Tensor, names: Sequence[str]) -> torch.Tensor:
     return torch.cat([pil_to_tensor(margin).float() / 255, picture], dim=2)
 
 
-def class_rows(store: ImageStore, class_names: Sequence[str]) -> torch.Tensor:
+def class_rows(image: Callable[[int], torch.Tensor], count: int, class_names: Sequence[str]) -> torch.Tensor:
     """The first samples of the first classes, a row per class, small ones enlarged: float [3, h, w].
 
     Args:
-        store: all images are there; sample i is of class i % len(class_names).
+        image: gives sample i, uint8 [3, S, S], of class i % len(class_names).
+        count: number of samples.
         class_names: of all classes in turn.
     """
-    names = class_names[: min(GRID_ROWS, store.count)]
-    columns = min(GRID_COLUMNS, max(1, store.count // len(class_names)))
+    names = class_names[: min(GRID_ROWS, count)]
+    columns = min(GRID_COLUMNS, max(1, count // len(class_names)))
     indices = [row + k * len(class_names) for row in range(len(names)) for k in range(columns)]
-    images = to_float(torch.stack([store.image(i) for i in indices]))
+    images = to_float(torch.stack([image(i) for i in indices]))
     return captioned_rows(enlarge(images, max(1, GRID_SIDE // images.shape[-1])), names)

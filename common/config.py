@@ -14,7 +14,6 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from common.build import ConfigError, build_dataclass, type_name
-from common.files import write_text
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -65,11 +64,6 @@ def _load_yaml(path: str | Path) -> DictConfig:
     return tree
 
 
-def write_yaml(path: str | Path, tree: Mapping) -> None:
-    """Write nested dicts as YAML."""
-    write_text(path, OmegaConf.to_yaml(OmegaConf.create(dict(tree))))
-
-
 def merge_arguments(arguments: Sequence[str]) -> dict:
     """The tree that `config=FILE` arguments (in order) and `a.b=value` overrides describe, later ones winning."""
     trees, overrides = [], []
@@ -115,7 +109,7 @@ def load_settings(
 
 
 def to_tree(settings: Any) -> dict:
-    """A settings dataclass as nested plain values, with every default filled in: what `write_yaml` stores."""
+    """A settings dataclass as nested plain values, with every default filled in."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, Mapping):

@@ -1,6 +1,5 @@
-"""Images between [0, 1] tensors, 8-bit values, grids and PNG files."""
+"""Images between [0, 1] tensors, 8-bit values, grids and files."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -44,19 +43,6 @@ def grid(images: torch.Tensor, columns: int, pad: int = 2, background: float = 1
 def enlarge(images: torch.Tensor, factor: int) -> torch.Tensor:
     """Repeat every pixel `factor` times in both directions, so that small images can be looked at."""
     return images.repeat_interleave(factor, dim=-1).repeat_interleave(factor, dim=-2)
-
-
-def save_png(path: str | Path, image: torch.Tensor) -> None:
-    """Write one image [3, H, W], float in [0, 1] or uint8, as PNG; a crash never leaves half a file behind."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = image if image.dtype == torch.uint8 else to_uint8(image)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        Image.fromarray(pixels.cpu().permute(1, 2, 0).numpy()).save(temporary, format="PNG")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_image(path: str | Path) -> Image.Image:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from common.weights import read_weights, weight_hash
+from storage.weights import read_weights, weight_hash
 
 MODEL, SIDE, PATCH, TRAINED_SIDE = "vit_large_patch14_dinov2.lvd142m", 224, 14, 518
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

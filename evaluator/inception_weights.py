@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from common.weights import CheckpointError, read_weights
 from modeling.pretrained.perceptual import download
+from storage.weights import CheckpointError, read_weights
 
 ENVIRONMENT = "INCEPTION_WEIGHTS"
 OFFICIAL_URL = (

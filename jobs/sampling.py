@@ -9,11 +9,11 @@ from common.captions import GRID_COLUMNS, GRID_ROWS, class_rows
 from common.config import option
 from common.console import Clock, banner, duration, say
 from common.distributed import is_main, world_size
-from common.image_store import ImageStore
-from common.images import save_png
-from common.weights import weight_hash
 from modeling.pipeline import find_classes, generate_into, load_image_model
 from modeling.sampling import MaskedSamplingSettings, SamplingSettings, check_settings, settings_type
+from storage.files import save_png
+from storage.sample_store import SampleStore
+from storage.weights import weight_hash
 
 SAMPLING = {f.name for kind in (SamplingSettings, MaskedSamplingSettings) for f in fields(kind)}
 
@@ -65,7 +65,7 @@ def draw_samples(options: SampleOptions, device: torch.device) -> None:
     labels = torch.tensor(classes)[torch.arange(options.num_samples) % len(classes)]
     facts = {"num_samples": options.num_samples, "classes": classes, "seed": options.seed}
     hashes = {"generator": weight_hash(model.generator), "tokenizer": weight_hash(model.tokenizer)}
-    store = ImageStore(
+    store = SampleStore(
         options.output,
         count=options.num_samples,
         side=model.tokenizer.image_size,
@@ -84,7 +84,8 @@ def draw_samples(options: SampleOptions, device: torch.device) -> None:
     generate_into(store, model, labels, seed=options.seed, batch_size=options.batch_size, **sampling)
     each = (seconds := clock.lap()) / max(1, store.missing)
     if options.grid and is_main():
-        save_png(f"{options.output}/samples.png", class_rows(store, [model.class_names[c] for c in classes]))
+        names = [model.class_names[c] for c in classes]
+        save_png(f"{options.output}/samples.png", class_rows(store.image, store.count, names))
     tokens = {k: getattr(model.generator, k) for k in ("num_tokens", "codebook_size")}
     store.finish(labels.numpy(), seconds_per_image=each, **tokens)
     say(f"{store.missing} samples in {duration(seconds)}, {each:.4f} s per image; see {options.output}")

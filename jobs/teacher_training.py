@@ -12,11 +12,11 @@ from torch.nn import functional as F
 from common.build import build
 from common.console import progress, say
 from common.images import to_float
-from common.weights import write_weights
 from data import DATASETS
 from data.loaders import eval_loader, train_loader
 from data.source import Source
 from modeling.pretrained.teachers import build_network, prepared
+from storage.weights import write_weights
 from training.report import write_json
 
 

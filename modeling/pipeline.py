@@ -15,7 +15,6 @@ from torch import nn
 
 from common.build import build_dataclass, nearest
 from common.console import progress
-from common.image_store import ImageStore
 from common.images import to_uint8
 from modeling.generators.base import Generator, MaskedGenerator
 from modeling.generators.orders import randomness, sample_orders
@@ -36,6 +35,7 @@ from modeling.sampling import (
     settings_type,
 )
 from modeling.tokenizers.base import Tokenizer
+from storage.sample_store import SampleStore
 
 __all__ = [
     "ImageModel",
@@ -216,7 +216,7 @@ def generate(
 
 
 def generate_into(
-    store: ImageStore,
+    store: SampleStore,
     model: ImageModel,
     labels: torch.Tensor,
     *,

@@ -40,10 +40,8 @@ from common.config import (
 )
 from common.config import to_tree as plain
 from common.console import Clock, banner, duration, say
-from common.files import write_text
 from common.images import to_float
 from common.launch import processes
-from common.weights import weight_hash
 from data.still import still_source
 from evaluator.codebook_usage import CodebookUsage
 from evaluator.evaluator import Evaluator
@@ -60,6 +58,8 @@ from modeling.tokenizers.base import Tokenizer
 from scripts import fit_codebook, pretokenize
 from scripts.evaluate import batches
 from scripts.reproduce import SourceImages
+from storage.files import write_text
+from storage.weights import weight_hash
 from training.generator_run import GeneratorRun
 from training.report import write_json
 from training.tokenizer_run import ImageData, TokenizerRun

@@ -17,10 +17,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from common.config import option, run_script
 from common.console import say
-from common.weights import weight_hash
 from modeling.pretrained.hub import save_pretrained
 from modeling.pretrained.loading import load_files
 from modeling.pretrained.references import open_model
+from storage.weights import weight_hash
 
 
 @dataclass(kw_only=True)

@@ -26,10 +26,8 @@ import torch
 from common import distributed
 from common.config import find_file, option, run_script
 from common.console import Clock, banner, duration, progress, say, warn
-from common.files import write_text
 from common.images import to_float
 from common.launch import processes
-from common.weights import weight_hash
 from data.transforms import CROPS, Resize
 from evaluator import protocol as protocols
 from evaluator.codebook_usage import CodebookUsage
@@ -43,6 +41,8 @@ from evaluator.lpips import load_lpips
 from evaluator.reference import Reference, image_reference, open_reference, write_reference
 from modeling.pipeline import decode, load_tokenizer
 from modeling.tokenizers.base import Tokenizer
+from storage.files import write_text
+from storage.weights import weight_hash
 
 
 @dataclass(kw_only=True)

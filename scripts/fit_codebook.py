@@ -26,12 +26,10 @@ from safetensors.torch import save_file
 
 from common import distributed
 from common.build import check_options
-from common.config import first_difference, option, read_yaml, run_script, write_yaml
+from common.config import first_difference, option, read_yaml, run_script
 from common.console import Clock, banner, duration, progress, say, warn
-from common.files import write_text
 from common.images import to_float
 from common.launch import processes
-from common.weights import weight_hash, write_weights
 from data.loaders import eval_loader
 from data.source import Source
 from data.still import Part, still_source
@@ -39,6 +37,8 @@ from modeling.pretrained.teachers import Teacher, load_teacher
 from modeling.quantizers.kmeans import accumulate, assign, move_centroids, prepare
 from modeling.quantizers.vq import VectorQuantizer
 from modeling.tokenizers.cluster import Cluster
+from storage.files import write_text, write_yaml
+from storage.weights import weight_hash, write_weights
 
 PROGRESS, RESULT = "centroids.safetensors", "model.safetensors"
 START_ATTEMPTS = 5

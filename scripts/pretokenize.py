@@ -27,7 +27,6 @@ from common.config import option, run_script
 from common.console import Clock, banner, duration, progress, say, warn
 from common.images import to_float
 from common.launch import processes
-from common.weights import weight_hash
 from data.loaders import eval_loader
 from data.source import Source
 from data.still import Part, still_source
@@ -37,6 +36,7 @@ from evaluator.codebook_usage import CodebookUsage
 from modeling.pipeline import load_tokenizer
 from modeling.pretrained.references import open_model, reference_name
 from modeling.tokenizers.base import Tokenizer
+from storage.weights import weight_hash
 
 NUM_CROPS = {"plain": 1, "flip": 2, "ten_crop": 10}
 

@@ -28,7 +28,7 @@ from torch.nn import functional as F
 
 from common.config import option, run_script
 from common.console import progress, say, warn
-from common.images import enlarge, grid, pil_to_tensor, save_png, to_float
+from common.images import enlarge, grid, pil_to_tensor, to_float
 from common.launch import processes
 from data.file_list import ImageFile, list_files
 from data.loaders import eval_loader
@@ -44,6 +44,7 @@ from modeling.pipeline import decode, load_tokenizer, reconstruct_any_size
 from modeling.pretrained.references import open_model
 from modeling.pretrained.text import TextEncoder, class_captions, load_text_encoder
 from modeling.tokenizers.base import Tokenizer
+from storage.files import save_png
 from training.tasks.tokenizer import side_by_side
 
 SHOWN, SHOWN_SIDE = 64, 128

@@ -30,11 +30,9 @@ import torch
 from common import distributed
 from common.config import find_file, first_difference, option, run_script, to_tree
 from common.console import Clock, duration, say, warn
-from common.files import write_text
 from common.images import to_float
 from common.launch import processes
 from common.requirements import require_all, require_files
-from common.weights import weight_hash
 from data.loaders import eval_loader
 from data.source import Source
 from data.still import Part, still_source
@@ -55,6 +53,8 @@ from modeling.pretrained.release import Release, imagenet_classes
 from modeling.pretrained.text import class_captions, load_text_encoder
 from modeling.tokenizers.base import Tokenizer
 from scripts.evaluate import EvaluateOptions, Run, batches, load_extractors
+from storage.files import write_text
+from storage.weights import weight_hash
 
 ADM = "https://openaipublic.blob.core.windows.net/diffusion/jul-2021/ref_batches/imagenet/256"
 REFERENCE_URL = f"{ADM}/{REFERENCE}"

@@ -14,11 +14,12 @@ from accelerate.state import AcceleratorState, GradientState
 from PIL import Image
 from safetensors.torch import save_file
 
-from common.config import run_script, write_yaml
-from common.weights import weight_hash
+from common.config import run_script
 from data.token_memmap import TokenHeader, TokenWriter
 from modeling.factory import build_generator, build_tokenizer
 from modeling.pretrained.text import build_text_tower
+from storage.files import write_yaml
+from storage.weights import weight_hash
 from tests.parity import fill_module
 
 TOKENIZER = {

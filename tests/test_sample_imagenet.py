@@ -9,9 +9,9 @@ import torch
 
 import sample_imagenet
 from common.config import REPOSITORY
-from common.image_store import ImageStore
 from modeling.pipeline import generate, load_image_model
 from sample_imagenet import SampleOptions
+from storage.sample_store import SampleStore
 
 
 def run(generator, output, **options):
@@ -71,7 +71,7 @@ def test_two_processes_with_another_batch_size_give_the_same_samples(
 def test_an_interrupted_job_ends_with_the_bytes_of_one_that_was_not(
     tiny_generator_run, one_process, tmp_path, monkeypatch, batches
 ):
-    calls, put = [], ImageStore.put
+    calls, put = [], SampleStore.put
 
     def stop(store, indices, images, tokens):
         if len(calls) == batches:
@@ -81,7 +81,7 @@ def test_an_interrupted_job_ends_with_the_bytes_of_one_that_was_not(
         put(store, indices, images, tokens)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(ImageStore, "put", stop)
+        patch.setattr(SampleStore, "put", stop)
         run(tiny_generator_run, tmp_path, png=True, batch_size=4)
     assert len(list(tmp_path.glob("0*.png"))) == 4 * batches
     run(tiny_generator_run, tmp_path, png=True, batch_size=5)

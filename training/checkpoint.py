@@ -25,8 +25,8 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from common.build import ConfigError
-from common.config import write_yaml
-from common.weights import CheckpointError, load_weights
+from storage.files import write_yaml
+from storage.weights import CheckpointError, load_weights
 
 PREFIX = "step-"
 

@@ -9,7 +9,6 @@ import torch
 from common.build import ConfigError, build_dataclass
 from common.config import option, to_tree
 from common.console import warn
-from common.weights import weight_hash
 from data.source import Source
 from data.token_exchange import open_tokens
 from data.token_memmap import TokenMemmap
@@ -23,6 +22,7 @@ from modeling.sampling import check_settings, settings_type
 from modeling.token_factors import TokenFactors
 from modeling.tokenizers.base import Tokenizer
 from modeling.tokenizers.sub_tokens import SubTokenView, equal_factors, suggest_factors
+from storage.weights import weight_hash
 from training.evaluation import GeneratorEvaluation, SampleEvaluator
 from training.settings import ExperimentSettings, OptimizerSettings, ScheduleSettings, TrainingSettings
 from training.tasks.token_prediction import MaskGITSettings, MaskGITTask, RARSettings, RARTask

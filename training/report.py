@@ -11,7 +11,7 @@ from torch import nn
 from common import distributed
 from common.build import ConfigError
 from common.console import Clock, duration, warn
-from common.files import write_text
+from storage.files import write_text
 from training.tracker import METRICS_FILE, read_metrics
 
 # The share of unreadable samples is judged over at least so many, lest one in the first batch stops a run.

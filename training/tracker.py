@@ -11,7 +11,7 @@ import torch
 from common import distributed
 from common.build import ConfigError
 from common.console import say
-from common.files import write_text
+from storage.files import write_text
 
 METRICS_FILE = "metrics.jsonl"
 

@@ -12,11 +12,12 @@ from torch import nn
 
 from common import distributed
 from common.build import ConfigError
-from common.config import first_difference, write_yaml
+from common.config import first_difference
 from common.console import Clock, banner, count, say, warn
-from common.images import save_png, to_float
+from common.images import to_float
 from data.loaders import train_loader
 from data.source import Source
+from storage.files import save_png, write_yaml
 from training.checkpoint import CheckpointFolder, require_space, save_weights
 from training.compiler import use_compile
 from training.ema import EMA

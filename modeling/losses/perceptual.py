@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
-from common.weights import read_weights
 from modeling.losses.convnext import ConvNeXtDistance
 from modeling.losses.lpips import LPIPS, torchvision_vgg16_name
+from storage.weights import read_weights
 
 
 def load_frozen(

@@ -11,11 +11,11 @@ from huggingface_hub.errors import HfHubHTTPError
 from torch import nn
 
 from common.config import one_line
-from common.files import write_text
-from common.weights import write_weights
 from modeling.pretrained.loading import load_files
 from modeling.pretrained.references import HUB_CONFIG, Reference, open_model
 from modeling.tokenizers.base import Tokenizer
+from storage.files import write_text
+from storage.weights import write_weights
 
 WEIGHTS = "model.safetensors"
 

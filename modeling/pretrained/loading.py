@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from common.build import ConfigError
-from common.weights import CheckpointError, load_weights, read_weights, weight_hash
 from modeling.factory import build_generator, build_tokenizer
 from modeling.generators.base import Generator
 from modeling.pretrained.llamagen import adapt_llama, adapt_llamagen
@@ -22,6 +21,7 @@ from modeling.pretrained.run_folder import ModelFiles
 from modeling.pretrained.vqgan_layouts import LAYOUTS
 from modeling.tokenizers.base import Tokenizer
 from modeling.tokenizers.sub_tokens import SubTokenView
+from storage.weights import CheckpointError, load_weights, read_weights, weight_hash
 
 Config = str | Path | Mapping[str, Any] | None
 BUILDERS: dict[str, Callable[[Mapping[str, Any]], nn.Module]] = {

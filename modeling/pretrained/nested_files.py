@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from common.weights import CheckpointError, read_weights
+from storage.weights import CheckpointError, read_weights
 
 KEYS = ("state_dict", "model")  # Lightning; LlamaGen and BEiT
 # Torch decides about these itself: it reads some of them and refuses all others.

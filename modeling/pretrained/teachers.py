@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from common.build import nearest
 from common.config import one_line
-from common.weights import CheckpointError, read_weights
+from storage.weights import CheckpointError, read_weights
 
 # Options with which the vision transformers of timm accept other image sizes than their own.
 FLEXIBLE = {"dynamic_img_size": True}

@@ -12,8 +12,8 @@ import torch
 from huggingface_hub import hf_hub_download
 from torch import nn
 
-from common.weights import CheckpointError, read_weights
 from modeling.pretrained.release import imagenet_classes
+from storage.weights import CheckpointError, read_weights
 
 # Hub repository of OpenAI's weights in safetensors form; the original file is a program archive, not a state dict.
 WEIGHTS_REPOSITORY = "timm/vit_large_patch14_clip_336.openai"

@@ -37,7 +37,7 @@ class SubTokenView(Tokenizer):
     """The same images as sequences of N G sub-tokens: those of a token stand together, its first digit first.
 
     Everything but the tokens is the wrapped tokenizer's, its weights under their own names among it: the view is saved
-    as that tokenizer, and has its `common.weights.weight_hash`.
+    as that tokenizer, and has its `storage.weights.weight_hash`.
 
     Args:
         tokenizer: with discrete tokens.

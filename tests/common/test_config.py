@@ -3,7 +3,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import yaml
 
 from common import config
 from common.build import ConfigError
@@ -17,6 +16,7 @@ from common.config import (
     run_script,
     to_tree,
 )
+from storage.files import write_yaml
 
 
 @dataclass(kw_only=True)
@@ -108,24 +108,9 @@ def test_files_are_found_from_any_directory(tmp_path, monkeypatch):
 
 def test_what_is_written_reads_back_the_same(tmp_path):
     run = load_settings(Run, ["output=a/b", "model.rates=[3]", "model.extra={a: {b: null}}"])
-    config.write_yaml(tmp_path / "c.yaml", to_tree(run))
+    write_yaml(tmp_path / "c.yaml", to_tree(run))
     again = load_settings(Run, [f"config={tmp_path}/c.yaml"])
     assert again == run and read_yaml(tmp_path / "c.yaml")["model"]["width"] == 8
-
-
-def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
-    config.write_yaml(tmp_path / "c.yaml", {"a": 1})
-
-    def full(self, text):
-        with self.open("w") as file:
-            file.write(text[:1])
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Path, "write_text", full)
-    with pytest.raises(OSError):
-        config.write_yaml(tmp_path / "c.yaml", {"a": 2})
-    assert yaml.safe_load((tmp_path / "c.yaml").read_text()) == {"a": 1}
-    assert [p.name for p in tmp_path.iterdir()] == ["c.yaml"]
 
 
 def test_mutable_defaults_are_not_shared():

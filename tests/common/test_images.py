@@ -4,17 +4,8 @@ import torch
 from PIL import Image
 
 from common import images
-from common.images import (
-    enlarge,
-    flatten,
-    grid,
-    list_images,
-    pil_to_tensor,
-    read_image,
-    save_png,
-    to_float,
-    to_uint8,
-)
+from common.images import enlarge, flatten, grid, list_images, read_image, to_float, to_uint8
+from storage.files import save_png
 
 
 def test_levels_are_rounded_to_the_nearest_and_clamped():
@@ -40,29 +31,6 @@ def test_grid_places_images_row_by_row():
 def test_enlarge_repeats_pixels():
     made = enlarge(torch.tensor([[[1, 2], [3, 4]]]), 2)
     assert made.tolist() == [[[1, 1, 2, 2], [1, 1, 2, 2], [3, 3, 4, 4], [3, 3, 4, 4]]]
-
-
-def test_png_keeps_every_level(tmp_path):
-    picture = torch.randint(0, 256, (3, 5, 7), dtype=torch.uint8)
-    save_png(tmp_path / "new/folder/a.png", picture)
-    assert torch.equal(pil_to_tensor(read_image(tmp_path / "new/folder/a.png")), picture)
-    save_png(tmp_path / "b.png", to_float(picture))
-    assert torch.equal(pil_to_tensor(read_image(tmp_path / "b.png")), picture)
-
-
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
-    save_png(tmp_path / "a.png", torch.zeros(3, 2, 2))
-
-    def full(self, path, format):
-        path.write_bytes(b"half")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Image.Image, "save", full)
-    with pytest.raises(OSError):
-        save_png(tmp_path / "a.png", torch.ones(3, 2, 2))
-    monkeypatch.undo()
-    assert read_image(tmp_path / "a.png").getpixel((0, 0)) == (0, 0, 0)
-    assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
 
 
 def test_transparency_is_shown_on_white():

@@ -5,7 +5,6 @@ import pytest
 import torch
 from torch import nn
 
-from common.weights import CheckpointError
 from evaluator.inception_weights import (
     ENVIRONMENT,
     FILE_NAMES,
@@ -15,6 +14,7 @@ from evaluator.inception_weights import (
     load_inception_weights,
     sha256_of_weights,
 )
+from storage.weights import CheckpointError
 
 
 @pytest.fixture

@@ -14,8 +14,9 @@ from safetensors.torch import load_file, save_file
 import sample_imagenet
 import train_rar
 import train_titok
-from common.config import REPOSITORY, read_yaml, write_yaml
+from common.config import REPOSITORY, read_yaml
 from scripts import pretokenize, reconstruct
+from storage.files import write_yaml
 
 SCRIPTS = {
     "train_titok": (train_titok, train_titok.TokenizerRun),

@@ -10,10 +10,10 @@ import pytest
 import sample_imagenet
 import train_rar
 from common.config import read_yaml
-from common.weights import weight_hash
 from data.token_memmap import TokenHeader, TokenWriter
 from jobs.sampling import SampleOptions
 from modeling.factory import build_tokenizer
+from storage.weights import weight_hash
 from tests.conftest import CLASS_NAMES, TOKENIZER
 from tests.parity import fill_module
 from training.generator_run import GeneratorRun

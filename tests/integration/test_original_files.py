@@ -14,10 +14,10 @@ from PIL import Image
 import sample_imagenet
 import train_rar
 import train_titok
-from common.config import write_yaml
 from modeling.factory import build_generator, build_tokenizer
 from modeling.pipeline import load_generator, load_tokenizer
 from modeling.pretrained.original import generator_section, tokenizer_section
+from storage.files import write_yaml
 from tests.modeling.pretrained.originals import generator_keys, titok_tree
 from tests.parity import fill_module
 from tests.training import original_trees

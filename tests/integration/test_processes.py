@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from common.config import read_yaml, write_yaml
+from common.config import read_yaml
+from storage.files import write_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 TWO = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]

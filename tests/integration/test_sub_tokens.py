@@ -8,12 +8,13 @@ import torch
 
 import sample_imagenet
 import train_rar
-from common.config import read_yaml, write_yaml
+from common.config import read_yaml
 from data.token_memmap import TokenHeader, TokenMemmap, TokenWriter
 from modeling.factory import build_tokenizer
 from modeling.pipeline import generate, load_image_model
 from modeling.tokenizers.sub_tokens import SubTokenView
 from scripts import convert_checkpoint, convert_tokens, pretokenize
+from storage.files import write_yaml
 from tests.conftest import TOKENIZER, write_run
 from tests.parity import fill_module
 from training.generator_run import GeneratorRun

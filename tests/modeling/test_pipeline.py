@@ -4,11 +4,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from common.config import read_yaml, write_yaml
-from common.weights import CheckpointError, weight_hash
+from common.config import read_yaml
 from modeling import pipeline
 from modeling.generators import MaskGIT
 from modeling.pretrained.run_folder import open_run
+from storage.files import write_yaml
+from storage.weights import CheckpointError, weight_hash
 from tests.conftest import CLASS_NAMES
 from tests.modeling.generators.masked_models import BERT_TINY
 from tests.parity import filled

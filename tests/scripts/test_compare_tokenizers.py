@@ -10,7 +10,7 @@ import torch
 
 import train_rar
 import train_titok
-from common.config import REPOSITORY, read_yaml, write_yaml
+from common.config import REPOSITORY, read_yaml
 from data.token_memmap import TokenMemmap
 from evaluator.codebook_usage import CodebookUsage
 from evaluator.local_networks import LocalNetworks
@@ -18,6 +18,7 @@ from jobs.comparison_table import markdown_table
 from modeling.pipeline import load_tokenizer
 from scripts import compare_tokenizers
 from scripts.compare_tokenizers import CompareOptions
+from storage.files import write_yaml
 from tests.evaluator.toy import ToyInception
 from training.generator_run import GeneratorRun
 from training.tokenizer_run import ImageData, TokenizerRun

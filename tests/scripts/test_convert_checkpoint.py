@@ -3,11 +3,11 @@ import json
 import pytest
 import torch
 
-from common.weights import weight_hash
 from modeling.pipeline import load_generator, load_tokenizer
 from modeling.pretrained import original
 from scripts import convert_checkpoint
 from scripts.convert_checkpoint import ConvertOptions
+from storage.weights import weight_hash
 from tests.modeling.pretrained.originals import SMALL, filled_model, small_generator_tree, write_weights
 
 

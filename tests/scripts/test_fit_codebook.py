@@ -10,13 +10,13 @@ from safetensors.torch import save_file
 
 from common.config import read_yaml
 from common.images import to_float
-from common.weights import load_weights
 from data import ImageFolder
 from modeling.pretrained.teachers import build_teacher
 from modeling.quantizers import VectorQuantizer
 from modeling.tokenizers.cluster import Cluster
 from scripts import fit_codebook
 from scripts.fit_codebook import FitOptions
+from storage.weights import load_weights
 from tests.evaluator.processes import in_two_processes, needs_fork
 from tests.modeling.quantizers.test_kmeans import naive
 from tests.parity import fill_module

@@ -9,11 +9,11 @@ import torch
 
 from common.config import REPOSITORY
 from common.images import to_float
-from common.weights import weight_hash
 from data import ImageFolder, TokenMemmap
 from modeling.pipeline import load_tokenizer
 from scripts import pretokenize
 from scripts.pretokenize import PretokenizeOptions
+from storage.weights import weight_hash
 
 
 def run(tokenizer, output, **options):

@@ -9,7 +9,7 @@ import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 from common.config import REPOSITORY
-from common.images import pil_to_tensor, save_png
+from common.images import pil_to_tensor
 from data.file_list import list_files
 from data.openmoji import OpenMoji
 from data.transforms import CROPS
@@ -23,6 +23,7 @@ from modeling.pretrained.text import class_captions, load_text_encoder
 from scripts import evaluate, reproduce
 from scripts.evaluate import EvaluateOptions
 from scripts.reproduce import ReproduceOptions
+from storage.files import save_png
 from tests.conftest import TOKENIZER, write_run
 from tests.evaluator.toy import ToyFloat, ToyInception, tensor, toy_images, write_folder
 from tests.parity import fill_module

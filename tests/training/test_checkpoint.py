@@ -13,7 +13,7 @@ from torch import nn
 
 from common.build import ConfigError
 from common.config import read_yaml
-from common.weights import CheckpointError, read_weights
+from storage.weights import CheckpointError, read_weights
 from training import checkpoint
 from training.checkpoint import CheckpointFolder, require_space, save_weights
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from common.config import REPOSITORY
-from common.weights import read_weights
 from modeling.factory import build_generator, build_tokenizer
 from modeling.pretrained.catalog import RELEASES, find_release, release_of_file, release_of_section
 from modeling.pretrained.loading import FOREIGN, load_image_model
 from modeling.pretrained.release import imagenet_classes
 from modeling.sampling import settings_type
+from storage.weights import read_weights
 from tests.parity import assert_layout, manifest
 
 PUBLISHED = [name for name, release in RELEASES.items() if release.section]

@@ -61,7 +61,7 @@ def test_what_cannot_be_saved_leaves_nothing_behind(models, tmp_path, monkeypatc
         Path(path).write_bytes(b"half")
         raise OSError("disk is full")
 
-    monkeypatch.setattr("common.weights.save_file", full)
+    monkeypatch.setattr("storage.weights.save_file", full)
     with pytest.raises(OSError, match="full"):
         save_pretrained(models[0], tmp_path / "b")
     assert (tmp_path / "b/model.safetensors").read_bytes() == before

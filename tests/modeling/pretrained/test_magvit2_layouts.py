@@ -12,8 +12,6 @@ import torch
 from torch import nn
 
 from common.build import ConfigError
-from common.config import write_yaml
-from common.weights import CheckpointError
 from modeling.factory import build_generator, build_tokenizer
 from modeling.pipeline import generate, load_generator, load_image_model, load_tokenizer, save_pretrained
 from modeling.pretrained import catalog, downloads
@@ -23,6 +21,8 @@ from modeling.pretrained.magvit2_layouts import (
     from_magvit2_generator,
     from_magvit2_tokenizer,
 )
+from storage.files import write_yaml
+from storage.weights import CheckpointError
 from tests.modeling.pretrained.test_catalog import file_entries
 from tests.parity import fill_module
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from common.weights import CheckpointError
 from modeling.pretrained.nested_files import read_nested_weights
+from storage.weights import CheckpointError
 
 STATE = {"quant_conv.weight": torch.arange(6.0).view(2, 3), "loss.x": torch.ones(1)}
 

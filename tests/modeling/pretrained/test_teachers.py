@@ -6,8 +6,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from common.weights import CheckpointError
 from modeling.pretrained.teachers import build_teacher, load_teacher
+from storage.weights import CheckpointError
 from tests.parity import assert_close, fill_module, golden
 
 timm = pytest.importorskip("timm")

@@ -7,9 +7,9 @@ import torch
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
-from common.weights import CheckpointError
 from modeling.pretrained import text as text_module
 from modeling.pretrained.text import build_text_tower, class_captions, load_text_encoder
+from storage.weights import CheckpointError
 from tests.parity import fill_module
 
 open_clip = pytest.importorskip("open_clip")

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from common.weights import weight_hash
 from modeling.factory import build_tokenizer
 from modeling.pipeline import decode, from_pretrained, reconstruct, save_pretrained
 from modeling.tokenizers.sub_tokens import SubTokenView, equal_factors, suggest_factors
+from storage.weights import weight_hash
 from tests.conftest import TOKENIZER
 from tests.parity import fill_module
 

@@ -4,8 +4,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from common.npz_file import create_npz, finish_npz, first_rows
 from evaluator.image_files import ArrayImages
+from storage.npz import create_npz, finish_npz, first_rows
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (7, 5, 4, 3), dtype=np.uint8)
 

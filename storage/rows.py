@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from common import distributed
-from common.npz_file import create_npz, first_rows
+from storage.npz import create_npz, first_rows
 
 FACTS = "facts.json"
 
@@ -57,7 +57,7 @@ class RowStore:
         arrays: {name: (shape of a row, numpy type)}.
         facts: what the rows depend on (JSON-able); work with other facts is not continued.
         overwrite: throw away work with other facts.
-        archived: names of arrays that lie in `.npz` files (as `arr_0`, see `common.npz_file`), which can be final ones.
+        archived: names of arrays that lie in `.npz` files (as `arr_0`, see `storage.npz`), which can be final ones.
         extra_bytes: room that will be needed besides the arrays.
 
     Raises:

@@ -18,16 +18,16 @@ import numpy as np
 import torch
 
 from common import distributed
-from common.files import write_text
-from common.images import pil_to_tensor, read_image, save_png
-from common.npz_file import finish_npz
-from common.row_store import FACTS as ROW_FACTS
-from common.row_store import RowStore, differences, read_facts
+from common.images import pil_to_tensor, read_image
+from storage.files import save_png, write_text
+from storage.npz import finish_npz
+from storage.rows import FACTS as ROW_FACTS
+from storage.rows import RowStore, differences, read_facts
 
 FACTS, ARRAYS, UNFINISHED = "samples.json", "samples.npz", "unfinished.part"
 
 
-class ImageStore:
+class SampleStore:
     """Square uint8 images and their tokens. Every process opens the store, the main process finishes it.
 
     Args:

@@ -5,14 +5,14 @@ import numpy as np
 import pytest
 import torch
 
-from common import image_store, npz_file, row_store
-from common.image_store import ImageStore
 from evaluator.image_files import open_images
+from storage import npz, rows, sample_store
+from storage.sample_store import SampleStore
 
 
 def open_store(folder, **options):
     settings = {"count": 5, "side": 4, "num_tokens": 3, "facts": {"seed": 1}, **options}
-    return ImageStore(folder, **settings)
+    return SampleStore(folder, **settings)
 
 
 def picture(index):
@@ -63,13 +63,13 @@ def test_a_store_without_images_does_not_stand_in_the_way(tmp_path):
 
 
 def test_png_alone_and_npz_alone(tmp_path):
-    for png, npz in ((True, False), (False, True), (False, False)):
-        folder = tmp_path / f"{png}{npz}"
-        store = open_store(folder, png=png, npz=npz)
+    for png, archived in ((True, False), (False, True), (False, False)):
+        folder = tmp_path / f"{png}{archived}"
+        store = open_store(folder, png=png, npz=archived)
         fill(store, range(5))
         assert torch.equal(store.image(2), picture(2)[0])
         store.finish(np.arange(5))
-        assert len(list(folder.glob("*.png"))) == 5 * png and (folder / "samples.npz").exists() == npz
+        assert len(list(folder.glob("*.png"))) == 5 * png and (folder / "samples.npz").exists() == archived
 
 
 def test_a_disk_that_is_too_small_is_known_before(tmp_path):
@@ -83,7 +83,7 @@ def test_the_room_for_the_final_file_is_asked_for_before(tmp_path, monkeypatch):
     count, side, tokens = 1000, 16, 512
     once = count * (3 * side * side + 8 * tokens + 1)
     for free, enough in ((once + 8 * count * tokens + 16 * count, False), (once + 9 * count * tokens, True)):
-        monkeypatch.setattr(row_store, "free_bytes", lambda _, free=free: free)
+        monkeypatch.setattr(rows, "free_bytes", lambda _, free=free: free)
         options = {"count": count, "side": side, "num_tokens": tokens}
         if enough:
             open_store(tmp_path, **options)
@@ -99,9 +99,9 @@ def test_a_job_that_goes_on_needs_room_for_what_is_missing_only(tmp_path, monkey
     store.put(range(7), images[:7], torch.zeros(7, 3, dtype=torch.int64))
     store.flush()
     assert images.numel() > 1_500_000
-    monkeypatch.setattr(row_store, "free_bytes", lambda _: 400_000)
+    monkeypatch.setattr(rows, "free_bytes", lambda _: 400_000)
     assert open_store(tmp_path, **options).missing == 1
-    monkeypatch.setattr(row_store, "free_bytes", lambda _: 100_000)
+    monkeypatch.setattr(rows, "free_bytes", lambda _: 100_000)
     with pytest.raises(ValueError, match="MiB are needed"):
         open_store(tmp_path, **options)
 
@@ -129,11 +129,11 @@ def test_killed_while_finishing_the_store_ends_with_the_same_bytes(tmp_path, mon
     (broken / ".000002.png.1.part").write_bytes(b"half")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         where, name, stand_in = {
-            "crc": (npz_file.zlib, "crc32", die),
-            "members": (npz_file, "_write_array", die),
-            "sync": (npz_file.os, "fsync", die),
-            "move": (image_store.os, "replace", die),
-            "facts": (image_store, "write_text", die),
+            "crc": (npz.zlib, "crc32", die),
+            "members": (npz, "_write_array", die),
+            "sync": (npz.os, "fsync", die),
+            "move": (sample_store.os, "replace", die),
+            "facts": (sample_store, "write_text", die),
             "clean": (shutil, "rmtree", half_cleaned),
         }[step]
         patch.setattr(where, name, stand_in)

@@ -2,7 +2,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from common.weights import (
+from storage.weights import (
     CheckpointError,
     load_weights,
     read_weights,
