@@ -23,11 +23,12 @@ from modeling.token_factors import TokenFactors
 from modeling.tokenizers.base import Tokenizer
 from modeling.tokenizers.sub_tokens import SubTokenView, equal_factors, suggest_factors
 from storage.weights import weight_hash
+from training.accelerator import start
 from training.evaluation import GeneratorEvaluation, SampleEvaluator
 from training.settings import ExperimentSettings, OptimizerSettings, ScheduleSettings, TrainingSettings
 from training.tasks.token_prediction import MaskGITSettings, MaskGITTask, RARSettings, RARTask
 from training.tokenizer_run import build_images
-from training.trainer import Trainer, start
+from training.trainer import Trainer
 
 LARGEST_SOFTMAX = 2**17  # codes; above it the table and the logits outweigh the transformer
 

@@ -10,14 +10,49 @@ from torch import nn
 
 from common import distributed
 from common.build import ConfigError
-from common.console import Clock, duration, warn
+from common.console import Clock, banner, count, duration, warn
 from storage.files import write_text
+from training.settings import ExperimentSettings, TrainingSettings
 from training.tracker import METRICS_FILE, read_metrics
 
 # The share of unreadable samples is judged over at least so many, lest one in the first batch stops a run.
 FEWEST_JUDGED = 1000
 # Scalars that curves leave out: they describe the machine and not the training.
 NOT_DRAWN = ("step", "kind", "images", "data_fraction", "seconds_per_step", "images_per_second")
+
+
+def announce(
+    experiment: ExperimentSettings,
+    training: TrainingSettings,
+    modules: Mapping[str, nn.Module],
+    *,
+    step: int,
+    examples: int,
+    device: torch.device,
+) -> None:
+    """Show what a run is about to do.
+
+    Args:
+        experiment, training: settings.
+        modules: what is trained, for the number of parameters.
+        step: updates already done.
+        examples: size of the training set.
+        device: of this process.
+    """
+    processes, batch = distributed.world_size(), training.global_batch
+    rows: dict[str, object] = {
+        "output": experiment.output_dir,
+        "device": f"{processes} x {device.type}, precision {training.mixed_precision}",
+        "batch": f"{training.per_gpu_batch_size} per process x {processes} processes x "
+        f"{training.gradient_accumulation_steps} accumulated = {batch}",
+        "examples": f"{examples}, {training.max_steps * batch / examples:.1f} epochs",
+        "steps": f"{step} done of {training.max_steps}",
+    }
+    for name, module in modules.items():
+        for child, part in module.named_children():
+            rows[f"{name}.{child}"] = f"{count(sum(p.numel() for p in part.parameters()))} parameters"
+        rows[name] = f"{count(sum(p.numel() for p in module.parameters()))} parameters in all"
+    banner(experiment.name, rows)
 
 
 class Progress:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from common import distributed
 from common.build import ConfigError
 from common.config import option
 
@@ -110,3 +111,8 @@ class TrainingSettings:
                 raise ConfigError(f"training.{key}={getattr(self, key)} must be at least 1")
         if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
             raise ConfigError(f"training.ema_decay={self.ema_decay} must be in [0, 1)")
+
+    @property
+    def global_batch(self) -> int:
+        """Examples per update over all processes."""
+        return self.per_gpu_batch_size * self.gradient_accumulation_steps * distributed.world_size()

@@ -19,6 +19,7 @@ from modeling.tokenizers import TOKENIZERS
 from modeling.tokenizers.base import Tokenizer
 from modeling.tokenizers.cluster import Cluster
 from modeling.tokenizers.feature_tokenizer import FeatureTokenizer
+from training.accelerator import start
 from training.checkpoint import CheckpointFolder
 from training.evaluation import ReconstructionEvaluator, TokenizerEvaluation
 from training.settings import ExperimentSettings, OptimizerSettings, ScheduleSettings, TrainingSettings
@@ -27,7 +28,7 @@ from training.tasks.proxy_codes import ProxyCodesTask
 from training.tasks.reconstruction import ReconstructionTask
 from training.tasks.tokenizer import TokenizerTask
 from training.tasks.tokenizer_loss import TokenizerLossSettings
-from training.trainer import Trainer, start
+from training.trainer import Trainer
 
 PIXEL_PARTS = ("pixel_decoder.", "pixel_quantize.")  # that a first stage lacks; new, or the teacher's
 USAGE, REVIVALS = "quantize.embed_prob", "quantize.revivals"  # statistics that released weights come without

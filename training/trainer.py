@@ -1,19 +1,18 @@
 """The one training loop: any task, any number of processes, exact resume."""
 
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, DistributedType
+from accelerate.utils import DistributedType
 from torch import nn
 
 from common import distributed
 from common.build import ConfigError
 from common.config import first_difference
-from common.console import Clock, banner, count, say, warn
+from common.console import Clock, say, warn
 from common.images import to_float
 from data.loaders import train_loader
 from data.source import Source
@@ -23,7 +22,7 @@ from training.compiler import use_compile
 from training.ema import EMA
 from training.optim import build_optimizer
 from training.randomness import ExampleRandom, seed_step
-from training.report import Progress, SkippedSamples, draw_curves, require_finite, write_json
+from training.report import Progress, SkippedSamples, announce, draw_curves, require_finite, write_json
 from training.schedules import learning_rate, weight_decay
 from training.settings import ExperimentSettings, ScheduleSettings, TrainingSettings
 from training.state import load_optimizer_state, module_state, optimizer_state, whole_parameters
@@ -33,28 +32,6 @@ from training.tracker import Meters, Tracker
 
 # The sections that decide what the weights mean; a checkpoint of another model must not be continued.
 IDENTITY_SECTIONS = ("tokenizer", "generator")
-
-
-def start(training: TrainingSettings, experiment: ExperimentSettings) -> Accelerator:
-    """Join the process group, set precision, and seed initialisation; call before building modules."""
-    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    accelerator = Accelerator(
-        # Without this, several processes on a machine without GPU would not be joined and train apart.
-        cpu=several and not torch.cuda.is_available(),
-        mixed_precision=training.mixed_precision,
-        gradient_accumulation_steps=training.gradient_accumulation_steps,
-        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
-    )
-    if several and accelerator.num_processes == 1:
-        raise ConfigError("WORLD_SIZE is above 1, but the processes are not joined; start them with torchrun")
-    torch.set_float32_matmul_precision(training.matmul_precision)
-    torch.backends.cudnn.allow_tf32 = training.matmul_precision != "highest"
-    if accelerator.device.type == "cpu":
-        # On CPUs the fused attention kernel is the slow one for the short sequences of 1-D tokenizers (measured:
-        # 149 -> 337 images/s at 49 tokens with matmul_precision=medium); this switch covers the CPU kernel too.
-        torch.backends.cuda.enable_flash_sdp(False)
-    torch.manual_seed(experiment.seed)
-    return accelerator
 
 
 class Trainer:
@@ -99,12 +76,6 @@ class Trainer:
             raise ConfigError("optimizer.muon_learning_rate needs whole matrices; with FSDP use null")
 
     @property
-    def global_batch(self) -> int:
-        """Examples per update over all processes."""
-        settings = self.training
-        return settings.per_gpu_batch_size * settings.gradient_accumulation_steps * distributed.world_size()
-
-    @property
     def model(self) -> nn.Module:
         """The module to look at: averaged weights if the run keeps them."""
         return self.ema.module if self.ema else self.raw["model"]
@@ -120,7 +91,9 @@ class Trainer:
             say(f"{self.folder} is finished ({self.training.max_steps} steps); nothing to do")
             return
         step = self._prepare()
-        self._announce(step)
+        announce(
+            self.experiment, self.training, self.raw, step=step, examples=len(self.source), device=self.device
+        )
         self.stop.catch()
         self.tracker = Tracker(
             self.folder,
@@ -131,7 +104,7 @@ class Trainer:
             step=step,
         )
         batches = self._batches(step)
-        progress = Progress(self.training.max_steps, step, self.global_batch, self.device)
+        progress = Progress(self.training.max_steps, step, self.training.global_batch, self.device)
         while step < self.training.max_steps:
             rates = self._follow_schedules(step)
             seed_step(self.experiment.seed, step)
@@ -191,10 +164,9 @@ class Trainer:
         return {**modules, **self.task.state, **({"ema": self.ema.module} if self.ema else {})}
 
     def _check_same_run(self, info: dict, step: int) -> None:
-        if info["global_batch"] != self.global_batch:
-            warn(
-                f"the global batch was {info['global_batch']} and is now {self.global_batch}; data order changes"
-            )
+        if info["global_batch"] != self.training.global_batch:
+            now = self.training.global_batch
+            warn(f"the global batch was {info['global_batch']} and is now {now}; data order changes")
         for section in IDENTITY_SECTIONS:
             difference = first_difference(info["identity"].get(section), self.config.get(section), section)
             if difference:
@@ -207,22 +179,6 @@ class Trainer:
                 f"experiment.seed={self.experiment.seed}, but {self.folder} was begun with {info['seed']};"
                 " choose another experiment.output_dir"
             )
-
-    def _announce(self, step: int) -> None:
-        settings = self.training
-        rows: dict[str, object] = {
-            "output": self.folder,
-            "device": f"{distributed.world_size()} x {self.device.type}, precision {settings.mixed_precision}",
-            "batch": f"{settings.per_gpu_batch_size} per process x {distributed.world_size()} processes x "
-            f"{settings.gradient_accumulation_steps} accumulated = {self.global_batch}",
-            "examples": f"{len(self.source)}, {settings.max_steps * self.global_batch / len(self.source):.1f} epochs",
-            "steps": f"{step} done of {settings.max_steps}",
-        }
-        for name, module in self.raw.items():
-            for child, part in module.named_children():
-                rows[f"{name}.{child}"] = f"{count(sum(p.numel() for p in part.parameters()))} parameters"
-            rows[name] = f"{count(sum(p.numel() for p in module.parameters()))} parameters in all"
-        banner(self.experiment.name, rows)
 
     # ---- one step ----------------------------------------------------------------------------------------------
 
@@ -370,7 +326,7 @@ class Trainer:
         if distributed.is_main():
             info = {
                 "seed": self.experiment.seed,
-                "global_batch": self.global_batch,
+                "global_batch": self.training.global_batch,
                 "identity": {s: self.config[s] for s in IDENTITY_SECTIONS if s in self.config},
                 "config": self.config,
             }

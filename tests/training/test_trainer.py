@@ -14,9 +14,10 @@ from torch import nn
 from common.build import ConfigError
 from common.config import read_yaml
 from data.source import CorruptSample, Source
+from training.accelerator import start
 from training.settings import ExperimentSettings, OptimizerSettings, ScheduleSettings, TrainingSettings
 from training.task import Phase, Picture, Task
-from training.trainer import Trainer, start
+from training.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("engine")
 
@@ -368,7 +369,9 @@ def test_a_full_disk_ends_the_run_with_its_last_checkpoint(tmp_path, monkeypatch
 
 def test_processes_that_do_not_find_each_other_do_not_train_apart(tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setattr("training.trainer.Accelerator", lambda **_: type("Alone", (), {"num_processes": 1}))
+    monkeypatch.setattr(
+        "training.accelerator.Accelerator", lambda **_: type("Alone", (), {"num_processes": 1})
+    )
     with pytest.raises(ConfigError, match="WORLD_SIZE is above 1"):
         train(tmp_path)
 
