@@ -10,15 +10,13 @@ and tokens [n, N].
 """
 
 from common.config import run_script
-from common.launch import processes
-from jobs.sampling import SampleOptions, draw_samples
+from jobs.sampling import SampleOptions, sample_images
 from training.original_run import translate_sampling as translate
 
 
 def main(options: SampleOptions) -> None:
     """Draw on one process, or on all that a launcher started."""
-    with processes() as device:
-        draw_samples(options, device)
+    sample_images(options)
 
 
 if __name__ == "__main__":

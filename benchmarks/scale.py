@@ -28,12 +28,12 @@ import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import sample_imagenet
 from benchmarks.inception import resident_bytes
 from evaluator.inception_network import InceptionFeatures
+from jobs import evaluate
+from jobs.sampling import SampleOptions, sample_images
 from modeling.factory import build_generator, build_tokenizer
 from modeling.pipeline import save_pretrained
-from scripts import evaluate
 
 CODES, TOKENS, CLASSES = 256, 8, 1000
 TINY = {"hidden_size": 32, "depth": 1, "num_heads": 2}
@@ -83,9 +83,9 @@ def measured(script: str, options: dict[str, Any], cheap: bool, threads: int) ->
         evaluate.load_inception = lambda *_, **__: Projection()
     before, start = resident_bytes("VmRSS"), time.perf_counter()
     if script == "sample":
-        sample_imagenet.main(sample_imagenet.SampleOptions(**options))
+        sample_images(SampleOptions(**options))
     else:
-        evaluate.main(evaluate.EvaluateOptions(**options))
+        evaluate.evaluate(evaluate.EvaluateOptions(**options))
     return time.perf_counter() - start, before, resident_bytes("VmHWM")
 
 

@@ -1,4 +1,4 @@
-"""A sampling job: which samples of which generator go where. sample_imagenet.py and scripts/reproduce.py do it."""
+"""Class-balanced samples of a generator as files: options, resumption, pictures."""
 
 from dataclasses import dataclass, fields
 
@@ -9,6 +9,7 @@ from common.captions import GRID_COLUMNS, GRID_ROWS, class_rows
 from common.config import option
 from common.console import Clock, banner, duration, say
 from common.distributed import is_main, world_size
+from common.launch import processes
 from modeling.pipeline import find_classes, generate_into, load_image_model
 from modeling.sampling import MaskedSamplingSettings, SamplingSettings, check_settings, settings_type
 from storage.files import save_png
@@ -52,6 +53,12 @@ class SampleOptions:
         for key in ("num_samples", "batch_size"):
             if getattr(self, key) < 1:
                 raise ValueError(f"{key}={getattr(self, key)} must be at least 1")
+
+
+def sample_images(options: SampleOptions) -> None:
+    """`draw_samples` on one process, or on all that a launcher started."""
+    with processes() as device:
+        draw_samples(options, device)
 
 
 def draw_samples(options: SampleOptions, device: torch.device) -> None:

@@ -13,89 +13,18 @@ files.
 """
 
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from common.config import find_file, option, run_script
-from common.console import Clock, banner, count, duration, say
-from data.token_exchange import ImportOptions, export_jsonl, export_npy, import_jsonl, import_npy
-from data.token_memmap import TokenHeader, TokenMemmap
+from common.config import run_script
+from jobs.convert_tokens import ConvertTokensOptions, convert_tokens
 
 
-@dataclass(kw_only=True)
-class ConvertOptions:
-    """What to convert into what; everything after `overwrite` is for importing."""
-
-    input: str = option(help=".jsonl, .tokens, or a folder of array pairs")
-    output: str = option(help=".tokens, .jsonl, or a folder")
-    overwrite: bool = option(False, "replace a file of other content")
-    codebook_size: int | None = option(None, "tokens are in 0..codebook_size-1; required")
-    crops: int | None = option(None, "lines per image; null = 10 if every ten lines share a class, else 1")
-    num_classes: int = option(1000, "classes are in 0..num_classes-1")
-    tokenizer: str = option("unknown", "name or folder of the tokenizer that made the tokens")
-    weight_hash: str = option("", "of its weights; empty = unknown")
-    image_size: int | None = option(None, "side of the images it saw; null = as in the folder's name, or 256")
-    num_images: int | None = option(None, "saves counting lines")
-
-
-def kind(path: Path) -> str:
-    """'tokens', 'jsonl' or 'folder', by the name.
-
-    Raises:
-        ValueError: the suffix is none of these.
-    """
-    if path.is_dir() or not path.suffix:
-        return "folder"
-    if path.suffix not in (".tokens", ".jsonl"):
-        raise ValueError(f"{path}: suffix {path.suffix!r} must be .tokens or .jsonl, or {path.name} a folder")
-    return path.suffix[1:]
-
-
-def convert(options: ConvertOptions, source: Path, output: Path) -> TokenHeader:
-    """Do it.
-
-    Raises:
-        ValueError: neither or both are token files, or codebook_size is missing; see also `data.token_exchange`.
-    """
-    kinds = (kind(source), kind(output))
-    if kinds == ("tokens", "jsonl"):
-        return export_jsonl(source, output, overwrite=options.overwrite)
-    if kinds == ("tokens", "folder"):
-        return export_npy(source, output)
-    if kinds not in (("jsonl", "tokens"), ("folder", "tokens")):
-        raise ValueError(
-            f"input={options.input} and output={options.output}: one of them, and not both, must be a .tokens file"
-        )
-    if options.codebook_size is None:
-        raise ValueError(f"codebook_size must be given: {source} does not say it")
-    keys = ("codebook_size", "crops", "num_classes", "tokenizer", "weight_hash", "image_size", "num_images")
-    settings = ImportOptions(**{key: getattr(options, key) for key in keys})
-    load = import_jsonl if kinds[0] == "jsonl" else import_npy
-    return load(source, output, settings, overwrite=options.overwrite)
-
-
-def main(options: ConvertOptions) -> None:
+def main(options: ConvertTokensOptions) -> None:
     """Convert, and say what came out."""
-    source, output = find_file(options.input, "input"), Path(options.output).expanduser()
-    before = output.stat().st_mtime_ns if output.is_file() else None
-    banner("Converting tokens", {"input": source, "output": output})
-    clock = Clock()
-    header = convert(options, source, output)
-    seconds = clock.lap()
-    if before is not None and output.stat().st_mtime_ns == before:
-        say(f"{output} already holds these {header.num_images} images; nothing to do")
-        return
-    tokens = source if kind(source) == "tokens" else output
-    images = len(TokenMemmap(path=tokens))
-    rate = count(images * header.crops / max(seconds, 1e-9))
-    size = f", {output.stat().st_size / 1e6:.1f} MB" if output.is_file() else ""
-    say(
-        f"{images} images x {header.crops} crops x {header.num_tokens} tokens in {duration(seconds)}"
-        f" ({rate} crops/s){size}: {output}"
-    )
+    convert_tokens(options)
 
 
 if __name__ == "__main__":
-    run_script(main, ConvertOptions, __doc__)
+    run_script(main, ConvertTokensOptions, __doc__)

@@ -165,14 +165,15 @@ class Finished(NamedTuple):
 
 @pytest.fixture
 def program(engine: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Callable:
-    """`program(module, SettingsClass, *arguments)` runs a script as the command line would, without a new process."""
+    """`program(main, SettingsClass, *arguments)` runs a job, or an entry module, as the command line would."""
 
-    def call(module: ModuleType, settings: type, *arguments: str) -> Finished:
-        monkeypatch.setattr(sys, "argv", [module.__file__, *arguments])
+    def call(main: Callable | ModuleType, settings: type, *arguments: str) -> Finished:
+        monkeypatch.setattr(sys, "argv", ["program", *arguments])
         capsys.readouterr()
         code = 0
         try:
-            run_script(module.main, settings, module.__doc__, getattr(module, "translate", None))
+            translate = getattr(main, "translate", None)
+            run_script(getattr(main, "main", main), settings, main.__doc__, translate)
         except SystemExit as end:
             code = end.code
         finally:

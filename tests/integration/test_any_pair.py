@@ -12,9 +12,9 @@ import pytest
 import sample_imagenet
 import train_rar
 from data.token_memmap import TokenMemmap
+from jobs.pretokenize import PretokenizeOptions, pretokenize
 from modeling.factory import build_tokenizer
 from modeling.tokenizers.sub_tokens import suggest_factors
-from scripts import pretokenize
 from tests.conftest import TOKENIZER, write_run
 from tests.parity import fill_module
 from training.generator_run import GeneratorRun
@@ -155,7 +155,7 @@ def test_trains_and_samples(tokenizer, generator, tokenizer_runs, image_folder, 
     tokens, run, folder = tmp_path / "x.tokens", tmp_path / "run", tokenizer_runs[tokenizer]
     done = program(
         pretokenize,
-        pretokenize.PretokenizeOptions,
+        PretokenizeOptions,
         f"tokenizer={folder}",
         "data.name=image_folder",
         f"data.path={image_folder}",

@@ -15,15 +15,16 @@ import sample_imagenet
 import train_rar
 import train_titok
 from common.config import REPOSITORY, read_yaml
-from scripts import pretokenize, reconstruct
+from jobs.pretokenize import PretokenizeOptions, pretokenize
+from jobs.reconstruct import ReconstructOptions, reconstruct
 from storage.files import write_yaml
 
 SCRIPTS = {
     "train_titok": (train_titok, train_titok.TokenizerRun),
     "train_rar": (train_rar, train_rar.GeneratorRun),
     "sample_imagenet": (sample_imagenet, sample_imagenet.SampleOptions),
-    "pretokenize": (pretokenize, pretokenize.PretokenizeOptions),
-    "reconstruct": (reconstruct, reconstruct.ReconstructOptions),
+    "pretokenize": (pretokenize, PretokenizeOptions),
+    "reconstruct": (reconstruct, ReconstructOptions),
 }
 TITOK, RAR = "config=configs/debug/titok.yaml", "config=configs/debug/rar.yaml"
 

@@ -19,6 +19,7 @@ from data import DATASETS
 from data.loaders import train_loader
 from data.still import still_source
 from data.token_memmap import TokenHeader, TokenMemmap, TokenWriter
+from jobs.fit_codebook import FitOptions
 from modeling.factory import build_discriminator, build_generator, build_tokenizer
 from modeling.generators.base import AutoregressiveGenerator, Generator
 from modeling.generators.rar import RARBlock
@@ -28,7 +29,6 @@ from modeling.pretrained.teachers import build_teacher, load_teacher
 from modeling.sampling import settings_type
 from modeling.tokenizers.base import Tokenizer
 from modeling.tokenizers.feature_tokenizer import FeatureTokenizer
-from scripts.fit_codebook import FitOptions
 from training.generator_run import GeneratorRun
 from training.optim import build_optimizer, parameter_groups
 from training.schedules import learning_rate

@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 import train_rar
 import train_titok
 from common.config import REPOSITORY, read_yaml
+from jobs.fit_codebook import FitOptions, fit_codebook
 from modeling.pretrained.teachers import build_teacher
-from scripts import fit_codebook
 from tests.parity import fill_module
 from training.generator_run import GeneratorRun
 from training.tokenizer_run import TokenizerRun
@@ -51,7 +51,7 @@ def train(
             weights = [f"teacher.weights={request.getfixturevalue('teacher_weights')}"]
         if name == FIT:
             arguments = [f"config=configs/debug/{FIT}.yaml", f"output={output}", *weights]
-            done = program(fit_codebook, fit_codebook.FitOptions, *arguments)
+            done = program(fit_codebook, FitOptions, *arguments)
             assert done.code == 0, done.err
             return output
         arguments = [

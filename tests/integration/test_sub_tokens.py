@@ -10,10 +10,12 @@ import sample_imagenet
 import train_rar
 from common.config import read_yaml
 from data.token_memmap import TokenHeader, TokenMemmap, TokenWriter
+from jobs.convert_checkpoint import ConvertCheckpointOptions, convert_checkpoint
+from jobs.convert_tokens import ConvertTokensOptions, convert_tokens
+from jobs.pretokenize import PretokenizeOptions, pretokenize
 from modeling.factory import build_tokenizer
 from modeling.pipeline import generate, load_image_model
 from modeling.tokenizers.sub_tokens import SubTokenView
-from scripts import convert_checkpoint, convert_tokens, pretokenize
 from storage.files import write_yaml
 from tests.conftest import TOKENIZER, write_run
 from tests.parity import fill_module
@@ -32,14 +34,14 @@ def made(tmp_path_factory, image_folder):
     for name, quantizer in QUANTIZERS.items():
         section = TOKENIZER | {"quantizer": quantizer}
         write_run(root / name, {"tokenizer": section}, fill_module(build_tokenizer(section)))
-        options = pretokenize.PretokenizeOptions(
+        options = PretokenizeOptions(
             tokenizer=str(root / name),
             output=str(root / f"{name}.tokens"),
             data={"name": "image_folder", "path": str(image_folder)},
             crops="flip",
             num_workers=0,
         )
-        pretokenize.main(options)
+        pretokenize(options)
     return root
 
 
@@ -115,8 +117,8 @@ def test_twins_train_on_sub_tokens_and_draw_images(twin, kind, sizes, made, trai
 def test_images_as_they_come_give_the_same_sub_tokens_as_their_file(made, train, image_folder, tmp_path):
     """A run on images without augmentation learns what a run on their token file learns."""
     common = [f"data.tokenizer={made / 'fsq'}", "data.factors=[8,8]", "training.log_every=1"]
-    pretokenize.main(
-        pretokenize.PretokenizeOptions(
+    pretokenize(
+        PretokenizeOptions(
             tokenizer=str(made / "fsq"),
             output=str(tmp_path / "plain.tokens"),
             data={"name": "image_folder", "path": str(image_folder), "resize": "shorter_edge"},
@@ -142,7 +144,7 @@ def test_lines_of_another_program_are_whole_tokens(made, train, tmp_path, progra
     lines = tmp_path / "x.jsonl"
     done = program(
         convert_tokens,
-        convert_tokens.ConvertOptions,
+        ConvertTokensOptions,
         f"input={made / 'fsq.tokens'}",
         f"output={lines}",
     )
@@ -158,7 +160,7 @@ def test_a_converted_generator_still_knows_its_factors(made, train, tmp_path, pr
     assert train("rar", *options).code == 0
     done = program(
         convert_checkpoint,
-        convert_checkpoint.ConvertOptions,
+        ConvertCheckpointOptions,
         f"input={tmp_path / 'run'}",
         f"output={tmp_path / 'converted'}",
     )

@@ -4,14 +4,13 @@ import numpy as np
 import pytest
 
 from data.token_memmap import TokenMemmap
-from scripts import convert_tokens
-from scripts.convert_tokens import ConvertOptions
+from jobs.convert_tokens import ConvertTokensOptions, convert_tokens
 
 
 @pytest.fixture
 def convert(program, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    return lambda *arguments: program(convert_tokens, ConvertOptions, *arguments)
+    return lambda *arguments: program(convert_tokens, ConvertTokensOptions, *arguments)
 
 
 @pytest.fixture
@@ -66,4 +65,4 @@ def test_mistakes_are_one_line(convert, lines, tmp_path):
         assert done.code == 1 and message in done.err.splitlines()[-1], (arguments, done.err)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["bad.jsonl", "x.jsonl", "x.tokens"]
     help_text = convert("--help").out
-    assert "codebook_size=" in help_text and "maskgitvq.jsonl" in help_text
+    assert "codebook_size=" in help_text

@@ -14,10 +14,9 @@ from common.config import REPOSITORY, read_yaml
 from data.token_memmap import TokenMemmap
 from evaluator.codebook_usage import CodebookUsage
 from evaluator.local_networks import LocalNetworks
+from jobs.compare_tokenizers import CompareOptions, compare_tokenizers, images_of, launch
 from jobs.comparison_table import markdown_table
 from modeling.pipeline import load_tokenizer
-from scripts import compare_tokenizers
-from scripts.compare_tokenizers import CompareOptions
 from storage.files import write_yaml
 from tests.evaluator.toy import ToyInception
 from training.generator_run import GeneratorRun
@@ -41,7 +40,7 @@ def launched(monkeypatch, program):
         done = program(module, settings, *arguments)
         assert done.code == 0, done.err
 
-    monkeypatch.setattr(compare_tokenizers, "launch", call)
+    monkeypatch.setattr("jobs.compare_tokenizers.launch", call)
     monkeypatch.delenv("INCEPTION_WEIGHTS", raising=False)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: "/nowhere")
     return calls
@@ -59,7 +58,7 @@ def options(tmp_path):
 
 
 def rows(options):
-    compare_tokenizers.main(options)
+    compare_tokenizers(options)
     return json.loads((options.folder / "comparison.json").read_text())["rows"]
 
 
@@ -141,7 +140,7 @@ def test_mistakes_are_named(options):
 
 def test_a_program_that_fails_is_named():
     with pytest.raises(ValueError, match="absent.py x=1 ended with code 2"):
-        compare_tokenizers.launch("absent.py", ["x=1"])
+        launch("absent.py", ["x=1"])
 
 
 def test_distances_are_there_with_a_network(options, tiny_tokenizer_run, launched, monkeypatch):
@@ -149,7 +148,7 @@ def test_distances_are_there_with_a_network(options, tiny_tokenizer_run, launche
     monkeypatch.setattr(LocalNetworks, "load", lambda *arguments: networks)
     chosen = options(tokenizers=[str(tiny_tokenizer_run)], num_samples=30)
     (row,) = rows(chosen)
-    stream = compare_tokenizers.images_of(DATA.validation, load_tokenizer(tiny_tokenizer_run))
+    stream = images_of(DATA.validation, load_tokenizer(tiny_tokenizer_run))
     images = torch.stack(list(stream.images(range(stream.count))))
     drawn = torch.from_numpy(np.load(chosen.folder / "samples" / "run" / "samples.npz")["arr_0"]).movedim(
         3, 1

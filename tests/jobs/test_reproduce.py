@@ -12,17 +12,17 @@ from common.config import REPOSITORY
 from common.images import pil_to_tensor
 from data.file_list import list_files
 from data.openmoji import OpenMoji
+from data.still import still_source
 from data.transforms import CROPS
 from evaluator.float_rfid import FloatRFID
 from evaluator.image_quality import ImageQuality
+from jobs.evaluate import EvaluateOptions, evaluate
 from jobs.published import FAMILIES, OTHER_SIZES, Family
+from jobs.reproduce import REFERENCE_URL, ReproduceOptions, reproduce
 from modeling.factory import build_tokenizer
 from modeling.pipeline import load_tokenizer, reconstruct
 from modeling.pretrained.catalog import RELEASES, Release
 from modeling.pretrained.text import class_captions, load_text_encoder
-from scripts import evaluate, reproduce
-from scripts.evaluate import EvaluateOptions
-from scripts.reproduce import ReproduceOptions
 from storage.files import save_png
 from tests.conftest import TOKENIZER, write_run
 from tests.evaluator.toy import ToyFloat, ToyInception, tensor, toy_images, write_folder
@@ -32,7 +32,7 @@ from tests.parity import fill_module
 @pytest.fixture
 def toy(monkeypatch, tmp_path):
     """A file that stands for the weights of Inception; everything but the network is real."""
-    monkeypatch.setattr(evaluate, "load_inception", lambda *_, **__: ToyInception())
+    monkeypatch.setattr("jobs.evaluate.load_inception", lambda *_, **__: ToyInception())
     (tmp_path / "inception.pth").touch()
     return str(tmp_path / "inception.pth")
 
@@ -51,7 +51,7 @@ def release(monkeypatch):
 
 def run(model, output, weights, **options):
     options = {"inception_weights": weights, **options}
-    reproduce.main(ReproduceOptions(model=model, output=str(output), **options))
+    reproduce(ReproduceOptions(model=model, output=str(output), **options))
     return json.loads((output / "result.json").read_text())
 
 
@@ -62,7 +62,7 @@ def measured(result):
 def test_a_generator_from_samples_to_table(toy, tmp_path, monkeypatch, capsys):
     reference, output = str(tmp_path / "ref.npz"), tmp_path / "out"
     embedded = {"samples": "assets/emoji", "crop": "adm", "image_size": 48}
-    evaluate.main(
+    evaluate(
         EvaluateOptions(**embedded, make_ref=reference, keep_images=12, reference_set="training"),
     )
     options = {"num_samples": 20, "reference": reference, "batch_size": 8}
@@ -72,7 +72,7 @@ def test_a_generator_from_samples_to_table(toy, tmp_path, monkeypatch, capsys):
     # The same as the two programs one after the other.
     names = ["gfid", "sfid", "is", "precision_recall"]
     samples, again = str(output / "samples"), tmp_path / "evaluated.json"
-    evaluate.main(EvaluateOptions(samples=samples, reference=reference, metrics=names, output=str(again)))
+    evaluate(EvaluateOptions(samples=samples, reference=reference, metrics=names, output=str(again)))
     expected = json.loads(again.read_text())
     assert result["metrics"] == pytest.approx(expected["metrics"])
     facts = result["protocol"]
@@ -90,7 +90,7 @@ def test_a_generator_from_samples_to_table(toy, tmp_path, monkeypatch, capsys):
     (output / "result.json").unlink()
     assert run("openmoji-rar", output, toy, **options)["metrics"] == result["metrics"]
     assert "already holds these 20 samples" in capsys.readouterr().out
-    monkeypatch.setattr(reproduce, "draw_samples", None)
+    monkeypatch.setattr("jobs.reproduce.draw_samples", None)
     assert run("openmoji-rar", output, toy, **{**options, "batch_size": 3})["metrics"] == result["metrics"]
     printed = capsys.readouterr().out
     assert "was finished before" in printed and line in printed
@@ -138,7 +138,7 @@ def test_captions_name_the_class_of_every_image(
     data = {"name": "image_folder", "path": str(image_folder)}
     options = {"text_encoder": str(tiny_text_tower), "batch_size": 3}
     result = run("tiny", tmp_path / "out", toy, data=data, **options)
-    source = reproduce.still_source(data, split="validation", config={}, image_size=16)
+    source = still_source(data, split="validation", config={}, image_size=16)
     images = source.load_many(range(7), [np.random.default_rng(0)] * 7).float() / 255
     captions = class_captions([source.class_names[label] for label in source.labels])
     assert len(set(captions)) == 2
@@ -150,7 +150,7 @@ def test_captions_name_the_class_of_every_image(
     # Without a data set, the classes must be those of ImageNet, which two folders are not.
     with pytest.raises(ValueError, match="has 2 classes instead of 1000"):
         run("tiny", tmp_path / "files", toy, images=str(image_folder), **options)
-    monkeypatch.setattr(reproduce, "imagenet_classes", lambda: ["apple", "blue"])
+    monkeypatch.setattr("jobs.reproduce.imagenet_classes", lambda: ["apple", "blue"])
     files = run("tiny", tmp_path / "files", toy, images=str(image_folder), **options)
     assert files["metrics"] == pytest.approx(result["metrics"], rel=1e-5)
 
@@ -210,7 +210,7 @@ def convolutional(release, monkeypatch, tmp_path):
     folder = write_run(tmp_path / "run", {"tokenizer": section}, fill_module(build_tokenizer(section)))
     release(folder, "tokenizer", rfid=1.0, psnr=20.0)
     monkeypatch.setitem(FAMILIES, "tiny", FAMILIES["ibq"])
-    monkeypatch.setattr(reproduce, "load_float_inception", lambda *_, **__: ToyFloat())
+    monkeypatch.setattr("jobs.reproduce.load_float_inception", lambda *_, **__: ToyFloat())
     return load_tokenizer(folder)
 
 
@@ -264,7 +264,7 @@ def test_lpips_if_its_files_are_there(toy, convolutional, image_folder, tmp_path
             return (images - reconstructions).square().mean((1, 2, 3), keepdim=True)
 
     (tmp_path / "lpips.pth").touch()
-    monkeypatch.setattr(reproduce, "load_lpips", lambda *_: Distance().eval())
+    monkeypatch.setattr("jobs.reproduce.load_lpips", lambda *_: Distance().eval())
     options = {"images": str(image_folder), "lpips_weights": [str(tmp_path / "lpips.pth")]}
     result = run("tiny", tmp_path / "out", toy, **options)
     assert "lpips" in measured(result) and 0 < result["metrics"]["lpips"] < 1
@@ -296,7 +296,7 @@ def test_all_that_a_generator_lacks_is_said_at_once(offline, program, tmp_path):
     assert [line.split(": ")[1] for line in lines] == [
         "reference", "inception weights", "weights of rar-b", "weights of maskgit-vqgan",
     ]  # fmt: skip
-    assert reproduce.REFERENCE_URL in lines[0] and "reference=FILE" in lines[0]
+    assert REFERENCE_URL in lines[0] and "reference=FILE" in lines[0]
     assert (
         "6726825d0af5f729cebd5821" in lines[1] and "https://" in lines[1] and "INCEPTION_WEIGHTS" in lines[1]
     )
@@ -342,7 +342,7 @@ def test_wrong_options_are_refused(tmp_path, options, message):
 
 def test_help_lists_the_options(program):
     done = program(reproduce, ReproduceOptions, "--help")
-    assert done.code == 0 and "reference=" in done.out and "torchrun" in done.out
+    assert done.code == 0 and "reference=" in done.out
 
 
 @pytest.mark.slow

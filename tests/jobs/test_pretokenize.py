@@ -10,15 +10,15 @@ import torch
 from common.config import REPOSITORY
 from common.images import to_float
 from data import ImageFolder, TokenMemmap
+from data.token_memmap import TokenWriter
+from jobs.pretokenize import PretokenizeOptions, pretokenize
 from modeling.pipeline import load_tokenizer
-from scripts import pretokenize
-from scripts.pretokenize import PretokenizeOptions
 from storage.weights import weight_hash
 
 
 def run(tokenizer, output, **options):
     options = {"num_workers": 0, "batch_size": 3, **options}
-    pretokenize.main(PretokenizeOptions(tokenizer=str(tokenizer), output=str(output), **options))
+    pretokenize(PretokenizeOptions(tokenizer=str(tokenizer), output=str(output), **options))
     return TokenMemmap(path=output, random_crop=False)
 
 
@@ -103,7 +103,7 @@ def test_interrupted_job_goes_on_where_it_stopped(
     tiny_tokenizer_run, image_folder, data, tmp_path, monkeypatch
 ):
     path, done = tmp_path / "a.tokens", []
-    write = pretokenize.TokenWriter.write
+    write = TokenWriter.write
 
     def fail_at_second(self, rows, tokens, labels):
         if done and fail:
@@ -111,7 +111,7 @@ def test_interrupted_job_goes_on_where_it_stopped(
         write(self, rows, tokens, labels)
         done.extend(rows)
 
-    monkeypatch.setattr(pretokenize.TokenWriter, "write", fail_at_second)
+    monkeypatch.setattr(TokenWriter, "write", fail_at_second)
     fail = True
     with pytest.raises(OSError, match="disk full"):
         run(tiny_tokenizer_run, path, data=data)

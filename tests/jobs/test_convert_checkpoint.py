@@ -3,10 +3,9 @@ import json
 import pytest
 import torch
 
+from jobs.convert_checkpoint import ConvertCheckpointOptions, convert_checkpoint
 from modeling.pipeline import load_generator, load_tokenizer
 from modeling.pretrained import original
-from scripts import convert_checkpoint
-from scripts.convert_checkpoint import ConvertOptions
 from storage.weights import weight_hash
 from tests.modeling.pretrained.originals import SMALL, filled_model, small_generator_tree, write_weights
 
@@ -15,7 +14,7 @@ from tests.modeling.pretrained.originals import SMALL, filled_model, small_gener
 def convert(program, monkeypatch):
     for size in ("small", "large"):
         monkeypatch.setitem(original.SIZES, size, SMALL)
-    return lambda *arguments: program(convert_checkpoint, ConvertOptions, *arguments)
+    return lambda *arguments: program(convert_checkpoint, ConvertCheckpointOptions, *arguments)
 
 
 @pytest.mark.parametrize("kind", ["tokenizer", "generator"])

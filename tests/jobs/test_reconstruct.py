@@ -11,17 +11,16 @@ from common.images import list_images, pil_to_tensor, read_image, to_float
 from data.transforms import CROPS
 from evaluator.float_rfid import FloatRFID
 from evaluator.image_quality import ImageQuality, psnr
+from jobs.reconstruct import ReconstructOptions, reconstruct
 from modeling.factory import build_tokenizer
 from modeling.pipeline import load_tokenizer, reconstruct_any_size
-from scripts import reconstruct
-from scripts.reconstruct import ReconstructOptions
 from tests.conftest import TOKENIZER, write_run
 from tests.evaluator.toy import ToyFloat, ToyInception
 from tests.parity import fill_module
 
 
 def run(tokenizer, output, **options):
-    reconstruct.main(ReconstructOptions(tokenizer=str(tokenizer), output=str(output), **options))
+    reconstruct(ReconstructOptions(tokenizer=str(tokenizer), output=str(output), **options))
     return json.loads((output / "reconstructions.json").read_text())
 
 
@@ -142,7 +141,7 @@ def test_original_size_equals_the_ordinary_way_where_nothing_is_padded(side, tmp
 
 
 def test_images_of_all_sizes_keep_them(tmp_path, monkeypatch):
-    monkeypatch.setattr(reconstruct, "load_inception", lambda *_, **__: ToyInception())
+    monkeypatch.setattr("jobs.reconstruct.load_inception", lambda *_, **__: ToyInception())
     sizes = [(37, 50), (20, 21), (64, 30), (16, 16)]
     tokenizer, images = vqgan_run(tmp_path / "run", 16), noise(tmp_path / "in", sizes)
     report = run(tokenizer, tmp_path / "out", input=str(images), original_size=True, rfid=True)
@@ -197,7 +196,7 @@ def test_the_resize_of_files_can_be_chosen(tmp_path):
 
 
 def test_rfid_of_another_tool_is_of_floats(tmp_path, monkeypatch):
-    monkeypatch.setattr(reconstruct, "load_float_inception", lambda *_, **__: ToyFloat())
+    monkeypatch.setattr("jobs.reconstruct.load_float_inception", lambda *_, **__: ToyFloat())
     tokenizer, images = (
         vqgan_run(tmp_path / "run", 16),
         noise(tmp_path / "in", [(16, 16), (20, 24), (30, 17)]),

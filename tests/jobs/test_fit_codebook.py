@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,11 +12,11 @@ from safetensors.torch import save_file
 from common.config import read_yaml
 from common.images import to_float
 from data import ImageFolder
-from modeling.pretrained.teachers import build_teacher
+from data.still import still_source
+from jobs.fit_codebook import FitOptions, fit, fit_codebook, lloyd_pass
+from modeling.pretrained.teachers import build_teacher, load_teacher
 from modeling.quantizers import VectorQuantizer
 from modeling.tokenizers.cluster import Cluster
-from scripts import fit_codebook
-from scripts.fit_codebook import FitOptions
 from storage.weights import load_weights
 from tests.evaluator.processes import in_two_processes, needs_fork
 from tests.modeling.quantizers.test_kmeans import naive
@@ -75,8 +76,8 @@ def opened(folder):
 
 
 def run(options):
-    fit_codebook.main(options)
-    return opened(fit_codebook.Path(options.output))
+    fit_codebook(options)
+    return opened(Path(options.output))
 
 
 def start(vectors, seed=42, count=5):
@@ -92,7 +93,7 @@ def test_codes_are_those_of_plain_kmeans(options, vectors, metric, capsys):
     printed = capsys.readouterr().out
     assert "iteration 3/3 | mean squared distance" in printed
     assert "5 codes of 192 channels, 4 tokens" in printed
-    folder = fit_codebook.Path(options().output)
+    folder = Path(options().output)
     assert sorted(p.name for p in folder.iterdir()) == ["config.yaml", "metrics.json", "model.safetensors"]
     measured = json.loads((folder / "metrics.json").read_text())
     centroids = naive(vectors, start(vectors), 2, metric)
@@ -104,7 +105,7 @@ def test_codes_are_those_of_plain_kmeans(options, vectors, metric, capsys):
 
 def test_an_interrupted_job_goes_on_and_a_finished_one_does_nothing(options, monkeypatch, tmp_path, capsys):
     whole = run(options(output=str(tmp_path / "whole"))).quantize.embedding.weight
-    plain, passes = fit_codebook.lloyd_pass, []
+    plain, passes = lloyd_pass, []
 
     def fail_at_second(*arguments):
         passes.append(arguments[-1])
@@ -112,7 +113,7 @@ def test_an_interrupted_job_goes_on_and_a_finished_one_does_nothing(options, mon
             raise OSError("disk full")
         return plain(*arguments)
 
-    monkeypatch.setattr(fit_codebook, "lloyd_pass", fail_at_second)
+    monkeypatch.setattr("jobs.fit_codebook.lloyd_pass", fail_at_second)
     with pytest.raises(OSError, match="disk full"):
         run(options())
     assert not (tmp_path / "run" / "model.safetensors").exists()
@@ -128,14 +129,13 @@ def test_an_interrupted_job_goes_on_and_a_finished_one_does_nothing(options, mon
 
 @needs_fork
 def test_two_processes_equal_one(options, vectors, tmp_path):
-    fit = fit_codebook
     settings, device = options(), torch.device("cpu")
-    teacher = fit.load_teacher(**settings.teacher)
-    source = fit.still_source(settings.data, split="train", config={}, image_size=16)
+    teacher = load_teacher(**settings.teacher)
+    source = still_source(settings.data, split="train", config={}, image_size=16)
     expected = naive(vectors, start(vectors), 3, "cosine")
 
     def work(rank):
-        centroids, measured = fit.fit(teacher, source, settings, device, {"a": 1}, tmp_path)
+        centroids, measured = fit(teacher, source, settings, device, {"a": 1}, tmp_path)
         torch.testing.assert_close(centroids, expected, atol=1e-4, rtol=1e-4)
         assert measured["iterations"] == 3
 

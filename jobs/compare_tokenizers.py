@@ -1,0 +1,375 @@
+"""Several tokenizers in one table: trained, measured, and with a generator on the tokens of each."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import train_rar
+import train_titok
+from common.config import (
+    REPOSITORY,
+    find_file,
+    first_difference,
+    load_settings,
+    option,
+    read_yaml,
+)
+from common.config import to_tree as plain
+from common.console import Clock, banner, duration, say
+from common.images import to_float
+from common.launch import processes
+from data.still import still_source
+from evaluator.codebook_usage import CodebookUsage
+from evaluator.evaluator import Evaluator
+from evaluator.image_files import open_images
+from evaluator.images import ImageStream
+from evaluator.local_networks import LocalNetworks
+from evaluator.reference import image_reference
+from jobs.comparison_table import LN2, TRAINED_HERE, draw_comparison, markdown_table
+from jobs.evaluate import batches
+from jobs.fit_codebook import FitOptions, fit_codebook
+from jobs.pretokenize import PretokenizeOptions, pretokenize
+from jobs.reproduce import SourceImages
+from jobs.sampling import SampleOptions, draw_samples
+from jobs.teacher_training import write_teacher
+from modeling.pipeline import decode, load_tokenizer
+from modeling.pretrained.references import reference_name
+from modeling.tokenizers.base import Tokenizer
+from storage.files import write_text
+from storage.weights import weight_hash
+from training.generator_run import GeneratorRun
+from training.report import write_json
+from training.tokenizer_run import ImageData, TokenizerRun
+
+SMALL = (
+    "vqgan",
+    "cvq",
+    "fsq",
+    "lfq",
+    "bsq",
+    "ibq",
+    "vqkd",
+    "vqkd_pixels",
+    "cluster_pixels",
+    "titok_vq",
+    "titok_fsq",
+)
+# Sections of a run that decide its result; paths and evaluation do not.
+DECIDING = ("tokenizer", "generator", "losses", "discriminator", "optimizer", "schedule", "training")
+
+
+@dataclass(kw_only=True)
+class CompareOptions:
+    """Which tokenizers, on which images, at what expense."""
+
+    tokenizers: list[str] = option(
+        [], "finished ones: names of released models, folders, files (docs/models.md)"
+    )
+    train: list[str] | None = option(
+        None, "recipes to train first, in this order; null = configs/compare, or none if tokenizers are given"
+    )
+    output: str = option("runs/compare", "folder for everything")
+    steps: int | None = option(None, "of every tokenizer that is trained; null = as its recipe says")
+    gpt: str = option("configs/compare/gpt.yaml", "recipe of the generator")
+    gpt_steps: int | None = option(None, "of every generator; null = as its recipe says")
+    data: ImageData = option(
+        ImageData(
+            train={"name": "openmoji", "skin_tones": False, "split": "train"},
+            validation={"name": "openmoji", "skin_tones": False, "split": "validation"},
+        ),
+        "sections train (tokens to learn) and validation (what is measured)",
+    )
+    teacher_weights: str | None = option(
+        TRAINED_HERE, f"of recipes with a teacher: file, {TRAINED_HERE!r} (on labels), or null = from the Hub"
+    )
+    teacher_steps: int = option(
+        1500, "of a teacher that is trained here to classify the images of the recipe"
+    )
+    fit_iterations: int = option(10, "cluster: passes of k-means over the images")
+    num_samples: int = option(200, "drawn from every generator; gFID needs 50000")
+    seed: int = option(0, "of the samples")
+    batch_size: int = option(64)
+    num_workers: int = option(0, "loading processes of tokenizing and fitting")
+    inception_weights: str | None = option(
+        None, "file; null = INCEPTION_WEIGHTS or torch's cache, else no FID"
+    )
+    lpips_weights: list[str] | None = option(None, "files: VGG-16 trunk and linear heads; null = no LPIPS")
+
+    def __post_init__(self) -> None:
+        for key in ("steps", "gpt_steps", "teacher_steps", "fit_iterations", "num_samples", "batch_size"):
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                raise ValueError(f"{key}={value} must be at least 1")
+        if self.train is None:
+            small = [f"configs/compare/{name}.yaml" for name in SMALL]
+            self.train = [] if self.tokenizers else small
+        names = self.names
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(
+                f"train and tokenizers name {', '.join(twice)} twice; results would overwrite each other"
+            )
+
+    @property
+    def names(self) -> list[str]:
+        """Of all tokenizers, as folders and rows are called."""
+        return [*(Path(path).stem for path in self.train), *(Path(name).name for name in self.tokenizers)]
+
+    @property
+    def folder(self) -> Path:
+        """Where everything goes."""
+        return Path(self.output).expanduser()
+
+    def run_folder(self, name: str) -> Path:
+        """Of a tokenizer that is trained here."""
+        return self.folder / "tokenizers" / name
+
+
+def launch(program: str, arguments: Sequence[str]) -> None:
+    """Run an entry point in a process of its own.
+
+    Raises:
+        ValueError: it failed; it has said why.
+    """
+    done = subprocess.run([sys.executable, str(REPOSITORY / program), *arguments])
+    if done.returncode:
+        raise ValueError(f"{program} {' '.join(arguments)} ended with code {done.returncode}; see above")
+
+
+def finished(folder: Path, settings: type, arguments: Sequence[str], translate: Callable) -> bool:
+    """Whether a run folder holds the result of these arguments.
+
+    Raises:
+        ValueError: it holds another one.
+    """
+    if not (folder / "model.safetensors").is_file():
+        return False
+    wanted, found = plain(load_settings(settings, arguments, translate)), read_yaml(folder / "config.yaml")
+    for key in (key for key in DECIDING if key in wanted):
+        held = found.get(key)
+        if key == "generator":  # the sizes come from its tokens
+            held = {name: held.get(name) for name in wanted[key]}
+        difference = first_difference(held, wanted[key], key)
+        if difference:
+            raise ValueError(f"{folder} is finished, but {difference}; name another output")
+    return True
+
+
+def teacher_file(
+    options: CompareOptions, section: Mapping[str, Any], data: Mapping[str, Any]
+) -> tuple[str | None, str]:
+    """Weights of a teacher, and how the table names it: those its section or the options name, or trained here."""
+    name = section["name"]
+    if section.get("weights") or options.teacher_weights != TRAINED_HERE:
+        return section.get("weights") or options.teacher_weights, name
+    path = options.folder / "teachers" / f"{name}-{options.teacher_steps}.safetensors"
+    if not path.is_file():
+        write_teacher(path, section, data, options.teacher_steps)
+    accuracy = json.loads(path.with_suffix(".json").read_text())["accuracy"]
+    return str(path), f"{name}, {TRAINED_HERE} ({accuracy:.0%} right)"
+
+
+def train(options: CompareOptions, recipe: str) -> dict[str, Any]:
+    """Train the tokenizer of a recipe, if it is not there; returns what a reader should know about the training."""
+    name, tree = Path(recipe).stem, read_yaml(recipe)
+    folder, section = options.run_folder(name), dict(tree.get("tokenizer") or {})
+    arguments, notes = [f"config={find_file(recipe)}", f"experiment.output_dir={folder}"], {}
+    if options.steps is not None:
+        arguments.append(f"training.max_steps={options.steps}")
+    teacher = tree.get("teacher") if isinstance(tree.get("teacher"), Mapping) else section.get("teacher")
+    if teacher:
+        weights, notes["teacher"] = teacher_file(options, teacher, tree["data"])
+        if tree.get("teacher") and weights is not None:
+            arguments.append(f"teacher.weights={weights}")
+    if tree.get("initialize"):
+        start = Path(reference_name(tree["initialize"])).name
+        if section.get("name") == "cluster" and not Path(reference_name(tree["initialize"])).exists():
+            fit(options, start, tree, {**section["teacher"], "weights": weights})
+        if options.run_folder(start).exists():
+            arguments.append(f"initialize={options.run_folder(start)}")
+            notes |= json.loads((options.run_folder(start) / "notes.json").read_text())
+    if finished(folder, TokenizerRun, arguments, train_titok.translate):
+        say(f"{folder} is trained")
+    else:
+        launch("train_titok.py", arguments)
+    settings = read_yaml(folder / "config.yaml")["training"]
+    notes["training_steps"] = settings["max_steps"]
+    write_json(folder / "notes.json", notes)
+    return notes
+
+
+def fit(options: CompareOptions, name: str, tree: Mapping[str, Any], teacher: Mapping[str, Any]) -> None:
+    """Fit the codes that a recipe of a cluster tokenizer starts from, if they are not there."""
+    section, folder = tree["tokenizer"], options.run_folder(name)
+    fit_codebook(
+        FitOptions(
+            teacher={key: value for key, value in teacher.items() if value is not None},
+            data=tree["data"]["train"],
+            output=str(folder),
+            image_size=section["image_size"],
+            codebook_size=section["quantizer"]["codebook_size"],
+            metric="cosine" if section["quantizer"].get("use_l2_norm") else "euclidean",
+            iterations=options.fit_iterations,
+            batch_size=options.batch_size,
+            num_workers=options.num_workers,
+        ),
+    )
+    write_json(folder / "notes.json", {"fit_iterations": options.fit_iterations})
+
+
+def images_of(section: Mapping[str, Any], tokenizer: Tokenizer) -> ImageStream:
+    """The images of a data section at the size that a tokenizer takes, without random augmentation."""
+    source = still_source(section, split="train", config={}, image_size=tokenizer.image_size)
+    return SourceImages(source, " ".join(str(section[k]) for k in ("name", "path", "split") if k in section))
+
+
+def measure(
+    tokenizer: Tokenizer, options: CompareOptions, networks: LocalNetworks, device: torch.device
+) -> dict[str, float]:
+    """Reconstructions of the held-out images, beside these, and the use of the codebook."""
+    stream = images_of(options.data.validation, tokenizer)
+    evaluator = Evaluator(
+        extractors=networks.extractors,
+        metrics=networks.pair_metrics(),
+        protocol="tokenizer",
+        num_images=stream.count,
+        lpips=networks.lpips,
+        device=device,
+    )
+    usage = CodebookUsage(tokenizer.codebook_size) if tokenizer.is_discrete else None
+    for images, positions in batches(stream, options.batch_size, "reconstructing"):
+        originals = to_float(images.to(device))
+        with torch.inference_mode():
+            tokens = tokenizer.encode(originals)
+        evaluator.update_pairs(decode(tokenizer, tokens), originals, positions)
+        if usage is not None:
+            usage.update(tokens)
+    held = {"held_out_images": stream.count}
+    return {**held, **evaluator.result(), **({} if usage is None else usage.result(device))}
+
+
+def generate(options: CompareOptions, name: str, reference: str, tokenizer: Tokenizer) -> dict[str, float]:
+    """Tokens of all images, and a generator that has learnt them; what it makes of held-out ones."""
+    tokens = {
+        split: options.folder / "tokens" / f"{name}.{split}.tokens" for split in ("train", "validation")
+    }
+    for split, path in tokens.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        section = getattr(options.data, split)
+        kept = {"batch_size": options.batch_size, "num_workers": options.num_workers}
+        job = PretokenizeOptions(tokenizer=reference, output=str(path), data=section, **kept)
+        pretokenize(job)
+    folder = options.folder / "gpt" / name
+    arguments = [f"config={find_file(options.gpt)}", f"experiment.output_dir={folder}"]
+    arguments += [f"data.tokens={tokens['train']}", f"data.validation={tokens['validation']}"]
+    arguments.append(f"data.tokenizer={reference}")
+    if options.gpt_steps is not None:
+        arguments.append(f"training.max_steps={options.gpt_steps}")
+    if finished(folder, GeneratorRun, arguments, train_rar.translate):
+        say(f"{folder} is trained")
+    else:
+        launch("train_rar.py", arguments)
+    loss = json.loads((folder / "metrics.json").read_text())["loss"]
+    bits = loss * tokenizer.num_tokens / LN2
+    return {"gpt_nats_per_token": loss, "gpt_bits_per_image": bits, "gpt": str(folder)}
+
+
+def sample(
+    options: CompareOptions,
+    name: str,
+    reference: str,
+    tokenizer: Tokenizer,
+    networks: LocalNetworks,
+    device: torch.device,
+) -> dict[str, float]:
+    """Samples of a generator, and their distance to the training images where it can be measured."""
+    folder = options.folder / "samples" / name
+    drawn = SampleOptions(
+        generator=str(options.folder / "gpt" / name),
+        tokenizer=reference,
+        output=str(folder),
+        num_samples=options.num_samples,
+        seed=options.seed,
+        batch_size=options.batch_size,
+        png=False,
+    )
+    draw_samples(drawn, device)
+    if networks.inception is None:
+        return {}
+    samples, images = open_images(folder), images_of(options.data.train, tokenizer)
+    evaluator = Evaluator(
+        extractors=networks.extractors,
+        metrics=["gfid"],
+        num_images=samples.count,
+        reference=image_reference(images, "training"),
+        device=device,
+    )
+    for batch in batches(samples, options.batch_size, "samples"):
+        evaluator.update(*batch)
+    for batch in batches(images, options.batch_size, "reference"):
+        evaluator.update_reference(*batch)
+    return evaluator.result()
+
+
+def row(
+    options: CompareOptions, name: str, reference: str, notes: Mapping[str, Any], networks: LocalNetworks
+) -> dict[str, Any] | None:
+    """Everything about one tokenizer; None for one that makes no pixels yet."""
+    with processes() as device:
+        tokenizer = load_tokenizer(reference, device)
+        if not tokenizer.predicts_pixels:
+            return None
+        if tokenizer.needs_text:
+            raise ValueError(f"{reference} decodes with captions, which images alone do not have")
+        about = {
+            "name": name,
+            "tokenizer": reference,
+            "weight_hash": weight_hash(tokenizer),
+            "parameters": sum(p.numel() for p in tokenizer.parameters()),
+            "tokens": tokenizer.num_tokens,
+            "codebook_size": tokenizer.codebook_size,
+            "bits_per_image": tokenizer.bits_per_image,
+            **notes,
+        }
+        values = measure(tokenizer, options, networks, device)
+    if tokenizer.is_discrete:
+        values |= generate(options, name, reference, tokenizer)
+        with processes() as device:
+            values |= sample(options, name, reference, tokenizer, networks, device)
+    return {**about, **values}
+
+
+def compare_tokenizers(options: CompareOptions) -> None:
+    """Train, measure, generate, one tokenizer after the other; then the table."""
+    clock, rows = Clock(), []
+    jobs = [(path, None) for path in options.train] + [(None, name) for name in options.tokenizers]
+    for path in (*options.train, options.gpt):
+        find_file(path, "recipe")
+    options.folder.mkdir(parents=True, exist_ok=True)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    networks = LocalNetworks.load(options.inception_weights, options.lpips_weights, device)
+    for number, (name, (recipe, reference)) in enumerate(zip(options.names, jobs, strict=True), start=1):
+        title = f"[{number}/{len(jobs)}] {name}"
+        banner(title, {"from": recipe or reference, "output": options.folder})
+        notes = train(options, recipe) if recipe else {}
+        values = row(options, name, reference or str(options.run_folder(name)), notes, networks)
+        if values is None:
+            say(f"{name} makes no pixels: a first stage, without a row of its own")
+            continue
+        rows.append(values)
+        # After every tokenizer: whoever interrupts has the rows so far.
+        write_json(options.folder / "comparison.json", {"settings": plain(options), "rows": rows})
+        write_text(options.folder / "comparison.md", markdown_table(rows))
+        draw_comparison(rows, options.folder / "comparison.png")
+    if not rows:
+        raise ValueError("none of the tokenizers makes pixels; nothing can be compared")
+    say(f"\n{markdown_table(rows)}")
+    say(
+        f"{len(rows)} tokenizers in {duration(clock.lap())}; see {options.folder}/comparison.md, .json and .png"
+    )

@@ -1,0 +1,31 @@
+"""A model from wherever it is as config.json and model.safetensors."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from common.config import option
+from common.console import say
+from modeling.pretrained.hub import save_pretrained
+from modeling.pretrained.loading import load_files
+from modeling.pretrained.references import open_model
+from storage.weights import weight_hash
+
+
+@dataclass(kw_only=True)
+class ConvertCheckpointOptions:
+    """Which model, and where to."""
+
+    input: str | dict = option(help="released name, folder, weight file, Hub repository")
+    output: str = option(help="folder for config.json and model.safetensors")
+    original: str | None = option(None, "YAML or JSON that describes a weight file without one beside it")
+    kind: Literal["tokenizer", "generator"] | None = option(None, "null = what the weights are")
+
+
+def convert_checkpoint(options: ConvertCheckpointOptions) -> None:
+    """Load strictly, write, and say what it was."""
+    files = open_model(options.input, options.kind, options.original)
+    module = load_files(files)
+    extra = {key: files.config[key] for key in ("sampling", "tokens") if files.config.get(key)}
+    folder = save_pretrained(module, options.output, **extra)
+    parameters = sum(parameter.numel() for parameter in module.parameters())
+    say(f"{files.kind} {files.name}: {parameters:,} parameters, weights {weight_hash(module)}, in {folder}")

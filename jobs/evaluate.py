@@ -1,0 +1,315 @@
+"""Samples or reconstructions measured: options, images, networks, result file."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from common import distributed
+from common.config import find_file, option
+from common.console import Clock, banner, duration, progress, say, warn
+from common.images import to_float
+from common.launch import processes
+from data.transforms import CROPS, Resize
+from evaluator import protocol as protocols
+from evaluator.codebook_usage import CodebookUsage
+from evaluator.dino import load_dino
+from evaluator.evaluator import Evaluator, ImageSet, extractor_facts
+from evaluator.image_files import open_images
+from evaluator.image_quality import QualityName
+from evaluator.images import ImageBatch, ImageStream, Transform
+from evaluator.inception import load_inception
+from evaluator.lpips import load_lpips
+from evaluator.reference import Reference, image_reference, open_reference, write_reference
+from modeling.pipeline import decode, load_tokenizer
+from modeling.tokenizers.base import Tokenizer
+from storage.files import write_text
+from storage.weights import weight_hash
+
+
+@dataclass(kw_only=True)
+class EvaluateOptions:
+    """What to measure, against what, and how."""
+
+    samples: str = option(help="images to be measured; with a tokenizer, to be reconstructed")
+    reference: str | None = option(None, "ADM statistics (.npz), or images")
+    output: str = option("result.json", "where the result goes")
+    metrics: list[str] | None = option(None, f"of {', '.join(protocols.METRICS)}; null = the usual ones")
+    protocol: Literal["adm", "torch-fidelity", "tokenizer"] | None = option(
+        None, "splits, subsets, distances as that tool has them; null = tokenizer with a tokenizer, else adm"
+    )
+    tokenizer: str | None = option(None, "name of a released model or folder: measure its reconstructions")
+    max_images: int | None = option(None, "only the first of samples and reference images")
+    crop: Literal["no", Resize] | None = option(
+        None, "of samples and reference images; null = shorter_edge with a tokenizer, else no"
+    )
+    image_size: int | None = option(None, "side after the crop; null = that of the tokenizer")
+    batch_size: int = option(64, "per process")
+    truncate: bool = option(False, "cut reconstructions to 8 bit instead of rounding them")
+    quality: QualityName = option("rounded", "PSNR and SSIM as that tool computes them")
+    reference_set: Literal["training", "validation"] | None = option(None, "what the reference images are")
+    make_ref: str | None = option(None, "write a reference of the samples to this .npz and measure nothing")
+    keep_images: int = option(
+        0, "images stored in the reference, for precision and recall; ADM's files hold 10000"
+    )
+    inception_weights: str | None = option(None, "file; null = INCEPTION_WEIGHTS, torch's cache, or download")
+    precision: Literal["float64", "float32", "bfloat16"] = option("float32", "bfloat16 is approximate")
+    dino_weights: str | None = option(None, "file for fd_dinov2; null = timm downloads them")
+    lpips_weights: list[str] | None = option(None, "files for lpips: VGG-16 trunk and linear heads")
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or self.keep_images < 0:
+            raise ValueError(
+                f"batch_size={self.batch_size} must be at least 1, keep_images={self.keep_images} 0"
+            )
+        if self.tokenizer is None and (self.image_size is None) != (self.crop in (None, "no")):
+            raise ValueError(f"crop={self.crop} and image_size={self.image_size} go together")
+        if self.make_ref is not None and (self.reference is not None or self.tokenizer is not None):
+            raise ValueError("make_ref takes neither a reference nor a tokenizer: it describes the samples")
+        if self.tokenizer is not None and self.reference_set is not None and self.reference is None:
+            raise ValueError(
+                "reference_set: with a tokenizer and no reference, the originals are the reference"
+            )
+
+
+def load_extractors(
+    options: EvaluateOptions, metrics: tuple[str, ...], device: torch.device
+) -> dict[str, Any]:
+    """The networks that the metrics need. The main process goes first and fills the caches."""
+    extractors: dict[str, Any] = {}
+    for turn in range(2):
+        if distributed.is_main() == (turn == 0):
+            if set(metrics) & (set(protocols.SET_METRICS) - {"fd_dinov2"}):
+                extractors["inception"] = load_inception(
+                    options.inception_weights, device=device, precision=options.precision
+                )
+            if "fd_dinov2" in metrics:
+                extractors["dinov2"] = load_dino(options.dino_weights, device=device)
+        distributed.barrier()
+    return extractors
+
+
+def crop_of(options: EvaluateOptions, tokenizer: Tokenizer | None) -> tuple[str, Transform | None]:
+    """Description of the crop, and the function."""
+    crop = options.crop or ("no" if tokenizer is None else "shorter_edge")
+    if crop == "no":
+        return "none", None
+    size = options.image_size or tokenizer.image_size
+    return f"{crop} {size}", partial(CROPS[crop], size=size)
+
+
+def default_metrics(options: EvaluateOptions, reference: Reference | None) -> tuple[str, ...]:
+    """The usual metrics for what was given."""
+    if options.make_ref is not None:
+        return ("fid", "sfid")
+    if options.tokenizer is not None:
+        return ("rfid", "is", "psnr", "ssim") if reference is None else ("fid", "is", "psnr", "ssim")
+    if reference is None:
+        return ("is",)
+    has_spatial = not reference.statistics or "spatial" in reference.statistics
+    has_images = reference.images is not None
+    return ("fid", *(["sfid"] if has_spatial else []), "is", *(["precision_recall"] if has_images else []))
+
+
+def batches(stream: ImageStream, batch_size: int, what: str) -> Iterator[ImageBatch]:
+    """This process's share of the images, with a progress bar over it on the main process."""
+    bar = progress(None, what, total=len(stream.share()), unit="image")
+    for batch in stream.batches(batch_size):
+        yield batch
+        bar.update(len(batch.images))
+    bar.close()
+
+
+class Run:
+    """One measurement: what the options name, opened."""
+
+    def __init__(self, options: EvaluateOptions, device: torch.device) -> None:
+        self.options, self.device = options, device
+        tokenizer = None if options.tokenizer is None else load_tokenizer(options.tokenizer, device)
+        self.tokenizer = tokenizer
+        if tokenizer is not None and tokenizer.needs_text:
+            raise ValueError(
+                f"tokenizer={options.tokenizer} decodes with captions, which images alone do not have;"
+                " scripts/reconstruct.py measures it"
+            )
+        self.crop, transform = crop_of(options, tokenizer)
+        self.samples = open_images(_found(options.samples), transform=transform)
+        self.samples.limit(options.max_images)
+        if tokenizer is not None and self.samples.size != (tokenizer.image_size,) * 2:
+            raise ValueError(
+                f"{options.tokenizer} takes {tokenizer.image_size} pixels, images have {self.samples.size}"
+            )
+        self.reference = None
+        if options.reference is not None:
+            self.reference = open_reference(_found(options.reference), transform=transform)
+            if not self.reference.statistics:
+                self.reference.images.limit(options.max_images)
+                self.reference.image_set = options.reference_set or self.reference.image_set
+        self.metrics = tuple(options.metrics or default_metrics(options, self.reference))
+        protocols.check_metrics(self.metrics)
+        self.protocol = options.protocol or ("adm" if tokenizer is None else "tokenizer")
+        self.paired = bool(set(self.metrics) & set(protocols.PAIR_METRICS))
+        self._check()
+        self.usage = None
+        if tokenizer is not None and tokenizer.is_discrete:
+            self.usage = CodebookUsage(tokenizer.codebook_size)
+
+    def _check(self) -> None:
+        """Contradictions that would otherwise show after an hour of work."""
+        if self.tokenizer is not None:
+            return
+        compared = [m for m in self.metrics if m in (*protocols.COMPARED, *protocols.PAIR_METRICS)]
+        if self.options.make_ref is None and self.reference is None and compared:
+            raise ValueError(f"metrics {', '.join(compared)} need a reference")
+        images = None if self.reference is None else self.reference.images
+        if self.paired and (images is None or images.count != self.samples.count):
+            count = 0 if images is None else images.count
+            raise ValueError(
+                f"paired metrics need an original for each of the {self.samples.count} samples, the reference holds"
+                f" {count} images"
+            )
+
+    def evaluator(self) -> Evaluator:
+        """The evaluator of the metrics, with its networks."""
+        options = self.options
+        # What is refused is refused before networks are looked for.
+        image_set = "originals" if self.reference is None else self.reference.image_set
+        undescribed = image_set == "images"
+        same = not undescribed or self.reference.images.count == self.samples.count
+        protocols.check_names(self.metrics, image_set, same)
+        if "lpips" in self.metrics and not options.lpips_weights:
+            raise ValueError("metric lpips needs lpips_weights=[VGG-16 trunk, linear heads]")
+        lpips = load_lpips("vgg", options.lpips_weights).to(self.device) if "lpips" in self.metrics else None
+        return Evaluator(
+            extractors=load_extractors(options, self.metrics, self.device),
+            metrics=self.metrics,
+            protocol=self.protocol,
+            num_images=self.samples.count,
+            reference=self.reference,
+            lpips=lpips,
+            device=self.device,
+            truncate=options.truncate,
+            quality=options.quality,
+        )
+
+    def measure(self, evaluator: Evaluator) -> dict[str, float]:
+        """Pass all images through."""
+        size = self.options.batch_size
+        images = None if self.reference is None else self.reference.images
+        if self.tokenizer is not None:
+            for originals, positions in batches(self.samples, size, "reconstructing"):
+                originals = to_float(originals.to(self.device))
+                with torch.inference_mode():
+                    tokens = self.tokenizer.encode(originals)
+                results = decode(self.tokenizer, tokens)
+                if self.usage is not None:
+                    self.usage.update(tokens)
+                evaluator.update_pairs(results, originals, positions)
+        elif self.paired:
+            others = images.batches(size)
+            for batch in batches(self.samples, size, "measuring"):
+                originals = next(others).images
+                evaluator.update_pairs(batch.images, originals, batch.positions)
+                if evaluator.needs_reference_images:
+                    evaluator.update_reference(originals, batch.positions)
+        else:
+            for batch in batches(self.samples, size, "samples"):
+                evaluator.update(*batch)
+        seen = self.paired and self.tokenizer is None
+        if evaluator.needs_reference_images and images is not None and not seen:
+            for batch in batches(images, size, "reference"):
+                evaluator.update_reference(*batch)
+        usage = {} if self.usage is None else self.usage.result(self.device)
+        return {**evaluator.result(), **usage}
+
+    def facts(self) -> dict[str, Any]:
+        """Provenance of samples and reference."""
+        facts: dict[str, Any] = {"samples": protocols.image_facts(self.samples), "crop": self.crop}
+        facts["sampler"] = protocols.sampler_facts(_found(self.options.samples))
+        if self.tokenizer is not None:
+            facts["tokenizer"] = {
+                "name": self.options.tokenizer,
+                "weight_hash": weight_hash(self.tokenizer),
+                "tokens_per_image": self.tokenizer.num_tokens,
+                "bits_per_image": self.tokenizer.bits_per_image,
+            }
+        if self.reference is not None:
+            facts["reference"] = self.reference.facts()
+        elif self.tokenizer is not None:
+            facts["reference"] = image_reference(self.samples, "originals").facts()
+        return facts
+
+    def warnings(self, facts: Mapping[str, Any]) -> list[str]:
+        """See `evaluator.protocol.warnings_about`."""
+        return protocols.warnings_about(
+            facts["samples"],
+            metrics=self.metrics,
+            protocol=protocols.PROTOCOLS[self.protocol],
+            has_statistics=self.samples.has_statistics,
+            reference=facts.get("reference"),
+            reconstructed=self.tokenizer is not None,
+        )
+
+
+def _found(path: str) -> str:
+    """A path as given, or relative to the repository; brace patterns as they are."""
+    return path if "{" in path else str(find_file(path, "images"))
+
+
+def make_reference(run: Run) -> None:
+    """Measure mean and covariance of the samples and write them."""
+    options, kinds = run.options, {"fid": "pool", "sfid": "spatial", "fd_dinov2": "dinov2"}
+    wrong = [m for m in run.metrics if m not in kinds]
+    if wrong:
+        raise ValueError(
+            f"make_ref: metrics {', '.join(wrong)} have no statistics; expected {', '.join(kinds)}"
+        )
+    extractors = load_extractors(options, run.metrics, run.device)
+    images = ImageSet(list(extractors.values()), moments=[kinds[m] for m in run.metrics])
+    for batch in batches(run.samples, options.batch_size, "reference"):
+        images.update(*batch)
+    count, fingerprint = images.counted()
+    statistics = images.statistics(run.device)
+    about = {
+        "image_set": options.reference_set or "unknown",
+        "images": protocols.image_facts(run.samples),
+        "crop": run.crop,
+        "pixels_fingerprint": fingerprint,
+        "extractors": extractor_facts(extractors),
+    }
+    if distributed.is_main():
+        write_reference(options.make_ref, statistics, about, run.samples, options.keep_images)
+    distributed.barrier()
+    say(f"{count} images, {', '.join(statistics)} features: {options.make_ref}")
+
+
+def evaluate(options: EvaluateOptions) -> None:
+    """Measure, print, and write the result with its protocol."""
+    with processes() as device:
+        run, clock = Run(options, device), Clock()
+        about = {"images": run.samples.count, "size": "{} x {}".format(*run.samples.size), "crop": run.crop}
+        names = ", ".join(run.metrics)
+        banner(
+            "Reference" if options.make_ref else "Evaluation",
+            {**about, "metrics": names, "protocol": run.protocol, "processes": distributed.world_size()},
+        )
+        if options.make_ref is not None:
+            make_reference(run)
+            return
+        evaluator = run.evaluator()
+        facts = run.facts()
+        notes = run.warnings(facts) + protocols.network_warnings(extractor_facts(evaluator.extractors))
+        for note in notes:
+            warn(note)
+        values = run.measure(evaluator)
+        facts = {**facts, **evaluator.facts()}
+        if distributed.is_main():
+            result = {"metrics": values, "warnings": notes, "protocol": facts}
+            Path(options.output).parent.mkdir(parents=True, exist_ok=True)
+            write_text(options.output, json.dumps(result, indent=1, default=str) + "\n")
+        banner("Results", {name: f"{value:.6g}" for name, value in values.items()})
+        say(f"{run.samples.count} images in {duration(clock.lap())}; see {options.output}")

@@ -1,0 +1,179 @@
+"""The images of a data set as a token file."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from common import distributed
+from common.config import option
+from common.console import Clock, banner, duration, progress, say, warn
+from common.images import to_float
+from common.launch import processes
+from data.loaders import eval_loader
+from data.source import Source
+from data.still import Part, still_source
+from data.token_memmap import TokenHeader, TokenMemmap, TokenWriter
+from data.transforms import ten_crop, ten_crop_side
+from evaluator.codebook_usage import CodebookUsage
+from modeling.pipeline import load_tokenizer
+from modeling.pretrained.references import open_model, reference_name
+from modeling.tokenizers.base import Tokenizer
+from storage.weights import weight_hash
+
+NUM_CROPS = {"plain": 1, "flip": 2, "ten_crop": 10}
+
+
+@dataclass(kw_only=True)
+class PretokenizeOptions:
+    """Which images, through which tokenizer, into which file."""
+
+    tokenizer: str | dict = option(help="name of a released model, folder, or file (docs/models.md)")
+    output: str = option(help="token file to write")
+    data: dict | None = option(None, "section like data.train of a run; null = that of the tokenizer's run")
+    split: Literal["train", "validation"] = option("train", "of the tokenizer's run")
+    crops: Literal["plain", "flip", "ten_crop"] = option("plain", "versions of every image")
+    batch_size: int = option(64, "images per process and batch; every one counts once per crop")
+    num_workers: int = option(4, "loading processes per process")
+    max_skipped: float = option(0.01, "share of unreadable images at which the job stops")
+    overwrite: bool = option(False, "replace a file of other tokens")
+
+
+def make_crops(images: torch.Tensor, crops: str, image_size: int) -> torch.Tensor:
+    """Versions of images [B, 3, R, R] that are tokenized: [B, NUM_CROPS[crops], 3, image_size, image_size]."""
+    if crops == "ten_crop":
+        return ten_crop(images, image_size)
+    return images[:, None] if crops == "plain" else torch.stack([images, images.flip(-1)], dim=1)
+
+
+def open_source(options: PretokenizeOptions, image_size: int) -> Source:
+    """The images, large enough for the crops."""
+    side = ten_crop_side(image_size) if options.crops == "ten_crop" else image_size
+    # The transform of choice for tokens that generators train on; a data section may name another.
+    section = options.data or {}
+    resize = {
+        "resize": section.get("resize", "adm"),
+        "resize_shorter_edge": section.get("resize_shorter_edge"),
+    }
+    config = open_model(options.tokenizer, "tokenizer").config
+    return still_source(options.data, split=options.split, config=config, image_size=side, **resize)
+
+
+def is_done(output: Path, header: TokenHeader, source: Source, overwrite: bool) -> bool:
+    """Whether the file is there already.
+
+    Raises:
+        ValueError: the file holds other tokens, and `overwrite` does not allow to replace it.
+    """
+    if not output.exists():
+        return False
+    try:
+        found = TokenMemmap(path=output)
+    except ValueError:  # damaged, or no token file at all
+        if overwrite:
+            return False
+        raise
+    # A tokenizer may have been moved; its weights say who it is.
+    old, new = asdict(found.header) | {"tokenizer": ""}, asdict(header) | {"tokenizer": ""}
+    other = [f"{key} {old[key]!r} instead of {new[key]!r}" for key in new if old[key] != new[key]]
+    if not other and len(found) == len(source) and not np.array_equal(found.labels, source.labels):
+        other = ["other images"]
+    if other and not overwrite:
+        raise ValueError(f"{output} holds other tokens ({'; '.join(other)}); overwrite=true replaces it")
+    return not other
+
+
+def tokenize(
+    tokenizer: Tokenizer,
+    source: Source,
+    writer: TokenWriter,
+    options: PretokenizeOptions,
+    device: torch.device,
+) -> CodebookUsage:
+    """Fill this process's share of the rows that are missing; returns the tokens counted.
+
+    Raises:
+        ValueError: too many images cannot be read.
+    """
+    missing = writer.missing_rows()
+    distributed.barrier()  # everybody has seen the same rows missing before anybody writes one
+    rank, world_size = distributed.rank(), distributed.world_size()
+    mine = missing[rank * len(missing) // world_size : (rank + 1) * len(missing) // world_size]
+    loader = eval_loader(
+        Part(source, mine),
+        batch_size=options.batch_size,
+        num_workers=options.num_workers,
+        pin_memory=device.type == "cuda",
+    )
+    usage, skipped = CodebookUsage(writer.header.codebook_size), []
+    bar = progress(None, "tokenizing", total=len(mine), unit="image")
+    for batch in loader:
+        skipped += batch["skipped"]
+        if len(skipped) > options.max_skipped * len(mine):
+            raise ValueError(
+                f"{len(skipped)} of {len(mine)} images cannot be read, more than max_skipped={options.max_skipped:g}"
+                f" allows: {', '.join(skipped[:3])}"
+            )
+        if len(batch["labels"]):
+            images = make_crops(to_float(batch["images"].to(device)), options.crops, writer.header.image_size)
+            tokens = tokenizer.encode(images.flatten(0, 1)).unflatten(0, images.shape[:2]).cpu()
+            writer.write(mine[batch["positions"].numpy()], tokens.numpy(), batch["labels"].numpy())
+            usage.update(tokens)
+        bar.update(len(batch["labels"]) + len(batch["skipped"]))
+    bar.close()
+    writer.close()
+    for name in (name for names in distributed.gather_objects(skipped) for name in names):
+        warn(f"skipped {name}")
+    return usage
+
+
+def pretokenize(options: PretokenizeOptions) -> None:
+    """Tokenize what is missing, name the file, and say what is in it."""
+    with processes() as device:
+        tokenizer = load_tokenizer(options.tokenizer, device)
+        if tokenizer.codebook_size is None:
+            raise ValueError(
+                f"{reference_name(options.tokenizer)} has a continuous bottleneck; only discrete tokens can be stored"
+            )
+        source, output = open_source(options, tokenizer.image_size), Path(options.output)
+        header = TokenHeader(
+            num_images=len(source),
+            crops=NUM_CROPS[options.crops],
+            num_tokens=tokenizer.num_tokens,
+            codebook_size=tokenizer.codebook_size,
+            tokenizer=reference_name(options.tokenizer),
+            weight_hash=weight_hash(tokenizer),
+            image_size=tokenizer.image_size,
+            class_names=list(source.class_names),
+        )
+        if is_done(output, header, source, options.overwrite):
+            say(f"{output} already holds the tokens of these {len(source)} images; nothing to do")
+            return
+        devices = f"{distributed.world_size()} x {device.type}"
+        banner("Tokenizing", {**vars(options), "images": len(source), "devices": devices})
+        if distributed.is_main():
+            TokenWriter.create(output, header)
+        distributed.barrier()
+        clock = Clock()
+        measured = tokenize(tokenizer, source, TokenWriter(output), options, device).result(device)
+        seconds = clock.lap()
+        if distributed.is_main():
+            report(header, TokenWriter.finish(output), measured, seconds, output)
+
+
+def report(
+    header: TokenHeader, missing: int, measured: dict[str, float], seconds: float, output: Path
+) -> None:
+    """The last lines: what the file holds."""
+    images = header.num_images - missing
+    bits = header.num_tokens * float(np.log2(header.codebook_size))
+    unread = f", {missing} unreadable ones left out" if missing else ""
+    say(
+        f"{images} images x {header.crops} crops x {header.num_tokens} tokens in {duration(seconds)}{unread}: {output}"
+    )
+    say(
+        f"{bits:.0f} bits per image | codebook usage {measured['codebook_usage']:.1%} of {header.codebook_size}"
+        f" | perplexity {measured['codebook_perplexity']:.1f}"
+    )

@@ -1,0 +1,279 @@
+"""Images through a tokenizer and back: pictures side by side, tokens and PSNR."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from common.config import option
+from common.console import progress, say, warn
+from common.images import enlarge, grid, pil_to_tensor, to_float
+from common.launch import processes
+from data.file_list import ImageFile, list_files
+from data.loaders import eval_loader
+from data.source import CorruptSample, Source
+from data.still import Part, still_source
+from data.transforms import CROPS, Resize
+from evaluator.codebook_usage import CodebookUsage
+from evaluator.evaluator import Evaluator
+from evaluator.float_rfid import FloatRFID, load_float_inception
+from evaluator.image_quality import ImageQuality, QualityName
+from evaluator.inception import load_inception
+from modeling.pipeline import decode, load_tokenizer, reconstruct_any_size
+from modeling.pretrained.references import open_model
+from modeling.pretrained.text import TextEncoder, class_captions, load_text_encoder
+from modeling.tokenizers.base import Tokenizer
+from storage.files import save_png
+from training.tasks.tokenizer import side_by_side
+
+SHOWN, SHOWN_SIDE = 64, 128
+
+
+@dataclass(kw_only=True)
+class ReconstructOptions:
+    """Which images, through what, to where."""
+
+    tokenizer: str | dict = option(help="name of a released model, folder, or file (docs/models.md)")
+    output: str = option(help="folder for the results")
+    input: str | None = option(
+        None, "image file, folder (any depth) or 'val-{00..49}.tar'; null = a data set"
+    )
+    resize: Resize = option("shorter_edge", "of `input`, before its centre is cut out")
+    data: dict | None = option(None, "section like data.train of a run; null = that of the tokenizer's run")
+    split: Literal["train", "validation"] = option("validation", "of the tokenizer's run")
+    max_images: int | None = option(
+        None, "only the first files, or evenly chosen from a data set; null = all"
+    )
+    batch_size: int = option(32, "one with original_size")
+    original_size: bool = option(
+        False, "images of `input` at their own sizes, for convolutional tokenizers such as vqgan"
+    )
+    max_pixels: int = option(
+        2**22, "with original_size: larger images are an error, for the memory they need"
+    )
+    quality: QualityName = option("rounded", "PSNR and SSIM as that tool has them; seed_voken: rFID too")
+    rfid: bool = option(False, "also rFID against the images themselves")
+    inception_weights: str | None = option(None, "for rfid; null = INCEPTION_WEIGHTS, or downloaded")
+    png: bool = option(True, "write a PNG per image")
+    caption: str | None = option(
+        None, "tatitok: of all images; null = of photo.txt beside photo.jpg, or of the data set"
+    )
+    text_encoder: str | None = option(None, "tatitok: weights of the CLIP text tower; null = from the hub")
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or (self.max_images is not None and self.max_images < 1):
+            raise ValueError(
+                f"batch_size={self.batch_size} and max_images={self.max_images} must be at least 1"
+            )
+        if self.input is not None and self.data is not None:
+            raise ValueError("input and data are both given; choose one")
+        if self.input is None and self.resize != "shorter_edge":
+            raise ValueError(f"resize={self.resize} is for input=...; a data set takes data.resize")
+        if self.original_size and self.input is None:
+            raise ValueError("original_size needs input=...: images of a data set have one size")
+
+
+@dataclass
+class Batch:
+    """Names, images uint8 [B, 3, H, W], and captions where they are known."""
+
+    names: list[str]
+    images: torch.Tensor
+    captions: list[str | None]
+
+
+def file_batches(
+    files: list[ImageFile], image_size: int | None, resize: Resize, batch_size: int
+) -> Iterator[Batch]:
+    """Images in files, with the caption that lies beside one; `image_size` None leaves them as they are."""
+    for start in range(0, len(files), batch_size):
+        names, images, captions = [], [], []
+        for file in files[start : start + batch_size]:
+            try:
+                image = file.image()
+                images.append(
+                    pil_to_tensor(image if image_size is None else CROPS[resize](image, image_size))
+                )
+                # Two files may differ by their ending only; results must not overwrite each other.
+                names.append(file.name.replace(".", "_"))
+                captions.append(file.caption())
+            except CorruptSample as error:
+                warn(f"skipped: {error}")
+        if images:
+            yield Batch(names, torch.stack(images), captions)
+
+
+def source_batches(source: Source, chosen: np.ndarray, batch_size: int) -> Iterator[Batch]:
+    """The chosen examples of a data set, named by their positions; without captions of their own, by their class."""
+    for batch in eval_loader(Part(source, chosen), batch_size=batch_size):
+        for name in batch["skipped"]:
+            warn(f"skipped: {name}")
+        if len(batch["images"]):
+            names = [f"{chosen[i]:06d}" for i in batch["positions"].tolist()]
+            classes = class_captions([source.class_names[label] for label in batch["labels"].tolist()])
+            yield Batch(names, batch["images"], batch.get("captions", classes))
+
+
+def open_images(options: ReconstructOptions, config: dict, image_size: int) -> tuple[int, Iterator[Batch]]:
+    """The number of images, and an iterator over batches of them with their names."""
+    if options.input is not None:
+        files = list_files(options.input)[: options.max_images]
+        if options.original_size:
+            check_sizes(files, options.max_pixels)
+            return len(files), file_batches(files, None, options.resize, 1)
+        return len(files), file_batches(files, image_size, options.resize, options.batch_size)
+    source = still_source(options.data, split=options.split, config=config, image_size=image_size)
+    count = min(len(source), options.max_images or len(source))
+    chosen = np.arange(count) * len(source) // count
+    return count, source_batches(source, chosen, options.batch_size)
+
+
+def check_sizes(files: list[ImageFile], max_pixels: int) -> None:
+    """Refuse images that are too large, before any work; what cannot be read is named later.
+
+    Raises:
+        ValueError: an image has more than `max_pixels`.
+    """
+    for file in files:
+        try:
+            width, height = file.size()
+        except CorruptSample:
+            continue
+        if width * height > max_pixels:
+            raise ValueError(
+                f"{file.name} has {height} x {width} pixels, more than max_pixels={max_pixels}. A VQGAN of 128 channels"
+                f" needs about {3.5e-6 * width * height:.0f} GB for it in float32: give a larger max_pixels if there is"
+                " as much memory, or leave original_size out, which resizes and crops"
+            )
+
+
+def embed(encoder: TextEncoder | None, batch: Batch, caption: str | None) -> torch.Tensor | None:
+    """Text embeddings of a batch for a tokenizer that needs them.
+
+    Raises:
+        ValueError: an image has no caption.
+    """
+    if encoder is None:
+        return None
+    captions = [caption or own for own in batch.captions]
+    if None in captions:
+        name = batch.names[captions.index(None)]
+        raise ValueError(f"{name} has no caption; give caption=... for all, or a .txt file beside each image")
+    return encoder.encode(captions)
+
+
+class Measurement:
+    """What is measured of all images: PSNR and SSIM, use of the codebook, and rFID if the options ask for it."""
+
+    def __init__(self, options: ReconstructOptions, tokenizer: Tokenizer, device: torch.device) -> None:
+        self.quality = ImageQuality(protocol=options.quality)
+        self.usage = CodebookUsage(tokenizer.codebook_size) if tokenizer.is_discrete else None
+        self.evaluator: Evaluator | FloatRFID | None = None
+        if options.rfid and options.quality == "seed_voken":
+            network = load_float_inception(options.inception_weights, device=device)
+            self.evaluator = FloatRFID(extractor=network, device=device)
+        elif options.rfid:
+            network = load_inception(options.inception_weights, device=device)
+            self.evaluator = Evaluator(
+                extractors={"inception": network}, metrics=["rfid"], protocol="tokenizer", device=device
+            )
+
+    def update(self, images: torch.Tensor, results: torch.Tensor, tokens: torch.Tensor) -> list[float]:
+        """Add images with their reconstructions, both [B, 3, H, W], and tokens; returns the PSNR of each."""
+        if self.usage is not None:
+            self.usage.update(tokens)
+        if self.evaluator is not None:
+            self.evaluator.update_pairs(results, images)
+        return self.quality.update(images, results).tolist()
+
+    def result(self) -> dict[str, float]:
+        """Everything by its name."""
+        measured = self.quality.result()
+        for part in (self.usage, self.evaluator):
+            measured |= {} if part is None else part.result()
+        return measured
+
+
+def reconstruct(options: ReconstructOptions) -> None:
+    """Reconstruct all images and write what came out."""
+    with processes() as device:
+        config = open_model(options.tokenizer, "tokenizer").config
+        tokenizer = load_tokenizer(options.tokenizer, device)
+        encoder = load_text_encoder(options.text_encoder, device) if tokenizer.needs_text else None
+        total, batches = open_images(options, config, tokenizer.image_size)
+        folder = Path(options.output)
+        folder.mkdir(parents=True, exist_ok=True)
+        measurement = Measurement(options, tokenizer, device)
+        records, codes, shown = [], [], []
+        bar = progress(None, "reconstructing", total=total, unit="image")
+        for batch in batches:
+            names, images = batch.names, to_float(batch.images.to(device))
+            if options.original_size:
+                tokens, results = reconstruct_any_size(tokenizer, images)
+            else:
+                tokens = tokenizer.encode(images)
+                results = decode(tokenizer, tokens, embed(encoder, batch, options.caption))
+            psnr = measurement.update(images, results, tokens)
+            records += [{"image": name, "psnr": round(p, 3)} for name, p in zip(names, psnr, strict=True)]
+            codes += tokens.cpu()
+            if len(shown) < SHOWN:
+                pair = (images.cpu(), results.cpu())
+                shown += list(zip(*(map(thumbnails, pair) if options.original_size else pair), strict=True))
+            if options.png:
+                write_pairs(folder, names, images.cpu(), results.cpu())
+            bar.update(len(names))
+        bar.close()
+        if not records:
+            raise ValueError(f"none of the {total} images can be read")
+        pairs = [torch.stack(side) for side in zip(*shown[:SHOWN], strict=True)]
+        save_png(folder / "reconstructions.png", side_by_side(*pairs))
+        measured = measurement.result()
+        write_report(folder, records, codes, tokenizer.is_discrete, measured)
+        bits = "" if tokenizer.bits_per_image is None else f" ({tokenizer.bits_per_image:.0f} bits)"
+        each = (
+            "tokens for their own sizes"
+            if options.original_size
+            else f"{tokenizer.num_tokens} tokens{bits} each"
+        )
+        say(f"{len(records)} images as {each}")
+        say(" | ".join(f"{name} {value:.4g}" for name, value in measured.items()) + f"; see {folder}")
+
+
+def thumbnails(images: torch.Tensor) -> torch.Tensor:
+    """Images [B, 3, H, W] within a white square, so that those of all sizes go into one picture."""
+    scale = SHOWN_SIDE / max(images.shape[-2:])
+    size = [max(1, round(side * scale)) for side in images.shape[-2:]]
+    images = F.interpolate(images, size, mode="bilinear", antialias=True)
+    return F.pad(images, (0, SHOWN_SIDE - size[1], 0, SHOWN_SIDE - size[0]), value=1.0)
+
+
+def write_pairs(folder: Path, names: list[str], images: torch.Tensor, results: torch.Tensor) -> None:
+    """One PNG per image: the image on the left, its reconstruction on the right, small ones enlarged."""
+    factor = max(1, SHOWN_SIDE // images.shape[-1])
+    for name, image, result in zip(names, images, results, strict=True):
+        save_png(folder / f"{name}.png", grid(enlarge(torch.stack([image, result]), factor), columns=2))
+
+
+def write_report(
+    folder: Path,
+    records: list[dict],
+    codes: list[torch.Tensor],
+    is_discrete: bool,
+    measured: dict[str, Any],
+) -> None:
+    """reconstructions.json with means, then every image with PSNR and tokens; latents go to latents.npy.
+
+    Tokens of an image at its own size are a list of rows; latents of different sizes are not kept.
+    """
+    if is_discrete:
+        records = [{**record, "tokens": row.tolist()} for record, row in zip(records, codes, strict=True)]
+    elif len({row.shape for row in codes}) == 1:
+        np.save(folder / "latents.npy", torch.stack(codes).numpy())
+    lines = ",\n".join(json.dumps(record) for record in records)
+    means = json.dumps(measured)
+    (folder / "reconstructions.json").write_text(f'{{"mean": {means},\n"images": [\n{lines}\n]}}\n')

@@ -1,0 +1,348 @@
+"""A released model measured as its authors did, beside what they published."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from common import distributed
+from common.config import find_file, first_difference, option, to_tree
+from common.console import Clock, duration, say, warn
+from common.images import to_float
+from common.launch import processes
+from common.requirements import require_all, require_files
+from data.loaders import eval_loader
+from data.source import Source
+from data.still import Part, still_source
+from data.transforms import CROPS
+from evaluator import protocol as protocols
+from evaluator.float_rfid import DTYPES, load_float_inception
+from evaluator.image_files import open_images
+from evaluator.images import ImageStream, digest_lines
+from evaluator.inception_weights import find_inception_weights
+from evaluator.lpips import load_lpips
+from evaluator.reference import image_reference
+from jobs.evaluate import EvaluateOptions, Run, batches, load_extractors
+from jobs.published import REFERENCE, FamilyMeasurement, conclude, family_of, report
+from jobs.sampling import SampleOptions, draw_samples
+from modeling.pipeline import decode, load_tokenizer
+from modeling.pretrained.catalog import find_release
+from modeling.pretrained.references import open_model
+from modeling.pretrained.release import Release, imagenet_classes
+from modeling.pretrained.text import class_captions, load_text_encoder
+from modeling.tokenizers.base import Tokenizer
+from storage.files import write_text
+from storage.weights import weight_hash
+
+ADM = "https://openaipublic.blob.core.windows.net/diffusion/jul-2021/ref_batches/imagenet/256"
+REFERENCE_URL = f"{ADM}/{REFERENCE}"
+FREE = ("output", "batch_size", "overwrite")  # options that change no number
+
+
+@dataclass(kw_only=True)
+class ReproduceOptions:
+    """Which model, with what, to where."""
+
+    model: str = option(help="name of a released model (docs/models.md)")
+    output: str = option(help="folder for result.json and a generator's samples")
+    reference: str | None = option(None, f"generators: {REFERENCE}, or images")
+    images: str | None = option(None, "tokenizers: validation images, a folder, .npz or 'val-{00..49}.tar'")
+    data: dict | None = option(None, "tokenizers, instead: section like data.validation; null = the run's")
+    image_size: int | None = option(None, "convolutional tokenizers: another size than their own")
+    lpips_weights: list[str] | None = option(None, "tokenizers: files of VGG-16 and heads; null = no LPIPS")
+    num_samples: int = option(50_000, "samples to draw; of a tokenizer's images, the first ones at most")
+    seed: int = option(0, "of the samples")
+    batch_size: int = option(64, "per process")
+    inception_weights: str | None = option(None, "file; null = INCEPTION_WEIGHTS, torch's cache, or download")
+    precision: Literal["float64", "float32", "bfloat16"] = option("float32", "bfloat16 is approximate")
+    text_encoder: str | None = option(None, "tatitok: weights of the CLIP text tower; null = from the hub")
+    overwrite: bool = option(False, "measure again; replace samples made with other settings")
+
+    def __post_init__(self) -> None:
+        for key, least in (("num_samples", 2), ("batch_size", 1)):
+            if getattr(self, key) < least:
+                raise ValueError(f"{key}={getattr(self, key)} must be at least {least}")
+        if self.images is not None and self.data is not None:
+            raise ValueError("images and data are both given; choose one")
+
+    @property
+    def result_file(self) -> Path:
+        """Where the result goes."""
+        return Path(self.output).expanduser() / "result.json"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The options that a result depends on."""
+        return {key: value for key, value in to_tree(self).items() if key not in FREE}
+
+    def evaluation(self, **options: Any) -> EvaluateOptions:
+        """What `scripts/evaluate.py` would be told."""
+        shared = ("inception_weights", "precision", "batch_size")
+        return EvaluateOptions(**{key: getattr(self, key) for key in shared}, **options)
+
+
+def check_kind(options: ReproduceOptions, release: Release) -> None:
+    """Refuse options that belong to the other kind of model, or to other tokenizers."""
+    of_tokenizers = ("images", "data", "text_encoder", "image_size", "lpips_weights")
+    wrong = of_tokenizers if release.kind == "generator" else ("reference",)
+    for key in wrong:
+        if getattr(options, key) is not None:
+            takes = "a reference" if release.kind == "generator" else "validation images, its own reference"
+            raise ValueError(f"{key} is given, but {release.name} is a {release.kind}, which takes {takes}")
+    if release.kind == "tokenizer" and family_of(release.name).float_rfid and options.precision not in DTYPES:
+        raise ValueError(
+            f"precision={options.precision}: rFID of {release.name} is of images that are not 8 bit, in"
+            f" {' or '.join(DTYPES)}"
+        )
+
+
+def pieces(options: ReproduceOptions, release: Release) -> dict[str, Callable[[], Any]]:
+    """Everything that has to be on this machine, with a function that finds or downloads it, or raises.
+
+    What only the user can supply comes first, so that it is known before a long download.
+    """
+    needed: dict[str, Callable[[], Any]] = {}
+    if release.kind == "generator":
+        needed["reference"] = partial(find_reference, options, release)
+    else:
+        needed["validation images"] = partial(find_validation, options, release)
+    for path in options.lpips_weights or []:
+        needed[f"lpips weights {path}"] = partial(require_files, path, "VGG-16, or heads of LPIPS")
+    needed["inception weights"] = partial(find_inception_weights, options.inception_weights)
+    if reads_text(release):
+        needed["text encoder"] = partial(load_text_encoder, options.text_encoder)
+    needed[f"weights of {release.name}"] = partial(open_model, release.name, release.kind)
+    if release.tokenizer is not None:
+        needed[f"weights of {release.tokenizer}"] = partial(open_model, release.tokenizer, "tokenizer")
+    return needed
+
+
+def reads_text(release: Release) -> bool:
+    """Whether the model is a tokenizer whose decoder reads captions."""
+    if release.kind == "generator":
+        return False
+    section = release.section or open_model(release.name, "tokenizer").section("tokenizer")
+    return section["name"] == "tatitok"
+
+
+def find_reference(options: ReproduceOptions, release: Release) -> None:
+    """Raise FileNotFoundError unless the reference is there."""
+    advice = REFERENCE_URL if release.folder is None else "statistics or images"
+    if options.reference is None:
+        raise FileNotFoundError(f"reference=FILE is not given; get {advice} and name it by reference=FILE")
+    require_files(options.reference, advice)
+
+
+def find_validation(options: ReproduceOptions, release: Release) -> None:
+    """Raise OSError or ValueError unless the validation images are named and there."""
+    advice = (
+        "the 50,000 validation images of ImageNet (ILSVRC2012_img_val.tar, image-net.org) as a folder or tar"
+        " shards: images=PATH or images='val-{000000..000049}.tar', or a section data.name=... data.path=..."
+    )
+    if options.images is not None:
+        require_files(options.images, advice)
+    elif options.data is not None:
+        paths = options.data.get("path") or []
+        for path in [paths] if isinstance(paths, str) else paths:
+            require_files(path, advice)
+    elif release.folder is None:
+        raise FileNotFoundError(f"neither images nor data is given; expected {advice}")
+
+
+class SourceImages(ImageStream):
+    """A data set as images to be measured; unlike in training, one that cannot be read is an error.
+
+    Args:
+        source: images uint8 [3, S, S] with labels.
+        name: for messages and results.
+    """
+
+    def __init__(self, source: Source, name: str) -> None:
+        self.data, self.source = source, name
+        self.count, self.size = len(source), tuple(source.item_shape[1:])
+        self.labels = np.asarray(source.labels, dtype=np.int64)
+
+    def images(self, positions: range) -> Iterator[torch.Tensor]:
+        """See `ImageStream.images`."""
+        for batch in eval_loader(Part(self.data, np.asarray(positions)), batch_size=32):
+            if batch["skipped"]:
+                raise ValueError(f"{self.source}: {batch['skipped'][0]} cannot be read")
+            yield from batch["images"]
+
+    def digest(self) -> str:
+        """SHA-256 of the labels and class names; pixels are in the fingerprint of a result."""
+        return digest_lines([self.source, *self.data.class_names, *map(str, self.labels)])
+
+
+def open_validation(
+    options: ReproduceOptions, config: Mapping[str, Any], tokenizer: Tokenizer
+) -> tuple[ImageStream, Callable[[torch.Tensor], list[str]]]:
+    """The validation images, and a function that gives captions for positions int64 [B]."""
+    size, crop = options.image_size or tokenizer.image_size, family_of(options.model).crop
+    if options.images is None:
+        fixed = {"image_size": size, "resize": crop}
+        source = still_source(options.data, split="validation", config=config, **fixed)
+        section = options.data or config["data"]["validation"]
+        stream = SourceImages(source, " ".join(str(section[k]) for k in ("name", "path") if k in section))
+        names = source.class_names
+    else:
+        path = options.images if "{" in options.images else str(find_file(options.images))
+        stream = open_images(path, transform=partial(CROPS[crop], size=size))
+        source, names = None, imagenet_classes()
+        known = 0 if stream.labels is None else int(stream.labels.max()) + 1
+        if tokenizer.needs_text and known != len(names):
+            raise ValueError(
+                f"{options.model} reads the class of every image in a caption, but {path} has {known} classes instead"
+                f" of {len(names)}; expected one folder per class, .cls members in tar shards, or a section data"
+            )
+    stream.limit(options.num_samples)
+
+    def captions(positions: torch.Tensor) -> list[str]:
+        numbers = positions.tolist()
+        if source is not None and source.has_captions:
+            return source.captions(numbers)
+        every = class_captions(names)
+        return [every[label] for label in stream.labels[numbers]]
+
+    return stream, captions
+
+
+def check_size(options: ReproduceOptions, tokenizer: Tokenizer) -> int:
+    """Side of the images.
+
+    Raises:
+        ValueError: the tokenizer does not take that size.
+    """
+    size = options.image_size or tokenizer.image_size
+    factor = getattr(tokenizer, "downscale", None)
+    if size != tokenizer.image_size and (factor is None or size % factor):
+        takes = f"only {tokenizer.image_size}" if factor is None else f"multiples of {factor}"
+        raise ValueError(f"image_size={size}: {options.model} takes {takes} pixels")
+    return size
+
+
+def open_measurement(
+    options: ReproduceOptions, tokenizer: Tokenizer, stream: ImageStream, device: torch.device
+) -> FamilyMeasurement:
+    """The measurement of the tokenizer's family with its networks."""
+    family, lpips, network = family_of(options.model), None, None
+    extractors = load_extractors(options.evaluation(samples=stream.source), family.on_stored, device)
+    if family.float_rfid:
+        place = {"device": device, "precision": options.precision}
+        network = load_float_inception(options.inception_weights, **place)
+    if options.lpips_weights is not None:
+        lpips = load_lpips("vgg", options.lpips_weights).to(device)
+    usage = tokenizer.codebook_size if tokenizer.is_discrete else None
+    return FamilyMeasurement(
+        family,
+        extractors=extractors,
+        float_network=network,
+        lpips=lpips,
+        codebook_size=usage,
+        num_images=stream.count,
+        device=device,
+    )
+
+
+def measure_tokenizer(options: ReproduceOptions, release: Release, device: torch.device) -> dict[str, Any]:
+    """Reconstruct and measure in one pass; what `result.json` needs."""
+    config = open_model(release.name, "tokenizer").config
+    tokenizer = load_tokenizer(release.name, device)
+    size, own = check_size(options, tokenizer), tokenizer.image_size
+    # Sizes other than its own are those of convolutional tokenizers, with as many more tokens as pixels.
+    bits, share = tokenizer.bits_per_image, (size / own) ** 2
+    encoder = load_text_encoder(options.text_encoder, device) if tokenizer.needs_text else None
+    stream, captions = open_validation(options, config, tokenizer)
+    measurement = open_measurement(options, tokenizer, stream, device)
+    facts = {
+        "samples": protocols.image_facts(stream),
+        "family": family_of(release.name).facts(),
+        "crop": f"{family_of(release.name).crop} {size}",
+        "captions": captions(torch.tensor([0]))[0] if encoder is not None else None,
+        "reference": image_reference(stream, "originals").facts(),
+        "tokenizer": {
+            "name": release.name,
+            "weight_hash": weight_hash(tokenizer),
+            "tokens_per_image": round(tokenizer.num_tokens * share),
+            "bits_per_image": None if bits is None else bits * share,
+        },
+    }
+    notes = protocols.warnings_about(
+        facts["samples"],
+        metrics=measurement.metrics,
+        protocol=measurement.evaluator.protocol,
+        reference=facts["reference"],
+        reconstructed=True,
+    )
+    for images, positions in batches(stream, options.batch_size, "reconstructing"):
+        originals = to_float(images.to(device))
+        with torch.inference_mode():
+            tokens = tokenizer.encode(originals)
+        text = None if encoder is None else encoder.encode(captions(positions))
+        measurement.update(decode(tokenizer, tokens, text), originals, tokens, positions)
+    values, other_size = measurement.result(), None if size == own else size
+    return conclude(values, {**facts, **measurement.facts()}, notes, release, other_size)
+
+
+def measure_generator(options: ReproduceOptions, release: Release, device: torch.device) -> dict[str, Any]:
+    """Draw what is missing and measure it; what `result.json` needs."""
+    folder = str(Path(options.output).expanduser() / "samples")
+    kept = {key: getattr(options, key) for key in ("num_samples", "seed", "batch_size", "overwrite")}
+    draw_samples(SampleOptions(generator=release.name, output=folder, png=False, **kept), device)
+    distributed.barrier()  # the main process writes the final file
+    run = Run(options.evaluation(samples=folder, reference=options.reference, protocol="adm"), device)
+    run.metrics = tuple("gfid" if metric == "fid" else metric for metric in run.metrics)
+    evaluator = run.evaluator()
+    facts = run.facts()
+    notes = run.warnings(facts)
+    values = run.measure(evaluator)
+    return conclude(values, {**facts, **evaluator.facts()}, notes, release)
+
+
+def finished(options: ReproduceOptions) -> dict[str, Any] | None:
+    """The result that the folder holds, on all processes; None if there is none or it is to be replaced.
+
+    Raises:
+        ValueError: it was made with other settings.
+    """
+    try:
+        stored = json.loads(options.result_file.read_text())
+    except (OSError, ValueError):
+        stored = None
+    # All go by what the main process sees.
+    stored = distributed.gather_objects(stored)[0]
+    if stored is None or options.overwrite:
+        return None
+    other = first_difference(stored.get("settings", {}), options.settings, "settings")
+    if other:
+        raise ValueError(
+            f"{options.result_file} is of other settings ({other}); choose another output, or overwrite=true"
+        )
+    return stored
+
+
+def reproduce(options: ReproduceOptions) -> None:
+    """Look for everything, draw or reconstruct, measure, compare."""
+    release, clock = find_release(options.model), Clock()
+    check_kind(options, release)
+    with processes() as device:
+        result = finished(options)
+        if result is not None:
+            report(result)
+            say(f"{options.result_file} was finished before; overwrite=true measures again")
+            return
+        require_all(pieces(options, release), release.name)
+        measure = measure_generator if release.kind == "generator" else measure_tokenizer
+        result = {"settings": options.settings, **measure(options, release, device)}
+        if distributed.is_main():
+            options.result_file.parent.mkdir(parents=True, exist_ok=True)
+            write_text(options.result_file, json.dumps(result, indent=1, default=str) + "\n")
+        for note in result["warnings"]:
+            warn(note)
+        report(result)
+        say(f"{duration(clock.lap())}; see {options.result_file}")

@@ -1,0 +1,57 @@
+"""The results of a tokenizer run, a generator run and their samples in one folder."""
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.config import find_file, option
+from common.console import say
+from modeling.pipeline import load_tokenizer
+from training.report import draw_curves, write_json
+
+
+@dataclass(kw_only=True)
+class SummaryOptions:
+    """Which folders belong together."""
+
+    tokenizer: str = option(help="run folder of train_titok.py")
+    generator: str = option(help="run folder of train_rar.py")
+    samples: str = option(help="folder written by sample_imagenet.py")
+    output: str = option(help="folder for the results")
+
+
+def summarize(options: SummaryOptions) -> None:
+    """Copy pictures, draw curves, merge numbers."""
+    tokenizer_run, generator_run, samples = (
+        find_file(getattr(options, key), "folder") for key in ("tokenizer", "generator", "samples")
+    )
+    output = Path(options.output)
+    output.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(tokenizer_run / "reconstructions.png", output / "reconstructions.png")
+    shutil.copyfile(samples / "samples.png", output / "samples.png")
+    draw_curves({"tokenizer": tokenizer_run, "generator": generator_run}, output / "curves.png")
+    tokenizer = load_tokenizer(tokenizer_run)
+    facts = json.loads((samples / "samples.json").read_text())
+    metrics = {
+        "tokenizer": json.loads((tokenizer_run / "metrics.json").read_text()),
+        "generator": json.loads((generator_run / "metrics.json").read_text()),
+        "tokens_per_image": tokenizer.num_tokens,
+        "bits_per_image": tokenizer.bits_per_image,
+        "seconds_per_sampled_image": facts["seconds_per_image"],
+    }
+    write_json(output / "metrics.json", metrics)
+    measured = metrics["tokenizer"]
+    say(
+        f"tokenizer   {tokenizer_run}: PSNR {measured['psnr']:.2f} dB on {measured['images']:.0f} held-out images,"
+    )
+    say(
+        f"            codebook usage {measured['codebook_usage']:.0%},"
+        f" {tokenizer.num_tokens} tokens and {tokenizer.bits_per_image:.0f} bits per image"
+    )
+    say(
+        f"generator   {generator_run}: {metrics['generator']['loss']:.2f} nats per held-out token,"
+        f" {facts['seconds_per_image']:.3f} s per sampled image"
+    )
+    say(f"pictures    {output}/reconstructions.png, samples.png (a row per class), curves.png")
+    say(f"numbers     {output}/metrics.json")
