@@ -219,7 +219,7 @@ def check_size(options: ReproduceOptions, tokenizer: Tokenizer) -> int:
         ValueError: the tokenizer does not take that size.
     """
     size = options.image_size or tokenizer.image_size
-    factor = getattr(tokenizer, "downscale", None)
+    factor = tokenizer.downscale
     if size != tokenizer.image_size and (factor is None or size % factor):
         takes = f"only {tokenizer.image_size}" if factor is None else f"multiples of {factor}"
         raise ValueError(f"image_size={size}: {options.model} takes {takes} pixels")

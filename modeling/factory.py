@@ -4,8 +4,7 @@ Tokenizers and generators keep their section as attribute `section`, so that the
 """
 
 import copy
-import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import nn
@@ -15,40 +14,52 @@ from modeling.generators import GENERATORS
 from modeling.losses import DISCRIMINATORS
 from modeling.pretrained.teachers import build_teacher
 from modeling.quantizers import QUANTIZERS
+from modeling.quantizers.base import Quantizer
 from modeling.tokenizers import TOKENIZERS
 from modeling.tokenizers.base import Tokenizer
 from modeling.tokenizers.vqgan_parts import PixelDecoder
 
 
 def build_tokenizer(section: Mapping[str, Any]) -> Tokenizer:
-    """A tokenizer from its section; parts that it takes ready-made are sections of their own within it.
-
-    These are `quantizer`, and for tokenizers of features `teacher` (a network of timm) and `pixel_decoder`.
+    """A tokenizer from its section; the parts that its class names are built first, from sections within it.
 
     Raises:
         ConfigError: see `common.build.build`.
     """
     builder, options = choose("tokenizer", TOKENIZERS, section)
-    taken = inspect.signature(builder).parameters
     parts: dict[str, Any] = {}
-    if "quantizer" in taken:
-        quantizer = _section(options, "quantizer")
-        parts["quantizer"] = build("tokenizer.quantizer", QUANTIZERS, quantizer)
-    if "teacher" in taken:
-        teacher = _section(options, "teacher")
-        parts["teacher"] = build_teacher(**check_options("tokenizer.teacher", build_teacher, teacher))
-    if "pixel_decoder" in taken and options.get("pixel_decoder") is not None:
-        decoder = {"name": "cnn", **_section(options, "pixel_decoder")}
-        width = parts["quantizer"].code_dim
-        parts["pixel_decoder"] = build(
-            "tokenizer.pixel_decoder", {"cnn": PixelDecoder}, decoder, in_channels=width
-        )
+    for name in builder.parts:
+        parts[name] = PARTS[name](options.pop(name, None), parts)
     tokenizer = build("tokenizer", TOKENIZERS, {"name": section["name"], **options}, **parts)
     return _remember(tokenizer, section)
 
 
-def _section(options: dict[str, Any], key: str) -> dict[str, Any]:
-    value = options.pop(key, None)
+def _quantizer(section: Any, parts: Mapping[str, Any]) -> Quantizer:
+    return build("tokenizer.quantizer", QUANTIZERS, _section("quantizer", section))
+
+
+def _teacher(section: Any, parts: Mapping[str, Any]) -> nn.Module:
+    options = check_options("tokenizer.teacher", build_teacher, _section("teacher", section))
+    return build_teacher(**options)
+
+
+def _pixel_decoder(section: Any, parts: Mapping[str, Any]) -> nn.Module | None:
+    if section is None:
+        return None
+    section = {"name": "cnn", **_section("pixel_decoder", section)}
+    width = parts["quantizer"].code_dim
+    return build("tokenizer.pixel_decoder", {"cnn": PixelDecoder}, section, in_channels=width)
+
+
+# Ready-made parts of tokenizers, each from its section and the parts before it.
+PARTS: dict[str, Callable[[Any, Mapping[str, Any]], nn.Module | None]] = {
+    "quantizer": _quantizer,
+    "teacher": _teacher,
+    "pixel_decoder": _pixel_decoder,
+}
+
+
+def _section(key: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, Mapping):
         raise ConfigError(f"tokenizer.{key}={value!r} must be a section with a name")
     return dict(value)

@@ -92,7 +92,7 @@ def reconstruct_any_size(tokenizer: Tokenizer, images: torch.Tensor) -> tuple[to
     Raises:
         ValueError: the tokenizer takes images of one size only, or the images are wide and lower than its downscale.
     """
-    factor = getattr(tokenizer, "downscale", None)
+    factor = tokenizer.downscale
     if factor is None:
         raise ValueError(
             f"a {type(tokenizer).__name__} takes {tokenizer.image_size} x {tokenizer.image_size} pixels only; images"

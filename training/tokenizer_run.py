@@ -17,8 +17,6 @@ from modeling.pretrained.teachers import build_teacher, load_teacher
 from modeling.pretrained.text import TextEncoder, load_text_encoder
 from modeling.tokenizers import TOKENIZERS
 from modeling.tokenizers.base import Tokenizer
-from modeling.tokenizers.cluster import Cluster
-from modeling.tokenizers.feature_tokenizer import FeatureTokenizer
 from training.accelerator import start
 from training.checkpoint import CheckpointFolder
 from training.evaluation import ReconstructionEvaluator, TokenizerEvaluation
@@ -29,9 +27,6 @@ from training.tasks.reconstruction import ReconstructionTask
 from training.tasks.tokenizer import TokenizerTask
 from training.tasks.tokenizer_loss import TokenizerLossSettings
 from training.trainer import Trainer
-
-PIXEL_PARTS = ("pixel_decoder.", "pixel_quantize.")  # that a first stage lacks; new, or the teacher's
-USAGE, REVIVALS = "quantize.embed_prob", "quantize.revivals"  # statistics that released weights come without
 
 
 @dataclass(kw_only=True)
@@ -110,24 +105,20 @@ def build_images(key: str, section: dict, image_size: int) -> Source:
 
 def _check_layout(run: TokenizerRun, tokenizer: Tokenizer) -> None:
     """Refuse sections that the tokenizer's layout lacks, or has no use for."""
-    layout = getattr(tokenizer, "layout", "single_stage")
-    learns = layout != "single_stage" or not tokenizer.predicts_pixels
+    learns = tokenizer.copies_teacher or not tokenizer.predicts_pixels
     if run.teacher is not None and not learns:
         raise ConfigError(f"teacher={run.teacher!r} has no use: this tokenizer learns from images alone")
     if run.teacher is None and learns:
-        what = "a section with a name of timm" if layout == "single_stage" else "one such as maskgit-vqgan"
+        network = tokenizer.learns in ("features", "codebook")
+        what = "a section with a name of timm" if network else "one such as maskgit-vqgan"
         raise ConfigError(f"teacher is missing; this tokenizer needs {what}")
-    if isinstance(tokenizer, FeatureTokenizer) and tokenizer.predicts_pixels and run.initialize is None:
+    if tokenizer.frozen_encoder and run.initialize is None:
         raise ConfigError(
             "initialize is missing; a pixel decoder learns on the codes of a finished tokenizer without one"
         )
-    if layout == "two_stage" and run.initialize is None:
-        raise ConfigError(
-            "initialize is missing; tokenizer.layout='two_stage' starts from a tokenizer of layout proxy"
-        )
     if not tokenizer.predicts_pixels and run.discriminator is not None:
         raise ConfigError("discriminator must be null: this tokenizer makes no pixels")
-    if run.losses.entropy_boost and not getattr(getattr(tokenizer, "quantize", None), "entropy_weight", 0):
+    if run.losses.entropy_boost and not tokenizer.quantize.entropy_weight:
         raise ConfigError(
             f"losses.entropy_boost={run.losses.entropy_boost} has no use: the quantizer has no entropy term; expected"
             " tokenizer.quantizer.entropy_weight above 0 (lfq, bsq, ibq, vq)"
@@ -139,38 +130,13 @@ def _check_layout(run: TokenizerRun, tokenizer: Tokenizer) -> None:
 def _initialize(run: TokenizerRun, tokenizer: Tokenizer) -> None:
     """Copy weights of other models as the run says."""
     if run.initialize is not None:
-        copy_weights(tokenizer, load_tokenizer(run.initialize), str(run.initialize))
-    if getattr(tokenizer, "layout", None) == "two_stage":
-        tokenizer.copy_pixel_decoder(load_tokenizer(run.teacher))
-
-
-@torch.no_grad()
-def copy_weights(tokenizer: Tokenizer, other: Tokenizer, name: str) -> None:
-    """Start from the weights of another tokenizer with the same parts, the pixel decoder of two_stage apart.
-
-    Usage statistics of codes that the other one lacks start at even usage.
-
-    Args:
-        name: of the other one, for messages.
-
-    Raises:
-        ConfigError: an entry is missing, left over, or has another shape.
-    """
-    own, given = tokenizer.state_dict(), other.state_dict()
-    for key in [k for k in own if k not in given and not k.startswith((*PIXEL_PARTS, USAGE, REVIVALS))]:
-        raise ConfigError(f"initialize={name}: it lacks {key!r}, which the configured tokenizer has")
-    for key, tensor in given.items():
-        if key not in own:
-            if key in (USAGE, REVIVALS):
-                continue
-            raise ConfigError(f"initialize={name}: it has {key!r}, which the configured tokenizer lacks")
-        if own[key].shape != tensor.shape:
-            shapes = f"{list(tensor.shape)} instead of {list(own[key].shape)}"
-            raise ConfigError(f"initialize={name}: {key!r} has shape {shapes}")
-        own[key].copy_(tensor)
-    if USAGE in own and USAGE not in given:
-        # Zero, the value for fresh codes, would have clustering replace all of these trained ones at once.
-        own[USAGE].fill_(1.0 / len(own[USAGE]))
+        other = load_tokenizer(run.initialize)
+        try:
+            tokenizer.copy_weights(other)
+        except ValueError as error:
+            raise ConfigError(f"initialize={run.initialize}: {error}") from error
+    if tokenizer.copies_teacher:
+        tokenizer.copy_teacher(load_tokenizer(run.teacher))
 
 
 def _task(
@@ -183,10 +149,10 @@ def _task(
         batch_size=run.training.per_gpu_batch_size,
         num_workers=run.training.num_workers,
     )
-    if isinstance(tokenizer, FeatureTokenizer) and not tokenizer.predicts_pixels:
+    if tokenizer.learns in ("features", "codebook"):
         teacher = load_teacher(**check_options("teacher", load_teacher, run.teacher), device=device)
-        if isinstance(tokenizer, Cluster):
-            tokenizer.teacher.load_state_dict(teacher.state_dict())
+        tokenizer.copy_teacher(teacher)
+        if tokenizer.learns == "codebook":
             return CodebookFittingTask(**common, teacher=teacher)
         weight = run.losses.quantizer_weight
         return FeatureDistillationTask(**common, teacher=teacher, quantizer_weight=weight)

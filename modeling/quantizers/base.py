@@ -36,12 +36,14 @@ class Quantizer(nn.Module, ABC):
         code_dim: channels handed to the decoder.
         latent_channels: channels expected from the encoder.
         bits_per_token: log2(codebook_size), None for a continuous bottleneck.
+        entropy_weight: weight of the entropy term among its losses, 0 without one.
     """
 
     codebook_size: int | None
     code_dim: int
     latent_channels: int
     bits_per_token: float | None
+    entropy_weight: float = 0.0
 
     @abstractmethod
     def forward(self, latents: torch.Tensor, noise: torch.Tensor | None = None) -> QuantizerOutput:

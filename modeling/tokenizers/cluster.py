@@ -23,6 +23,9 @@ class Cluster(FeatureTokenizer):
         ValueError: for parts that do not fit together.
     """
 
+    parts = ("quantizer", "teacher", "pixel_decoder")
+    learns = "codebook"
+
     def __init__(
         self,
         *,
@@ -47,6 +50,10 @@ class Cluster(FeatureTokenizer):
         super().train(mode)
         self.teacher.eval()
         return self
+
+    def copy_teacher(self, teacher: nn.Module) -> None:
+        """Take over the weights of the network, which is the encoder."""
+        self.teacher.load_state_dict(teacher.state_dict())
 
     @torch.no_grad()
     def encode_latents(self, images: torch.Tensor) -> torch.Tensor:

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from modeling.quantizers.base import Quantizer, QuantizerOutput
 from modeling.tokenizers.base import Tokenizer, TokenizerOutput
 
 
 class ConvolutionalTokenizer(Tokenizer):
-    """Two-dimensional tokenizer; subclasses make `encoder`, `decoder` and `quantize`, and join them.
+    """Two-dimensional tokenizer; subclasses make `encoder`, `decoder` (its last layer `conv_out`) and `quantize`.
 
     Args:
         image_size: image side, which sets `num_tokens`; `encode` accepts other sizes too.
@@ -22,7 +21,6 @@ class ConvolutionalTokenizer(Tokenizer):
         ValueError: there are no levels, or the side is no multiple of f.
     """
 
-    quantize: Quantizer
     decoder: nn.Module
 
     def __init__(self, *, image_size: int, multipliers: Sequence[int]) -> None:
@@ -36,27 +34,16 @@ class ConvolutionalTokenizer(Tokenizer):
 
     @abstractmethod
     def _encode_pixels(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Input of the bottleneck [B, latent_channels, H / f, W / f] of images [B, 3, H, W] in [-1, 1]."""
+        """Input of the bottleneck [B, latent_channels, H / f, W / f] of images [B, 3, H, W] in [0, 1]."""
 
     @abstractmethod
-    def _decode_pixels(self, quantized: torch.Tensor) -> torch.Tensor:
-        """Images [B, 3, f h, f w], about [-1, 1], of what the bottleneck emits [B, code_dim, h, w]."""
+    def decode_latents(self, quantized: torch.Tensor) -> torch.Tensor:
+        """Decoder input [B, code_dim, h, w] -> images [B, 3, f h, f w], about [0, 1] and not clamped."""
 
     @property
     def num_tokens(self) -> int:
         """Codes per image."""
         return (self.image_size // self.downscale) ** 2
-
-    @property
-    def codebook_size(self) -> int | None:
-        """Number of codes, None for a Gaussian bottleneck."""
-        return self.quantize.codebook_size
-
-    @property
-    def bits_per_image(self) -> float | None:
-        """num_tokens log2(codebook_size), None for a Gaussian bottleneck."""
-        bits = self.quantize.bits_per_token
-        return None if bits is None else self.num_tokens * bits
 
     @property
     def last_layer(self) -> nn.Parameter:
@@ -73,11 +60,7 @@ class ConvolutionalTokenizer(Tokenizer):
             raise ValueError(
                 f"images of {images.shape[-2]} x {images.shape[-1]} pixels: sides must be multiples of {self.downscale}"
             )
-        return self._encode_pixels(2.0 * images - 1.0)
-
-    def decode_latents(self, quantized: torch.Tensor) -> torch.Tensor:
-        """Decoder input [B, code_dim, h, w] -> images [B, 3, f h, f w], about [0, 1] and not clamped."""
-        return (self._decode_pixels(quantized) + 1.0) / 2.0
+        return self._encode_pixels(images)
 
     @torch.no_grad()
     def encode(self, images: torch.Tensor) -> torch.Tensor:
@@ -109,35 +92,9 @@ class ConvolutionalTokenizer(Tokenizer):
     def forward(
         self, images: torch.Tensor, noise: torch.Tensor | None = None, bypass: torch.Tensor | None = None
     ) -> TokenizerOutput:
-        """Encode, quantize and decode with gradient.
-
-        Args:
-            images: [B, 3, H, W] in [0, 1].
-            noise: standard normal [B, C, 1, N] for a Gaussian bottleneck.
-            bypass: bool [B]; where true, the decoder sees the latents as they are instead of their codes.
-
-        Returns:
-            reconstructions (not clamped) and what the bottleneck returned.
-        """
+        """Encode, quantize and decode with gradient; see `Tokenizer.forward`."""
         result = self._bottleneck(self.encode_latents(images), noise, bypass)
-        return TokenizerOutput(
-            reconstructions=self.decode_latents(result.quantized),
-            tokens=result.tokens,
-            quantized=result.quantized,
-            losses=result.losses,
-            posterior=result.posterior,
-        )
-
-    def _bottleneck(
-        self, latents: torch.Tensor, noise: torch.Tensor | None, bypass: torch.Tensor | None
-    ) -> QuantizerOutput:
-        if noise is not None:
-            noise = noise.reshape(*noise.shape[:2], *latents.shape[2:])
-        result = self.quantize(latents, noise)
-        if bypass is not None:
-            exact = self.quantize.normalize(latents)
-            result.quantized = torch.where(bypass[:, None, None, None], exact, result.quantized)
-        return result
+        return self._output(self.decode_latents(result.quantized), result)
 
 
 def _grid(shape: Sequence[int]) -> tuple[int, int]:

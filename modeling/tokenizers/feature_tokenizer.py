@@ -9,7 +9,6 @@ from abc import abstractmethod
 import torch
 from torch import nn
 
-from modeling.quantizers.base import Quantizer
 from modeling.tokenizers.base import Tokenizer, TokenizerOutput
 
 
@@ -18,14 +17,16 @@ class FeatureTokenizer(Tokenizer):
 
     With a pixel decoder everything else is frozen: no gradient, always in eval mode, losses zero.
 
-    Subclasses make their parts, `quantize` among them, and call `_attach` at the end of their constructor.
+    Subclasses say what they learn without a pixel decoder, make their parts, `quantize` among them, and call `_attach`
+    at the end of their constructor.
 
     Args:
         image_size: side of the square images it is meant for; `encode` accepts what its encoder accepts.
         grid: tokens per side at this size.
     """
 
-    quantize: Quantizer
+    new_parts = ("pixel_decoder.",)
+    feature_channels: int
 
     def __init__(self, *, image_size: int, grid: int) -> None:
         super().__init__()
@@ -38,14 +39,14 @@ class FeatureTokenizer(Tokenizer):
             raise ValueError("features need a quantizer with codes; a Gaussian bottleneck has none")
         if pixel_decoder is None:
             return
-        upscale = getattr(pixel_decoder, "upscale", None)
-        if upscale is not None and self.grid * upscale != self.image_size:
+        side = self.grid * pixel_decoder.upscale
+        if side != self.image_size:
             raise ValueError(
-                f"the pixel decoder makes images of {self.grid * upscale} pixels from {self.grid} x {self.grid} tokens,"
-                f" but image_size={self.image_size}"
+                f"the pixel decoder makes images of {side} pixels from {self.grid} x {self.grid} tokens, but"
+                f" image_size={self.image_size}"
             )
         self.requires_grad_(False)
-        self.pixel_decoder = pixel_decoder
+        self.pixel_decoder, self.learns, self.frozen_encoder = pixel_decoder, "pixels", True
         self.train(self.training)
 
     @property
@@ -54,20 +55,11 @@ class FeatureTokenizer(Tokenizer):
         return self.grid**2
 
     @property
-    def codebook_size(self) -> int:
-        """Number of codes."""
-        assert self.quantize.codebook_size is not None
-        return self.quantize.codebook_size
-
-    @property
-    def bits_per_image(self) -> float:
-        """num_tokens log2(codebook_size)."""
-        return self.num_tokens * math.log2(self.codebook_size)
-
-    @property
-    def predicts_pixels(self) -> bool:
-        """Whether `decode` and `forward` give images (True) or features [B, F, h, w]."""
-        return self.pixel_decoder is not None
+    def prediction_shape(self) -> tuple[int, int, int]:
+        """Shape of the images, or of the features [F, h, w]."""
+        if self.predicts_pixels:
+            return super().prediction_shape
+        return self.feature_channels, self.grid, self.grid
 
     def train(self, mode: bool = True) -> "FeatureTokenizer":
         """Switch between training and eval mode; what a pixel decoder has frozen stays in eval mode."""
@@ -78,15 +70,9 @@ class FeatureTokenizer(Tokenizer):
         return self
 
     @property
-    def last_layer(self) -> nn.Parameter:
-        """The pixel decoder's weight where adaptive loss weights compare gradients.
-
-        Raises:
-            ValueError: there is no pixel decoder.
-        """
-        if self.pixel_decoder is None:
-            raise ValueError("adaptive loss weights need pixels, and this tokenizer has no pixel decoder")
-        return self.pixel_decoder.last_layer
+    def last_layer(self) -> nn.Parameter | None:
+        """The pixel decoder's weight where adaptive loss weights compare gradients, if there is one."""
+        return None if self.pixel_decoder is None else self.pixel_decoder.last_layer
 
     @abstractmethod
     def encode_latents(self, images: torch.Tensor) -> torch.Tensor:
@@ -115,20 +101,21 @@ class FeatureTokenizer(Tokenizer):
                 raise ValueError(f"{tokens.shape[1]} tokens do not form a square; pass them as [B, h, w]")
         return self._decoded(self.quantize.lookup(tokens.flatten(1)).squeeze(2).unflatten(2, size))
 
-    def forward(self, images: torch.Tensor, noise: torch.Tensor | None = None) -> TokenizerOutput:
-        """Encode, quantize and decode with gradient; `reconstructions` are as `decode` gives them.
+    def forward(
+        self, images: torch.Tensor, noise: torch.Tensor | None = None, bypass: torch.Tensor | None = None
+    ) -> TokenizerOutput:
+        """Encode, quantize and decode with gradient; see `Tokenizer.forward`.
 
         Raises:
             ValueError: if noise is given; this tokenizer is deterministic.
         """
         if noise is not None:
             raise ValueError(f"a {type(self).__name__} takes no noise")
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.predicts_pixels):
-            result = self.quantize(self.encode_latents(images))
-        losses = result.losses
-        if self.predicts_pixels:
-            losses = {name: torch.zeros_like(loss) for name, loss in losses.items()}
-        return TokenizerOutput(self._decoded(result.quantized), result.tokens, result.quantized, losses)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen_encoder):
+            result = self._bottleneck(self.encode_latents(images), None, bypass)
+        if self.frozen_encoder:
+            result.losses = {name: torch.zeros_like(loss) for name, loss in result.losses.items()}
+        return self._output(self._decoded(result.quantized), result)
 
     def _decoded(self, quantized: torch.Tensor) -> torch.Tensor:
         if self.pixel_decoder is not None:

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from modeling.layers.initialization import init_vit_weights, scaled_embedding
-from modeling.quantizers.base import Quantizer, QuantizerOutput
-from modeling.tokenizers.base import Tokenizer, TokenizerOutput
+from modeling.quantizers.base import Quantizer
+from modeling.tokenizers.base import Tokenizer
 from modeling.tokenizers.titok_parts import LatentDecoder, TokenEncoder
 
 
@@ -58,17 +58,6 @@ class LatentTokenizer(Tokenizer):
         """Tokens per image N."""
         return self.latent_tokens.shape[0]
 
-    @property
-    def codebook_size(self) -> int | None:
-        """Number of codes, None for a Gaussian bottleneck."""
-        return self.quantize.codebook_size
-
-    @property
-    def bits_per_image(self) -> float | None:
-        """N log2(codebook_size), None for a Gaussian bottleneck."""
-        bits = self.quantize.bits_per_token
-        return None if bits is None else self.num_tokens * bits
-
     def encode_latents(self, images: torch.Tensor) -> torch.Tensor:
         """Encoder output before the bottleneck: [B, 3, S, S] in [0, 1] -> [B, latent_channels, 1, N].
 
@@ -93,26 +82,6 @@ class LatentTokenizer(Tokenizer):
         if not self.is_discrete:
             return tokens
         return self.quantize.lookup(tokens.view(tokens.shape[0], -1))
-
-    def _bottleneck(
-        self, images: torch.Tensor, noise: torch.Tensor | None, bypass: torch.Tensor | None
-    ) -> QuantizerOutput:
-        latents = self.encode_latents(images)
-        result = self.quantize(latents, noise)
-        if bypass is not None:
-            latents = self.quantize.normalize(latents)
-            result.quantized = torch.where(bypass[:, None, None, None], latents, result.quantized)
-        return result
-
-    @staticmethod
-    def _output(reconstructions: torch.Tensor, result: QuantizerOutput) -> TokenizerOutput:
-        return TokenizerOutput(
-            reconstructions=reconstructions,
-            tokens=result.tokens,
-            quantized=result.quantized,
-            losses=result.losses,
-            posterior=result.posterior,
-        )
 
 
 def init_part(part: nn.Module, init: Literal["released", "fan_in"]) -> None:

@@ -41,7 +41,8 @@ class MAGVIT2(ConvolutionalTokenizer):
         self.quantize = quantizer
 
     def _encode_pixels(self, pixels: torch.Tensor) -> torch.Tensor:
-        return self.encoder(pixels)
+        return self.encoder(2.0 * pixels - 1.0)
 
-    def _decode_pixels(self, quantized: torch.Tensor) -> torch.Tensor:
-        return self.decoder(quantized)
+    def decode_latents(self, quantized: torch.Tensor) -> torch.Tensor:
+        """Decoder input [B, code_dim, h, w] -> images [B, 3, f h, f w], about [0, 1] and not clamped."""
+        return (self.decoder(quantized) + 1.0) / 2.0

@@ -11,9 +11,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from modeling.layers.conv import SameConv2d
-from modeling.quantizers.base import QuantizerOutput
+from modeling.quantizers.base import Quantizer, QuantizerOutput
 from modeling.quantizers.vq import squared_distances
-from modeling.tokenizers.base import Tokenizer, TokenizerOutput
+from modeling.tokenizers.convolutional import ConvolutionalTokenizer
 
 
 def _norm(channels: int) -> nn.GroupNorm:
@@ -111,7 +111,7 @@ class VQGANDecoder(nn.Module):
         return self.conv_out(F.silu(self.norm_out(x)))
 
 
-class PixelCodebook(nn.Module):
+class PixelCodebook(Quantizer):
     """The VQGAN's codes: nearest-code look-up, and soft mixing for the second stage of TiTok.
 
     Args:
@@ -121,29 +121,41 @@ class PixelCodebook(nn.Module):
 
     def __init__(self, *, codebook_size: int, code_dim: int) -> None:
         super().__init__()
+        self.codebook_size, self.code_dim, self.latent_channels = codebook_size, code_dim, code_dim
+        self.bits_per_token = math.log2(codebook_size)
         self.embedding = nn.Embedding(codebook_size, code_dim)
         nn.init.uniform_(self.embedding.weight, -1.0 / codebook_size, 1.0 / codebook_size)
 
-    def forward(self, features: torch.Tensor) -> QuantizerOutput:
-        """Quantize features [B, C, h, w] to the nearest codes (squared distance, float32), straight-through.
+    def forward(self, latents: torch.Tensor, noise: torch.Tensor | None = None) -> QuantizerOutput:
+        """Quantize latents [B, C, h, w] to the nearest codes (squared distance, float32), straight-through.
 
         In `quantizer_loss` = mean((sg[q] - h)^2) + 0.25 mean((q - sg[h])^2) the commitment factor multiplies
         the codebook term, unlike in `VectorQuantizer`.
+
+        Raises:
+            ValueError: if noise is given; these codes are deterministic.
         """
-        with torch.autocast(features.device.type, enabled=False):
-            features = features.float()
-            with torch.no_grad():
-                vectors = features.permute(0, 2, 3, 1).flatten(0, 2)
-                tokens = squared_distances(vectors, self.embedding.weight.float()).argmin(dim=1)
-                tokens = tokens.view(features.shape[0], -1)
-            codes = self.lookup(tokens, features.shape[2:])
-            loss = F.mse_loss(features, codes.detach()) + 0.25 * F.mse_loss(codes, features.detach())
-            quantized = features + (codes - features).detach()
+        if noise is not None:
+            raise ValueError("a MaskGIT-VQGAN takes no noise")
+        with torch.autocast(latents.device.type, enabled=False):
+            latents = latents.float()
+            tokens = self.encode(latents)
+            codes = self.lookup(tokens).reshape(latents.shape)
+            loss = F.mse_loss(latents, codes.detach()) + 0.25 * F.mse_loss(codes, latents.detach())
+            quantized = latents + (codes - latents).detach()
         return QuantizerOutput(quantized=quantized, tokens=tokens, losses={"quantizer_loss": loss})
 
-    def lookup(self, tokens: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
-        """Codes of row-major tokens [B, h * w] as [B, C, h, w]."""
-        return self.embedding(tokens).transpose(1, 2).unflatten(2, tuple(size))
+    @torch.no_grad()
+    def encode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Nearest codes int64 [B, h * w], row-major, of latents [B, C, h, w]."""
+        with torch.autocast(latents.device.type, enabled=False):
+            vectors = latents.float().permute(0, 2, 3, 1).flatten(0, 2)
+            tokens = squared_distances(vectors, self.embedding.weight.float()).argmin(dim=1)
+        return tokens.view(latents.shape[0], -1)
+
+    def lookup(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Codes [B, C, 1, N] of tokens [B, N]."""
+        return self.embedding(tokens).transpose(1, 2).unsqueeze(2)
 
     def mix(self, logits: torch.Tensor) -> torch.Tensor:
         """Expected code under softmax(logits): [B, K, h, w] -> [B, C, h, w]; differentiable."""
@@ -151,7 +163,7 @@ class PixelCodebook(nn.Module):
         return F.linear(weights.movedim(1, -1), self.embedding.weight.t()).movedim(-1, 1)
 
 
-class MaskGITVQGAN(Tokenizer):
+class MaskGITVQGAN(ConvolutionalTokenizer):
     """Stand-alone VQGAN tokenizer; tokens are the row-major codes of an image.
 
     Args:
@@ -166,6 +178,8 @@ class MaskGITVQGAN(Tokenizer):
         ValueError: if the image is not a whole number of codes wide, or the width does not fit GroupNorm.
     """
 
+    parts = ()
+
     def __init__(
         self,
         *,
@@ -176,7 +190,7 @@ class MaskGITVQGAN(Tokenizer):
         codebook_size: int = 1024,
         code_dim: int = 256,
     ) -> None:
-        super().__init__()
+        super().__init__(image_size=image_size, multipliers=multipliers)
         check_base_channels(base_channels)
         shape = dict(
             base_channels=base_channels, multipliers=multipliers, num_blocks=num_blocks, code_dim=code_dim
@@ -184,64 +198,13 @@ class MaskGITVQGAN(Tokenizer):
         self.encoder = VQGANEncoder(**shape)
         self.decoder = VQGANDecoder(**shape)
         self.quantize = PixelCodebook(codebook_size=codebook_size, code_dim=code_dim)
-        if image_size % self.decoder.upscale:
-            raise ValueError(f"image_size={image_size} must be a multiple of {self.decoder.upscale}")
-        self.image_size = image_size
-        self._num_tokens = (image_size // self.decoder.upscale) ** 2
 
-    @property
-    def num_tokens(self) -> int:
-        """Codes per image."""
-        return self._num_tokens
+    def _encode_pixels(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self.encoder(pixels)
 
-    @property
-    def codebook_size(self) -> int:
-        """Number of codes."""
-        return self.quantize.embedding.num_embeddings
-
-    @property
-    def bits_per_image(self) -> float:
-        """num_tokens log2(codebook_size)."""
-        return self.num_tokens * math.log2(self.codebook_size)
-
-    @property
-    def downscale(self) -> int:
-        """Pixels per token along a side, f."""
-        return self.decoder.upscale
-
-    @torch.no_grad()
-    def encode(self, images: torch.Tensor) -> torch.Tensor:
-        """[B, 3, H, W] in [0, 1] -> tokens int64 [B, (H / f) (W / f)], row-major."""
-        tokens = self.quantize(self.encoder(images)).tokens
-        assert tokens is not None
-        return tokens
-
-    @torch.no_grad()
-    def decode(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Images [B, 3, f h, f w] clamped to [0, 1], of tokens [B, h, w] or of a flattened square [B, h * h].
-
-        Raises:
-            ValueError: if flat tokens do not form a square.
-        """
-        if tokens.ndim == 3:
-            size = tokens.shape[1:]
-        else:
-            side = math.isqrt(tokens.shape[1])
-            if side * side != tokens.shape[1]:
-                raise ValueError(f"{tokens.shape[1]} tokens do not form a square; pass them as [B, h, w]")
-            size = (side, side)
-        return self.decoder(self.quantize.lookup(tokens.flatten(1), size)).clamp(0.0, 1.0)
-
-    def forward(self, images: torch.Tensor, noise: torch.Tensor | None = None) -> TokenizerOutput:
-        """Quantized reconstruction with straight-through gradient, not clamped.
-
-        Raises:
-            ValueError: if noise is given; this tokenizer is deterministic.
-        """
-        if noise is not None:
-            raise ValueError("a VQGAN takes no noise")
-        result = self.quantize(self.encoder(images))
-        return TokenizerOutput(self.decoder(result.quantized), result.tokens, result.quantized, result.losses)
+    def decode_latents(self, quantized: torch.Tensor) -> torch.Tensor:
+        """Decoder input [B, code_dim, h, w] -> images [B, 3, f h, f w], about [0, 1] and not clamped."""
+        return self.decoder(quantized)
 
 
 def check_base_channels(base_channels: int) -> None:

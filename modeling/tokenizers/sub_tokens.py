@@ -55,6 +55,7 @@ class SubTokenView(Tokenizer):
         self.factors.check(tokenizer.codebook_size)
         self.tokenizer = tokenizer
         self.image_size, self.needs_text = tokenizer.image_size, tokenizer.needs_text
+        self.learns = tokenizer.learns
         self.training = tokenizer.training
 
     @property
@@ -73,14 +74,9 @@ class SubTokenView(Tokenizer):
         return self.tokenizer.bits_per_image
 
     @property
-    def predicts_pixels(self) -> bool:
-        """As of the wrapped tokenizer."""
-        return self.tokenizer.predicts_pixels
-
-    @property
     def section(self) -> dict[str, Any] | None:
         """Section of the wrapped tokenizer, for saving it."""
-        return getattr(self.tokenizer, "section", None)
+        return self.tokenizer.section
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """State of the wrapped tokenizer, without a prefix of the view."""
@@ -114,9 +110,7 @@ class SubTokenView(Tokenizer):
         """Images of sub-tokens [B, N G]; `options` (a caption's `text`) as the wrapped tokenizer takes them."""
         return self.tokenizer.decode(self.join(tokens), **options)
 
-    def forward(
-        self, images: torch.Tensor, noise: torch.Tensor | None = None, **options: torch.Tensor
-    ) -> TokenizerOutput:
+    def forward(self, images: torch.Tensor, **options: torch.Tensor) -> TokenizerOutput:
         """That of the wrapped tokenizer, with sub-tokens."""
-        result = self.tokenizer(images, noise, **options)
+        result = self.tokenizer(images, **options)
         return replace(result, tokens=self.split(result.tokens))

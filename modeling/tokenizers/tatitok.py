@@ -36,7 +36,6 @@ class TATiTok(LatentTokenizer):
         ValueError: for sizes that do not fit together.
     """
 
-    layout = "single_stage"
     needs_text = True
 
     def __init__(
@@ -125,20 +124,17 @@ class TATiTok(LatentTokenizer):
         bypass: torch.Tensor | None = None,
         text: torch.Tensor | None = None,
     ) -> TokenizerOutput:
-        """Encode, quantize and decode with gradient.
+        """Encode, quantize and decode with gradient; see `Tokenizer.forward`.
 
         Args:
-            images: [B, 3, S, S] in [0, 1].
-            noise: standard normal [B, C, 1, N] for a Gaussian bottleneck; None draws it in training mode and
-                uses the mode in eval mode.
-            bypass: bool [B]; where true, the decoder sees the latents as they are instead of their codes.
+            images, noise, bypass: as of every tokenizer.
             text: float [B, text_length, text_width], features of the captions; required.
 
         Raises:
             ValueError: text is missing or of another shape.
         """
         self._check_text(text, len(images))  # before the encoder runs for nothing
-        result = self._bottleneck(images, noise, bypass)
+        result = self._bottleneck(self.encode_latents(images), noise, bypass)
         return self._output(self.decode_latents(result.quantized, text), result)
 
     def _check_text(self, text: torch.Tensor | None, batch: int) -> None:

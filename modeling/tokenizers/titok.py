@@ -4,8 +4,9 @@ from functools import partial
 from typing import Literal
 
 import torch
+from torch import nn
 
-from modeling.quantizers.base import Quantizer, QuantizerOutput
+from modeling.quantizers.base import Quantizer
 from modeling.tokenizers.base import TokenizerOutput
 from modeling.tokenizers.latent_tokenizer import LatentTokenizer, init_part
 from modeling.tokenizers.maskgit_vqgan import MaskGITVQGAN, PixelCodebook, VQGANDecoder, check_base_channels
@@ -49,6 +50,8 @@ class TiTok(LatentTokenizer):
     Raises:
         ValueError: for an unknown layout or sizes that do not fit together.
     """
+
+    new_parts = ("pixel_decoder.", "pixel_quantize.")
 
     def __init__(
         self,
@@ -94,10 +97,11 @@ class TiTok(LatentTokenizer):
                 num_heads=decoder_num_heads,
             ),
         )
-        self.layout = layout
+        self.learns = "codes" if layout == "proxy" else "pixels"
+        self.frozen_encoder = self.copies_teacher = layout == "two_stage"
         for part in (self.encoder, self.decoder):
             init_part(part, init)
-        if layout == "two_stage":
+        if self.frozen_encoder:
             self._add_pixel_decoder(proxy_codebook_size, proxy_code_dim, pixel_decoder_channels)
             self._freeze_encoder()
 
@@ -125,20 +129,22 @@ class TiTok(LatentTokenizer):
     def train(self, mode: bool = True) -> "TiTok":
         """Switch between training and eval mode; the frozen encoder side of two_stage stays in eval mode."""
         super().train(mode)
-        if self.layout == "two_stage":
+        if self.frozen_encoder:
             self.encoder.eval()
             self.quantize.eval()
         return self
 
     @property
-    def predicts_pixels(self) -> bool:
-        """Whether `decode` gives images; False for layout proxy."""
-        return self.layout != "proxy"
+    def prediction_shape(self) -> tuple[int, int, int]:
+        """Shape of the images, or of the logits over the codes of the teacher."""
+        if self.predicts_pixels:
+            return super().prediction_shape
+        return self.decoder.codebook_size, self.decoder.grid, self.decoder.grid
 
     def decode_latents(self, quantized: torch.Tensor) -> torch.Tensor:
         """Decoder input [B, C, 1, N] -> images [B, 3, S, S], not clamped (proxy: logits [B, K, g, g])."""
         decoded = self.decoder(quantized)
-        if self.layout == "two_stage":
+        if self.copies_teacher:
             return self.pixel_decoder(self.pixel_quantize.mix(decoded))
         return decoded
 
@@ -151,41 +157,27 @@ class TiTok(LatentTokenizer):
     def forward(
         self, images: torch.Tensor, noise: torch.Tensor | None = None, bypass: torch.Tensor | None = None
     ) -> TokenizerOutput:
-        """Encode, quantize and decode with gradient.
-
-        Args:
-            images: [B, 3, S, S] in [0, 1].
-            noise: standard normal [B, C, 1, N] for a Gaussian bottleneck; None draws it in training mode and
-                uses the mode in eval mode.
-            bypass: bool [B]; where true, the decoder sees the latents as they are instead of their codes. A soft
-                start of the bottleneck: encoder and decoder learn to speak before codes carry the message.
-
-        Returns:
-            reconstructions (layout proxy: logits) and what the bottleneck returned.
-        """
-        result = self._bottleneck(images, noise, bypass)
+        """Encode, quantize and decode with gradient; see `Tokenizer.forward`."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen_encoder):
+            result = self._bottleneck(self.encode_latents(images), noise, bypass)
+        if self.frozen_encoder:
+            result.losses = {name: torch.zeros_like(loss) for name, loss in result.losses.items()}
         return self._output(self.decode_latents(result.quantized), result)
 
-    def _bottleneck(
-        self, images: torch.Tensor, noise: torch.Tensor | None, bypass: torch.Tensor | None
-    ) -> QuantizerOutput:
-        if self.layout != "two_stage":
-            return super()._bottleneck(images, noise, bypass)
-        with torch.no_grad():
-            result = super()._bottleneck(images, noise, None)
-        result.losses = {name: torch.zeros_like(loss) for name, loss in result.losses.items()}
-        return result
-
     @torch.no_grad()
-    def copy_pixel_decoder(self, vqgan: MaskGITVQGAN) -> None:
+    def copy_teacher(self, teacher: nn.Module) -> None:
         """Start the second stage from a trained VQGAN: copy its decoder and codebook (layout two_stage only).
 
         Raises:
-            ValueError: for another layout, or a VQGAN of other sizes.
+            ValueError: for another layout, another kind of teacher, or a VQGAN of other sizes.
         """
-        if self.layout != "two_stage":
-            raise ValueError(f"layout={self.layout!r} has no pixel decoder; use layout='two_stage'")
-        for own, other in ((self.pixel_decoder, vqgan.decoder), (self.pixel_quantize, vqgan.quantize)):
+        if not self.copies_teacher:
+            raise ValueError("this TiTok has no pixel decoder; use layout='two_stage'")
+        if not isinstance(teacher, MaskGITVQGAN):
+            raise ValueError(
+                f"the pixel decoder is that of a MaskGITVQGAN, but the teacher is a {type(teacher).__name__}"
+            )
+        for own, other in ((self.pixel_decoder, teacher.decoder), (self.pixel_quantize, teacher.quantize)):
             needed, given = ({k: list(v.shape) for k, v in m.state_dict().items()} for m in (own, other))
             for name in sorted(needed.keys() | given.keys()):
                 if needed.get(name) != given.get(name):

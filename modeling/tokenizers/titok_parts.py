@@ -251,6 +251,7 @@ class ProxyTokenDecoder(LatentDecoder):
 
     def __init__(self, proxy_codebook_size: int, **options) -> None:
         super().__init__(**options)
+        self.codebook_size = proxy_codebook_size
         width = self.ln_pre.normalized_shape[0]
         self.ffn = nn.Sequential(
             nn.Conv2d(width, 2 * width, 1), nn.Tanh(), nn.Conv2d(2 * width, proxy_codebook_size, 1)

@@ -62,7 +62,8 @@ class VQGAN(ConvolutionalTokenizer):
         self.post_quant_conv = connector(quantizer.code_dim, mirrored, z_channels)
 
     def _encode_pixels(self, pixels: torch.Tensor) -> torch.Tensor:
-        return self.quant_conv(self.encoder(pixels))
+        return self.quant_conv(self.encoder(2.0 * pixels - 1.0))
 
-    def _decode_pixels(self, quantized: torch.Tensor) -> torch.Tensor:
-        return self.decoder(self.post_quant_conv(quantized))
+    def decode_latents(self, quantized: torch.Tensor) -> torch.Tensor:
+        """Decoder input [B, code_dim, h, w] -> images [B, 3, f h, f w], about [0, 1] and not clamped."""
+        return (self.decoder(self.post_quant_conv(quantized)) + 1.0) / 2.0

@@ -172,6 +172,9 @@ class VQKD(FeatureTokenizer):
         ValueError: for sizes that do not fit together.
     """
 
+    parts = ("quantizer", "pixel_decoder")
+    learns = "features"
+
     def __init__(
         self,
         *,

@@ -28,7 +28,6 @@ from modeling.pretrained.catalog import RELEASES
 from modeling.pretrained.teachers import build_teacher, load_teacher
 from modeling.sampling import settings_type
 from modeling.tokenizers.base import Tokenizer
-from modeling.tokenizers.feature_tokenizer import FeatureTokenizer
 from training.generator_run import GeneratorRun
 from training.optim import build_optimizer, parameter_groups
 from training.schedules import learning_rate
@@ -130,14 +129,11 @@ def test_tokenizer_run(path, request):
     assert_trainable(tokenizer, run.optimizer)
     assert_learns(run, run.optimizer)
     assert (discriminator is not None) == (run.losses.discriminator_weight > 0)
-    layout = getattr(tokenizer, "layout", "single_stage")
-    learns_features = layout == "single_stage" and not tokenizer.predicts_pixels
-    on_frozen_codes = isinstance(tokenizer, FeatureTokenizer) and tokenizer.predicts_pixels
-    assert (run.teacher is not None) == (layout != "single_stage" or learns_features)
-    assert (run.initialize is not None) == (layout == "two_stage" or on_frozen_codes)
-    if learns_features:
+    assert (run.teacher is not None) == (tokenizer.learns != "pixels" or tokenizer.copies_teacher)
+    assert (run.initialize is not None) == tokenizer.frozen_encoder
+    if tokenizer.learns in ("features", "codebook"):
         teacher = teacher_of(run.teacher)
-        assert (teacher.width, teacher.grid) == (tokenizer.feature_channels, tokenizer.grid)
+        assert (teacher.width, teacher.grid, teacher.grid) == tokenizer.prediction_shape
     if discriminator is not None:
         rate = run.discriminator_learning_rate or run.optimizer.learning_rate
         optimizer = replace(run.optimizer, learning_rate=rate, muon_learning_rate=None)

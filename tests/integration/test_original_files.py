@@ -80,7 +80,7 @@ def test_first_stage_trains_from_the_original_file(files, tmp_path, program):
         f"dataset.params.eval_shards_path_or_url={files / 'shard-0000.tar'}",
     )
     tokenizer = load_tokenizer(tmp_path / "stage1")
-    assert tokenizer.layout == "proxy" and tokenizer.num_tokens == 16
+    assert tokenizer.learns == "codes" and tokenizer.num_tokens == 16
 
 
 def test_rar_trains_and_samples_from_the_original_file(files, tmp_path, program):

@@ -6,10 +6,9 @@ import pytest
 import torch
 
 import train_titok
-from common.build import ConfigError
 from modeling.factory import build_tokenizer
 from tests.conftest import TOKENIZER
-from training.tokenizer_run import TokenizerRun, copy_weights
+from training.tokenizer_run import TokenizerRun
 
 
 def variant(**quantizer):
@@ -19,21 +18,21 @@ def variant(**quantizer):
 def test_trained_codes_survive_the_first_step_of_clustering():
     given, tokenizer = variant(), variant(online_clustering=True)
     torch.nn.init.normal_(given.quantize.embedding.weight)
-    copy_weights(tokenizer, given, "released")
+    tokenizer.copy_weights(given)
     before = tokenizer.quantize.embedding.weight.clone()
     assert torch.equal(before, given.quantize.embedding.weight)
     tokenizer.train()(torch.rand(2, 3, 16, 16))
     assert torch.allclose(tokenizer.quantize.embedding.weight, before, atol=1e-3)
-    copy_weights(variant(), tokenizer, "trained")  # the other way round the statistics are left out
+    variant().copy_weights(tokenizer)  # the other way round the statistics are left out
 
 
 def test_weights_that_do_not_fit_are_named():
-    with pytest.raises(ConfigError, match="initialize=x: 'quantize.embedding.weight' has shape"):
-        copy_weights(variant(), variant(codebook_size=40), "x")
-    with pytest.raises(ConfigError, match=r"initialize=x: it lacks 'encoder.transformer.1"):
-        copy_weights(build_tokenizer(TOKENIZER | {"encoder_depth": 2}), variant(), "x")
-    with pytest.raises(ConfigError, match=r"initialize=x: it has 'encoder.transformer.1"):
-        copy_weights(variant(), build_tokenizer(TOKENIZER | {"encoder_depth": 2}), "x")
+    with pytest.raises(ValueError, match="'quantize.embedding.weight' has shape"):
+        variant().copy_weights(variant(codebook_size=40))
+    with pytest.raises(ValueError, match=r"it lacks 'encoder.transformer.1"):
+        build_tokenizer(TOKENIZER | {"encoder_depth": 2}).copy_weights(variant())
+    with pytest.raises(ValueError, match=r"it has 'encoder.transformer.1"):
+        variant().copy_weights(build_tokenizer(TOKENIZER | {"encoder_depth": 2}))
 
 
 @pytest.mark.parametrize(

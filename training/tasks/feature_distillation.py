@@ -57,7 +57,7 @@ class FeatureDistillationTask(TokenizerTask):
         device, size = next(teacher.parameters()).device, tokenizer.image_size
         with torch.no_grad():
             given = tuple(teacher(torch.zeros(1, 3, size, size, device=device)).shape[1:])
-        made = (tokenizer.feature_channels, tokenizer.grid, tokenizer.grid)
+        made = tokenizer.prediction_shape
         if given != made:
             raise ConfigError(
                 f"the tokenizer predicts features {list(made)} (tokenizer.feature_channels, and twice the tokens per"

@@ -73,7 +73,7 @@ class ProxyCodesTask(TokenizerTask):
         with torch.no_grad():
             device = next(teacher.parameters()).device
             count = teacher.encode(torch.zeros(1, 3, size, size, device=device)).shape[1]
-        proxy, grid = tokenizer.decoder.ffn[-1].out_channels, tokenizer.decoder.grid
+        proxy, grid, _ = tokenizer.prediction_shape
         if (proxy, grid**2) != (teacher.codebook_size, count):
             raise ConfigError(
                 f"the tokenizer predicts {grid**2} codes of {proxy} (tokenizer.decoder_patch_size and"

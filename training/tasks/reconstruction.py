@@ -49,7 +49,7 @@ class ReconstructionTask(TokenizerTask):
     ):
         if not tokenizer.predicts_pixels:
             raise ConfigError("this tokenizer predicts no pixels, so they cannot be compared with images")
-        if loss.adaptive_weight and not hasattr(tokenizer, "last_layer"):
+        if loss.adaptive_weight and tokenizer.last_layer is None:
             raise ConfigError(
                 f"losses.adaptive_weight is for convolutional decoders, not for a {type(tokenizer).__name__}"
             )

@@ -131,7 +131,7 @@ def test_encode_decode_and_forward_agree(continuous: bool) -> None:
     assert tokens.shape == ((3, 4, 1, 5) if continuous else (3, 5))
     torch.testing.assert_close(model.decode(tokens, text), output.reconstructions, atol=1e-4, rtol=1e-4)
     assert output.reconstructions.shape == (3, 3, 32, 32)
-    assert model.predicts_pixels and model.num_tokens == 5 and model.layout == "single_stage"
+    assert model.predicts_pixels and model.num_tokens == 5 and model.learns == "pixels"
     torch.testing.assert_close(
         model(images, text=text.flip(0)).quantized, output.quantized
     )  # encoder sees none

@@ -182,13 +182,15 @@ def test_two_stage_trains_the_decoder_side_only() -> None:
 def test_pixel_decoder_starts_from_a_trained_vqgan() -> None:
     vqgan = MaskGITVQGAN(image_size=32, base_channels=32, codebook_size=64, code_dim=16)
     model = small_two_stage()
-    model.copy_pixel_decoder(vqgan)
+    model.copy_teacher(vqgan)
     tokens = torch.randint(64, (2, 4))
     logits = 1e4 * nn.functional.one_hot(tokens, 64).float().transpose(1, 2).unflatten(2, (2, 2))
     images = model.pixel_decoder(model.pixel_quantize.mix(logits)).clamp(0, 1)
     torch.testing.assert_close(images, vqgan.decode(tokens))
+    with pytest.raises(ValueError, match="is a TiTok"):
+        model.copy_teacher(small())
     with pytest.raises(ValueError, match="two_stage"):
-        small().copy_pixel_decoder(vqgan)
+        small().copy_teacher(vqgan)
 
 
 def test_initial_values() -> None:
