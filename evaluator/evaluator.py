@@ -21,12 +21,12 @@ from common import distributed
 from common.images import to_float, to_uint8
 from evaluator import protocol as protocols
 from evaluator.feature_store import FeatureStore
-from evaluator.fid import frechet_distance
-from evaluator.image_quality import ImageQuality
-from evaluator.inception_score import InceptionScore
-from evaluator.kid import kernel_distance
+from evaluator.metrics.fid import frechet_distance
+from evaluator.metrics.image_quality import ImageQuality
+from evaluator.metrics.inception_score import InceptionScore
+from evaluator.metrics.kid import kernel_distance
+from evaluator.metrics.precision_recall import precision_recall
 from evaluator.moments import Moments
-from evaluator.precision_recall import precision_recall
 from evaluator.reference import Reference, Statistics
 
 # Metric -> kind of features whose Gaussian it compares.
@@ -140,11 +140,11 @@ class Evaluator:
         protocol: adm, torch-fidelity or tokenizer, see `evaluator.protocol.PROTOCOLS`.
         num_images: number of samples, checked at the end; required where the Inception Score has several splits.
         reference: what samples are compared with. Without one, `update_reference` or `update_pairs` supplies it.
-        lpips: network for the metric lpips, see `evaluator.image_quality.ImageQuality`.
+        lpips: network for the metric lpips, see `evaluator.metrics.image_quality.ImageQuality`.
         device: of the reductions.
         truncate: cut float images to 8 bit instead of rounding, to reproduce tools that do.
-        quality: one of `evaluator.image_quality.PROTOCOLS`, whose PSNR and SSIM these are; any but "rounded" converts
-            images in its own way, whatever `truncate` says.
+        quality: PSNR and SSIM as that tool computes them, a key of `evaluator.metrics.image_quality.PROTOCOLS`; any
+            but "rounded" converts images itself and ignores `truncate`.
 
     Raises:
         ConfigError: unknown or wrongly named metrics.

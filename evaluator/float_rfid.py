@@ -13,7 +13,6 @@ import torch.nn.functional as F
 
 from common.console import warn
 from evaluator.evaluator import extractor_facts
-from evaluator.fid import frechet_distance
 from evaluator.inception_fast import FastInception, full_precision
 from evaluator.inception_network import DIMS, IMAGE_SIDE, InceptionV3
 from evaluator.inception_weights import (
@@ -22,6 +21,7 @@ from evaluator.inception_weights import (
     load_inception_weights,
     sha256_of_weights,
 )
+from evaluator.metrics.fid import frechet_distance
 from evaluator.moments import Moments
 from evaluator.protocol import result_name
 

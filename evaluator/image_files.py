@@ -18,7 +18,7 @@ from numpy.lib import format as npy
 from PIL import Image
 
 from common.images import IMAGE_SUFFIXES, pil_to_tensor
-from evaluator.images import EncodedImages, FolderImages, ImageStream, Transform, digest_lines
+from evaluator.image_stream import EncodedImages, FolderImages, ImageStream, Transform, digest_lines
 
 PIXELS, LABELS = "arr_0", ("arr_1", "labels")
 _BLOCK = 1 << 24
@@ -29,7 +29,7 @@ class ArrayImages(ImageStream):
 
     Args:
         path: the file.
-        transform: applied to every image, see `evaluator.images.EncodedImages`.
+        transform: applied to every image, see `evaluator.image_stream.EncodedImages`.
 
     Raises:
         FileNotFoundError: the file does not exist.
@@ -179,7 +179,7 @@ class TarImages(EncodedImages):
     Args:
         shards: paths in order.
         source: for messages.
-        transform: see `evaluator.images.EncodedImages`.
+        transform: see `evaluator.image_stream.EncodedImages`.
 
     Raises:
         FileNotFoundError: a shard does not exist.

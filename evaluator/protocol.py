@@ -16,7 +16,7 @@ import numpy as np
 
 from common.build import ConfigError, nearest
 from evaluator.image_files import member_shape
-from evaluator.images import ImageStream
+from evaluator.image_stream import ImageStream
 
 HEADLINE_COUNT = 50_000
 SET_METRICS = ("fid", "rfid", "gfid", "sfid", "is", "kid", "precision_recall", "fd_dinov2")

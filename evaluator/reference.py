@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 
 from evaluator.image_files import ArrayImages, open_images
-from evaluator.images import ImageStream, Transform, file_hash
+from evaluator.image_stream import ImageStream, Transform, file_hash
 
 STATISTICS = {
     "pool": ("mu", "sigma"),

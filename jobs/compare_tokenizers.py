@@ -28,7 +28,7 @@ from data.still import still_source
 from evaluator.codebook_usage import CodebookUsage
 from evaluator.evaluator import Evaluator
 from evaluator.image_files import open_images
-from evaluator.images import ImageStream
+from evaluator.image_stream import ImageStream
 from evaluator.local_networks import LocalNetworks
 from evaluator.reference import image_reference
 from jobs.comparison_table import LN2, TRAINED_HERE, draw_comparison, markdown_table

@@ -20,10 +20,10 @@ from evaluator.codebook_usage import CodebookUsage
 from evaluator.dino import load_dino
 from evaluator.evaluator import Evaluator, ImageSet, extractor_facts
 from evaluator.image_files import open_images
-from evaluator.image_quality import QualityName
-from evaluator.images import ImageBatch, ImageStream, Transform
+from evaluator.image_stream import ImageBatch, ImageStream, Transform
 from evaluator.inception import load_inception
 from evaluator.lpips import load_lpips
+from evaluator.metrics.image_quality import QualityName
 from evaluator.reference import Reference, image_reference, open_reference, write_reference
 from modeling.pipeline import decode, load_tokenizer
 from modeling.tokenizers.base import Tokenizer

@@ -28,7 +28,7 @@ class Family:
 
     Attributes:
         crop: of the validation images, a key of `data.transforms.CROPS`.
-        quality: PSNR and SSIM, a key of `evaluator.image_quality.PROTOCOLS`.
+        quality: PSNR and SSIM, a key of `evaluator.metrics.image_quality.PROTOCOLS`.
         metrics: measured in one pass.
         float_rfid: rFID is of reconstructions that were not stored as 8 bit, see `evaluator.float_rfid`.
     """

@@ -22,8 +22,8 @@ from data.transforms import CROPS, Resize
 from evaluator.codebook_usage import CodebookUsage
 from evaluator.evaluator import Evaluator
 from evaluator.float_rfid import FloatRFID, load_float_inception
-from evaluator.image_quality import ImageQuality, QualityName
 from evaluator.inception import load_inception
+from evaluator.metrics.image_quality import ImageQuality, QualityName
 from modeling.pipeline import decode, load_tokenizer, reconstruct_any_size
 from modeling.pretrained.references import open_model
 from modeling.pretrained.text import TextEncoder, class_captions, load_text_encoder

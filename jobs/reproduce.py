@@ -23,7 +23,7 @@ from data.transforms import CROPS
 from evaluator import protocol as protocols
 from evaluator.float_rfid import DTYPES, load_float_inception
 from evaluator.image_files import open_images
-from evaluator.images import ImageStream, digest_lines
+from evaluator.image_stream import ImageStream, digest_lines
 from evaluator.inception_weights import find_inception_weights
 from evaluator.lpips import load_lpips
 from evaluator.reference import image_reference

@@ -11,14 +11,14 @@ from evaluator import evaluator as evaluator_module
 from evaluator import protocol as protocols
 from evaluator.evaluator import Evaluator, ImageSet
 from evaluator.feature_store import FeatureStore
-from evaluator.fid import frechet_distance_of_features
 from evaluator.image_files import open_images
-from evaluator.image_quality import ImageQuality
-from evaluator.images import MemoryImages
+from evaluator.image_stream import MemoryImages
 from evaluator.inception import FastInception, FeatureExtractor, InceptionV3
-from evaluator.inception_score import InceptionScore
-from evaluator.kid import kernel_distance
-from evaluator.precision_recall import precision_recall
+from evaluator.metrics.fid import frechet_distance_of_features
+from evaluator.metrics.image_quality import ImageQuality
+from evaluator.metrics.inception_score import InceptionScore
+from evaluator.metrics.kid import kernel_distance
+from evaluator.metrics.precision_recall import precision_recall
 from evaluator.reference import Statistics, image_reference, open_reference, write_reference
 from tests.evaluator.toy import ToyInception, tensor, toy_images, write_folder, write_tars
 from tests.parity import filled, golden, golden_json

@@ -5,7 +5,7 @@ import pytest
 
 from common.build import ConfigError
 from evaluator import protocol as protocols
-from evaluator.images import MemoryImages
+from evaluator.image_stream import MemoryImages
 from evaluator.protocol import (
     PROTOCOLS,
     check_metrics,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from evaluator.images import MemoryImages
+from evaluator.image_stream import MemoryImages
 from evaluator.reference import Statistics, image_reference, open_reference, write_reference
 from tests.evaluator.toy import tensor, toy_images, write_folder
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from evaluator.image_files import open_images
-from evaluator.image_quality import ImageQuality
+from evaluator.metrics.image_quality import ImageQuality
 from jobs.evaluate import EvaluateOptions, evaluate
 from modeling.pipeline import load_tokenizer, reconstruct
 from tests.evaluator.toy import ToyInception, tensor, toy_images, write_folder, write_tars

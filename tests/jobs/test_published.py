@@ -6,7 +6,7 @@ from data.transforms import CROPS
 from evaluator.codebook_usage import CodebookUsage
 from evaluator.evaluator import Evaluator
 from evaluator.float_rfid import FloatRFID
-from evaluator.image_quality import PROTOCOLS, ImageQuality
+from evaluator.metrics.image_quality import PROTOCOLS, ImageQuality
 from evaluator.protocol import check_metrics, result_name
 from jobs.published import (
     FAMILIES,

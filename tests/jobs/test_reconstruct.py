@@ -10,7 +10,7 @@ from PIL import Image
 from common.images import list_images, pil_to_tensor, read_image, to_float
 from data.transforms import CROPS
 from evaluator.float_rfid import FloatRFID
-from evaluator.image_quality import ImageQuality, psnr
+from evaluator.metrics.image_quality import ImageQuality, psnr
 from jobs.reconstruct import ReconstructOptions, reconstruct
 from modeling.factory import build_tokenizer
 from modeling.pipeline import load_tokenizer, reconstruct_any_size

@@ -15,7 +15,7 @@ from data.openmoji import OpenMoji
 from data.still import still_source
 from data.transforms import CROPS
 from evaluator.float_rfid import FloatRFID
-from evaluator.image_quality import ImageQuality
+from evaluator.metrics.image_quality import ImageQuality
 from jobs.evaluate import EvaluateOptions, evaluate
 from jobs.published import FAMILIES, OTHER_SIZES, Family
 from jobs.reproduce import REFERENCE_URL, ReproduceOptions, reproduce

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from evaluator import kid
-from evaluator.kid import kernel_distance
+from evaluator.metrics import kid
+from evaluator.metrics.kid import kernel_distance
 from tests.parity import golden, golden_json
 
 ARRAYS, VALUES = golden("fid_math"), golden_json("fid_math")

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from evaluator import inception_score
-from evaluator.inception_score import InceptionScore
+from evaluator.metrics import inception_score
+from evaluator.metrics.inception_score import InceptionScore
 from tests.evaluator.processes import in_two_processes, needs_fork
 from tests.parity import golden, golden_json
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from evaluator.fid import frechet_distance, frechet_distance_of_features
+from evaluator.metrics.fid import frechet_distance, frechet_distance_of_features
 from evaluator.moments import Moments
 from tests.parity import golden, golden_json
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from evaluator import images as images_module
+from evaluator import image_stream as images_module
 from evaluator.image_files import ArrayImages, member_shape, open_images
-from evaluator.images import BatchImages, FolderImages, MemoryImages, file_hash
+from evaluator.image_stream import BatchImages, FolderImages, MemoryImages, file_hash
 from tests.evaluator.toy import png, tensor, toy_images, write_folder, write_tars
 
 PIXELS = toy_images(7)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from evaluator.precision_recall import PrecisionRecall, manifold_radii, precision_recall
+from evaluator.metrics.precision_recall import PrecisionRecall, manifold_radii, precision_recall
 from tests.parity import golden, golden_json
 
 ARRAYS, VALUES = golden("fid_math"), golden_json("fid_math")

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from evaluator import image_quality
-from evaluator.image_quality import PROTOCOLS, ImageQuality, QualityName, psnr, ssim
+from evaluator.metrics import image_quality
+from evaluator.metrics.image_quality import PROTOCOLS, ImageQuality, QualityName, psnr, ssim
 from tests.evaluator.processes import in_two_processes, needs_fork
 from tests.parity import golden, golden_json
 
