@@ -1,19 +1,24 @@
-"""`config=FILE key=value ...`: YAML files and dotted overrides, merged, checked strictly, written back resolved."""
+"""`config=FILE key=value ...`: YAML files and dotted overrides, merged, checked strictly, written back resolved.
+
+A file may inherit from another one: `base: other.yaml` (common/recipes.py).
+"""
 
 import copy
 import dataclasses
+import functools
 import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar, get_type_hints
+from typing import Any, NoReturn, TypeVar, get_args, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from common.build import ConfigError, build_dataclass, type_name
+from common.recipes import REMOVED, base_file, entries, inherit, merge, plain, with_origin
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -41,54 +46,80 @@ def find_file(name: str | Path, what: str = "file") -> Path:
 
 
 def read_yaml(path: str | Path) -> dict:
-    """A YAML file as plain nested dicts with interpolations resolved.
+    """A YAML file, merged with its base if it names one, as plain nested dicts with interpolations resolved.
 
     Raises:
-        FileNotFoundError, ConfigError: the file is missing, or is not a YAML mapping.
+        FileNotFoundError, ConfigError: the file is missing, or is not a YAML mapping, or its base does not fit.
     """
-    tree = _load_yaml(path)
     try:
-        return OmegaConf.to_container(tree, resolve=True)
+        return OmegaConf.to_container(OmegaConf.create(plain(read_recipe(path))), resolve=True)
     except OmegaConfBaseException as error:
         raise ConfigError(f"config file {path} cannot be read: {one_line(error)}") from error
 
 
-def _load_yaml(path: str | Path) -> DictConfig:
+def read_recipe(path: str | Path) -> dict:
+    """A YAML file over its base: nested dicts of `Entry`, interpolations not resolved yet.
+
+    Raises:
+        FileNotFoundError, ConfigError: as `read_yaml`.
+    """
     found = find_file(path, "config file")
+    tree = _load_yaml(found)
+    if "base" not in tree:
+        return with_origin(tree, _shown(found))
+    base = base_file(found, tree.pop("base"))
+    inherited = _load_yaml(base)
+    if "base" in inherited:
+        raise ConfigError(
+            f"{found}: base={base.name!r} has a base itself, {inherited['base']!r}; only one level is allowed"
+        )
+    return inherit(with_origin(inherited, _shown(base)), with_origin(tree, _shown(found)))
+
+
+def _shown(path: Path) -> str:
+    absolute = path.absolute()
+    return str(absolute.relative_to(REPOSITORY) if absolute.is_relative_to(REPOSITORY) else path)
+
+
+def _load_yaml(path: Path) -> dict:
     try:
-        tree = OmegaConf.load(found)
+        tree = OmegaConf.load(path)
     except (YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
         raise ConfigError(f"config file {path} cannot be read: {one_line(error)}") from error
     if not isinstance(tree, DictConfig):
         raise ConfigError(f"config file {path} must hold keys and values, found a list")
-    return tree
+    return OmegaConf.to_container(tree)
 
 
 def merge_arguments(arguments: Sequence[str]) -> dict:
     """The tree that `config=FILE` arguments (in order) and `a.b=value` overrides describe, later ones winning."""
+    return resolve(merge_sources(arguments))
+
+
+def merge_sources(arguments: Sequence[str]) -> dict:
+    """As `merge_arguments`, but nested dicts of `Entry`, whose values refer to others until `resolve`."""
     trees, overrides = [], []
     for argument in arguments:
         key, separator, value = argument.lstrip("-").partition("=")
         if not separator or not key:
             raise ConfigError(f"argument {argument!r} is not understood; write key=value, or --help")
         if key == "config":
-            trees.append(_load_yaml(value))  # not resolved yet: values that refer to others follow overrides
+            trees.append(read_recipe(value))
         else:
             overrides.append(f"{key}={value}")
     try:
-        tree: dict = {}
-        for part in (*trees, OmegaConf.from_dotlist(overrides)):
-            tree = _merge(tree, OmegaConf.to_container(part))
-        return OmegaConf.to_container(OmegaConf.create(tree), resolve=True)
+        trees.append(with_origin(OmegaConf.to_container(OmegaConf.from_dotlist(overrides)), "command line"))
     except (YAMLError, OmegaConfBaseException, ValueError, TypeError) as error:
         raise ConfigError(f"arguments cannot be merged: {one_line(error)}") from error
+    return functools.reduce(merge, trees)
 
 
-def _merge(old: Any, new: Any) -> Any:
-    """Sections key by key; anything else is replaced, whatever it was, for the strict check to judge."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        return {**old, **{key: _merge(old.get(key), value) for key, value in new.items()}}
-    return new
+def resolve(tree: dict) -> dict:
+    """Plain nested dicts from nested dicts of `Entry`, values that refer to others (`${a.b}`) filled in."""
+    try:
+        return OmegaConf.to_container(OmegaConf.create(plain(tree)), resolve=True)
+    except (YAMLError, OmegaConfBaseException, ValueError, TypeError) as error:
+        raise ConfigError(f"arguments cannot be merged: {one_line(error)}") from error
 
 
 def load_settings(
@@ -102,10 +133,28 @@ def load_settings(
         translate: applied to the merged tree before the strict check, so that files and overrides may also use the
             key names of another program; it returns trees that need no translation as they are.
     """
-    tree = merge_arguments(arguments)
+    sources = merge_sources(arguments)
+    tree = resolve(sources)
     if translate is not None:
         tree = translate(tree)
-    return build_dataclass(cls, tree)
+    settings = build_dataclass(cls, tree)
+    _check_removed(settings, sources)
+    return settings
+
+
+def _check_removed(settings: Any, sources: dict) -> None:
+    """Refuse a null that was meant as a value but brings back a default that is not null."""
+    for path, entry in entries(sources):
+        *sections, key = path.split(".")
+        owner = functools.reduce(lambda held, name: getattr(held, name, None), sections, settings)
+        if entry.value is not REMOVED or not dataclasses.is_dataclass(owner) or not hasattr(owner, key):
+            continue
+        default = getattr(owner, key)
+        if default is not None and type(None) in get_args(get_type_hints(type(owner))[key]):
+            raise ConfigError(
+                f"{entry.origin}: {path}: null removes the key of the base, and the default is {default}, not null;"
+                f" write {key}: {default}, or {key}: ${{oc.decode:null}} for the value null"
+            )
 
 
 def to_tree(settings: Any) -> dict:

@@ -120,6 +120,8 @@ def check_parts(options: dict) -> None:
 def check_command(program: str, arguments: list[str]) -> None:
     """As the program itself would, with everything but the files that a reader brings along."""
     assert (REPOSITORY / program).is_file(), f"{program} does not exist"
+    if program == "scripts/show_config.py":  # it takes the arguments of the training programs
+        program = "train_rar.py" if "generator" in merge_arguments(arguments) else "train_titok.py"
     if program.endswith(".sh") or program not in PROGRAMS or "--help" in arguments:
         assert program.endswith(".sh") or "--help" in arguments or not arguments, (
             f"{program} is not known here"

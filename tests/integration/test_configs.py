@@ -1,5 +1,6 @@
 """Every shipped configuration passes the strict checks and describes models, optimizers and schedules that build."""
 
+import json
 import re
 import tarfile
 from dataclasses import replace
@@ -28,21 +29,19 @@ from modeling.pretrained.catalog import RELEASES
 from modeling.pretrained.teachers import build_teacher, load_teacher
 from modeling.sampling import settings_type
 from modeling.tokenizers.base import Tokenizer
+from tests.recipes import BASES, CONFIGS, GOLDEN, RECIPES, digests, name_of
 from training.generator_run import GeneratorRun
 from training.optim import build_optimizer, parameter_groups
 from training.schedules import learning_rate
 from training.settings import OptimizerSettings, ScheduleSettings
 from training.tokenizer_run import TokenizerRun, build_images
 
-CONFIGS = sorted((REPOSITORY / "configs").rglob("*.yaml"))
 # What a generator's run takes from its tokens where its section leaves it out.
 SIZES = {"codebook_size": 64, "num_tokens": 16, "num_classes": 10}
 
 
-def kind_of(tree: dict[str, Any]) -> str | None:
-    """Which entry point a file is for; None for those of Accelerate."""
-    if "compute_environment" in tree or "distributed_type" in tree:
-        return None
+def kind_of(tree: dict[str, Any]) -> str:
+    """Which entry point a file is for."""
     kinds = [kind for kind in ("tokenizer", "generator") if kind in tree]
     if not kinds and "codebook_size" in tree:
         return "codebook"
@@ -51,8 +50,8 @@ def kind_of(tree: dict[str, Any]) -> str | None:
 
 
 def files(kind: str) -> Any:
-    found = [path for path in CONFIGS if kind_of(read_yaml(path)) == kind]
-    return pytest.mark.parametrize("path", found, ids=lambda p: str(p.relative_to(REPOSITORY / "configs")))
+    found = [path for path in RECIPES if kind_of(read_yaml(path)) == kind]
+    return pytest.mark.parametrize("path", found, ids=name_of)
 
 
 def assert_trainable(module: nn.Module, optimizer: OptimizerSettings) -> None:
@@ -113,10 +112,18 @@ def stand_in(name: str, request: pytest.FixtureRequest) -> dict[str, Any]:
     return {"path": str(request.getfixturevalue(fixture))}
 
 
-def test_there_are_configurations():
-    assert {"debug/titok.yaml", "debug/rar.yaml"} <= {
-        str(p.relative_to(REPOSITORY / "configs")) for p in CONFIGS
+def test_every_recipe_resolves_to_what_it_did():
+    """After a deliberate change: `python -m tests.recipes`, and the difference shows which sections changed."""
+    assert json.loads(GOLDEN.read_text()) == {name_of(path): digests(path) for path in RECIPES}
+
+
+def test_every_base_is_one():
+    used = {
+        path.parent / text[1]
+        for path in RECIPES
+        if (text := re.search(r"^base: (\S+)$", path.read_text(), re.M))
     }
+    assert set(BASES) <= used, "a file whose name begins with _ is only a base of others"
 
 
 @files("tokenizer")
@@ -242,7 +249,7 @@ def test_training_docs_name_the_blocks_to_shard(name):
 
 def test_every_command_that_shards_names_such_a_block():
     known = {block.__name__ for block in SHARDED.values()}
-    paths = [*CONFIGS, *(REPOSITORY / "docs").glob("*.md"), REPOSITORY / "README.md"]
+    paths = [*CONFIGS.rglob("*.yaml"), *(REPOSITORY / "docs").glob("*.md"), REPOSITORY / "README.md"]
     texts = "\n".join(path.read_text() for path in paths)
     found = re.findall(r"transformer_layer_cls_to_wrap[ :=]+(\w+Block)", texts)
     assert len(found) >= 3 and set(found) <= known

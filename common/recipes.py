@@ -1,0 +1,85 @@
+"""Recipes that inherit: what `base: other.yaml` means, and which file every value of a merged tree comes from.
+
+Trees here are nested dicts (sections) whose leaves are `Entry`: whatever is not a section, a list too, is one value.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from common.build import ConfigError
+
+REMOVED = object()  # the value of an entry whose key a recipe takes out of its base
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A value of a recipe, and the file (or "command line") that it comes from."""
+
+    value: Any
+    origin: str
+
+
+def with_origin(tree: dict, origin: str) -> dict:
+    """Plain nested dicts with the origin of every value beside it."""
+    return {k: with_origin(v, origin) if isinstance(v, dict) else Entry(v, origin) for k, v in tree.items()}
+
+
+def plain(tree: dict) -> dict:
+    """The values alone, without the keys that were removed."""
+    sections = {k: plain(v) if isinstance(v, dict) else v.value for k, v in tree.items()}
+    return {k: v for k, v in sections.items() if v is not REMOVED}
+
+
+def entries(tree: dict, prefix: str = "") -> Iterator[tuple[str, Entry]]:
+    """Dotted key and entry of every value, those of removed keys among them."""
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from entries(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def base_file(path: Path, name: Any) -> Path:
+    """The file that `base: name` in `path` means.
+
+    Raises:
+        ConfigError: it is not another file in the same folder.
+    """
+    if not isinstance(name, str) or Path(name).name != name or name == path.name:
+        raise ConfigError(f"{path}: base={name!r} must be the name of another file in the same folder")
+    base = path.parent / name
+    if not base.is_file():
+        raise ConfigError(f"{path}: base={name!r} does not exist in {path.parent}")
+    return base
+
+
+def merge(old: Any, new: Any) -> Any:
+    """Sections key by key; anything else is replaced, whatever it was, for the strict check to judge."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        return {**old, **{key: merge(old.get(key), value) for key, value in new.items()}}
+    # What another file says stays: a key is removed from a recipe's own base alone.
+    return old if old is not None and isinstance(new, Entry) and new.value is REMOVED else new
+
+
+def inherit(base: dict, own: dict, prefix: str = "") -> dict:
+    """A base with what a recipe varies: as `merge`, and null removes the key of the base.
+
+    Raises:
+        ConfigError: null stands at a key that the base does not have.
+    """
+    merged = dict(base)
+    for key, value in own.items():
+        if isinstance(value, dict):
+            old = base.get(key)
+            merged[key] = inherit(old if isinstance(old, dict) else {}, value, f"{prefix}{key}.")
+        elif value.value is not None:
+            merged[key] = value
+        elif key in base:
+            merged[key] = Entry(REMOVED, value.origin)
+        else:
+            raise ConfigError(
+                f"{value.origin}: {prefix}{key}: null removes a key of the base, which has no {prefix}{key}"
+            )
+    return merged
