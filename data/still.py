@@ -1,15 +1,20 @@
 """Data sets without random augmentation, for tokenizing and measuring, whole or in part."""
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
+from common import distributed
 from common.build import build, choose
+from common.console import progress
 from data import DATASETS
+from data.loaders import eval_loader
 from data.source import Source
+from data.stream import Batch
 
 
 class Part(Source):
@@ -41,6 +46,46 @@ class Part(Source):
     def captions(self, indices: Sequence[int]) -> list[str]:
         """Texts of examples, where the source has them."""
         return self._source.captions([int(self._indices[i]) for i in indices])
+
+
+def evenly_chosen(source: Source, count: int) -> Part:
+    """`count` examples at even distances, in order."""
+    return Part(source, np.arange(count) * len(source) // count)
+
+
+def share_batches(
+    source: Source, title: str, *, batch_size: int, num_workers: int, max_skipped: float
+) -> Iterator[Batch]:
+    """This process's share of a source (`data.loaders.eval_loader`), with a progress bar.
+
+    Args:
+        max_skipped: largest tolerated fraction of unreadable examples in the share.
+
+    Raises:
+        ValueError: more than that cannot be read.
+    """
+    rank, processes = distributed.rank(), distributed.world_size()
+    count = (rank + 1) * len(source) // processes - rank * len(source) // processes
+    loader = eval_loader(
+        source,
+        batch_size=batch_size,
+        num_processes=processes,
+        process_index=rank,
+        num_workers=num_workers,
+        pin_memory=torch.cuda.is_available(),
+    )
+    skipped: list[str] = []
+    bar = progress(None, title, total=count, unit="image")
+    for batch in loader:
+        skipped += batch["skipped"]
+        if len(skipped) > max_skipped * count:
+            raise ValueError(
+                f"{len(skipped)} of {count} images cannot be read, more than max_skipped={max_skipped:g}"
+                f" allows: {', '.join(skipped[:3])}"
+            )
+        yield batch
+        bar.update(len(batch["positions"]) + len(batch["skipped"]))
+    bar.close()
 
 
 def still_source(

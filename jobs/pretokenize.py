@@ -9,12 +9,11 @@ import torch
 
 from common import distributed
 from common.config import option
-from common.console import Clock, banner, duration, progress, say, warn
+from common.console import Clock, banner, duration, say, warn
 from common.images import to_float
 from common.launch import processes
-from data.loaders import eval_loader
 from data.source import Source
-from data.still import Part, still_source
+from data.still import Part, share_batches, still_source
 from data.token_memmap import TokenHeader, TokenMemmap, TokenWriter
 from data.transforms import ten_crop, ten_crop_side
 from evaluator.codebook_usage import CodebookUsage
@@ -98,31 +97,16 @@ def tokenize(
         ValueError: too many images cannot be read.
     """
     missing = writer.missing_rows()
-    distributed.barrier()  # everybody has seen the same rows missing before anybody writes one
-    rank, world_size = distributed.rank(), distributed.world_size()
-    mine = missing[rank * len(missing) // world_size : (rank + 1) * len(missing) // world_size]
-    loader = eval_loader(
-        Part(source, mine),
-        batch_size=options.batch_size,
-        num_workers=options.num_workers,
-        pin_memory=device.type == "cuda",
-    )
+    distributed.barrier()  # every process has seen the same rows missing before one of them writes
     usage, skipped = CodebookUsage(writer.header.codebook_size), []
-    bar = progress(None, "tokenizing", total=len(mine), unit="image")
-    for batch in loader:
+    loading = {key: getattr(options, key) for key in ("batch_size", "num_workers", "max_skipped")}
+    for batch in share_batches(Part(source, missing), "tokenizing", **loading):
         skipped += batch["skipped"]
-        if len(skipped) > options.max_skipped * len(mine):
-            raise ValueError(
-                f"{len(skipped)} of {len(mine)} images cannot be read, more than max_skipped={options.max_skipped:g}"
-                f" allows: {', '.join(skipped[:3])}"
-            )
         if len(batch["labels"]):
             images = make_crops(to_float(batch["images"].to(device)), options.crops, writer.header.image_size)
             tokens = tokenizer.encode(images.flatten(0, 1)).unflatten(0, images.shape[:2]).cpu()
-            writer.write(mine[batch["positions"].numpy()], tokens.numpy(), batch["labels"].numpy())
+            writer.write(missing[batch["positions"].numpy()], tokens.numpy(), batch["labels"].numpy())
             usage.update(tokens)
-        bar.update(len(batch["labels"]) + len(batch["skipped"]))
-    bar.close()
     writer.close()
     for name in (name for names in distributed.gather_objects(skipped) for name in names):
         warn(f"skipped {name}")

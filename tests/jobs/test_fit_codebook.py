@@ -13,7 +13,7 @@ from common.config import read_yaml
 from common.images import to_float
 from data import ImageFolder
 from data.still import still_source
-from jobs.fit_codebook import FitOptions, fit, fit_codebook, lloyd_pass
+from jobs.fit_codebook import FitOptions, fit, fit_codebook
 from modeling.pretrained.teachers import build_teacher, load_teacher
 from modeling.quantizers import VectorQuantizer
 from modeling.tokenizers.cluster import Cluster
@@ -21,6 +21,7 @@ from storage.weights import load_weights
 from tests.evaluator.processes import in_two_processes, needs_fork
 from tests.modeling.quantizers.test_kmeans import naive
 from tests.parity import fill_module
+from training.feature_clustering import FeatureClustering
 
 timm = pytest.importorskip("timm")
 NAME = "vit_tiny_patch16_224"
@@ -105,7 +106,7 @@ def test_codes_are_those_of_plain_kmeans(options, vectors, metric, capsys):
 
 def test_an_interrupted_job_goes_on_and_a_finished_one_does_nothing(options, monkeypatch, tmp_path, capsys):
     whole = run(options(output=str(tmp_path / "whole"))).quantize.embedding.weight
-    plain, passes = lloyd_pass, []
+    plain, passes = FeatureClustering.one_pass, []
 
     def fail_at_second(*arguments):
         passes.append(arguments[-1])
@@ -113,7 +114,7 @@ def test_an_interrupted_job_goes_on_and_a_finished_one_does_nothing(options, mon
             raise OSError("disk full")
         return plain(*arguments)
 
-    monkeypatch.setattr("jobs.fit_codebook.lloyd_pass", fail_at_second)
+    monkeypatch.setattr(FeatureClustering, "one_pass", fail_at_second)
     with pytest.raises(OSError, match="disk full"):
         run(options())
     assert not (tmp_path / "run" / "model.safetensors").exists()
@@ -132,10 +133,12 @@ def test_two_processes_equal_one(options, vectors, tmp_path):
     settings, device = options(), torch.device("cpu")
     teacher = load_teacher(**settings.teacher)
     source = still_source(settings.data, split="train", config={}, image_size=16)
+    loading = {"batch_size": 2, "num_workers": 0, "max_skipped": 0.01}
     expected = naive(vectors, start(vectors), 3, "cosine")
 
     def work(rank):
-        centroids, measured = fit(teacher, source, settings, device, {"a": 1}, tmp_path)
+        clustering = FeatureClustering(teacher, source, device, 5, "cosine", 42, loading)
+        centroids, measured = fit(clustering, 3, {"a": 1}, tmp_path)
         torch.testing.assert_close(centroids, expected, atol=1e-4, rtol=1e-4)
         assert measured["iterations"] == 3
 
