@@ -4,8 +4,13 @@ Models that gather statistics (codebook usage, online clustering) and evaluators
 one process and many give the same result and nobody else needs to know whether a process group exists.
 """
 
+import threading
+from collections.abc import Callable
+
 import torch
 import torch.distributed as dist
+
+HEARTBEAT = 30.0  # seconds; process groups give up on a silent member after minutes
 
 
 def is_active() -> bool:
@@ -73,3 +78,35 @@ def gather_objects(value: object) -> list:
     values: list = [None] * world_size()
     dist.all_gather_object(values, value)
     return values
+
+
+def on_main(work: Callable[[], None]) -> None:
+    """Do something on the main process while the others wait, however long it takes.
+
+    Raises:
+        Exception: what `work` raises; a ValueError with the same message on the other processes.
+    """
+    if not is_active():
+        return work()
+    errors: list[Exception] = []
+
+    def guarded() -> None:
+        try:
+            work()
+        except Exception as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=guarded, daemon=True)
+    if is_main():
+        thread.start()
+    working = True
+    while working:
+        # A barrier would time out before long work is done; so the processes meet again and again.
+        if is_main():
+            thread.join(HEARTBEAT)
+        busy = thread.is_alive()
+        working, message = gather_objects((busy, str(errors[0]) if errors else None))[0]
+    if errors:
+        raise errors[0]
+    if message is not None:
+        raise ValueError(message)

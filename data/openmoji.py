@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from data.cache import user_cache_folder, write_whole
 from data.source import Source
+from storage.files import atomic_file, user_cache_folder
 
 _LOG = logging.getLogger(__name__)
 _SKIN_TONES = {"1F3FB", "1F3FC", "1F3FD", "1F3FE", "1F3FF"}
@@ -218,7 +218,8 @@ def rendered(names: list[str], side: int, folder: Path) -> np.ndarray:
         pixels[row] = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
     _LOG.info("rendered %d emoji at %d x %d in %.1f s", len(names), side, side, time.monotonic() - start)
     try:
-        write_whole(path, lambda file: np.save(file, pixels))
+        with atomic_file(path) as temporary, open(temporary, "wb") as file:
+            np.save(file, pixels)
         return np.load(path, mmap_mode="r", allow_pickle=False)
     except OSError as error:
         _LOG.warning("rendered emoji are not kept for the next run: %s", error)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from common.images import IMAGE_SUFFIXES
-from data.cache import user_cache_folder, write_whole
+from storage.files import atomic_file, user_cache_folder
 
 _LOG = logging.getLogger(__name__)
 _BLOCK = 512
@@ -82,7 +82,8 @@ def open_index(shard: Path, *, label_key: str | None = None, keep: bool = True) 
     index = make_index(shard, label_key=label_key)
     for place in places if keep else []:
         try:
-            write_whole(place, lambda file: np.savez(file, stamp=np.array(stamp), **vars(index)))
+            with atomic_file(place) as temporary, open(temporary, "wb") as file:
+                np.savez(file, stamp=np.array(stamp), **vars(index))
             break
         except OSError as error:
             _LOG.debug("index of %s is not kept at %s: %s", shard, place, error)

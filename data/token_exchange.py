@@ -6,26 +6,22 @@ trained from, with ten consecutive lines per image that was tokenized with ten c
 
 from __future__ import annotations
 
-import shutil
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
 from common import distributed
 from common.console import progress, say, warn
-from data.cache import write_whole
 from data.token_arrays import TokenArrays, save_arrays
 from data.token_lines import TokenLines
 from data.token_memmap import TokenHeader, TokenMemmap, TokenWriter
+from storage.files import atomic_file, atomic_folder
 
 TEN_CROPS = 10
 _GROUPS_LOOKED_AT = 64
 _ROWS = 512
-_HEARTBEAT = 30.0  # seconds; process groups give up on a silent member after minutes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,16 +165,13 @@ def export_jsonl(tokens: Path, output: Path, *, overwrite: bool = False) -> Toke
     source, output = TokenMemmap(path=tokens), Path(output).expanduser()
     if output.exists() and not overwrite:
         raise ValueError(f"{output} exists; overwrite=true replaces it")
-
-    def write(file: BinaryIO) -> None:
+    with atomic_file(output) as temporary, open(temporary, "w") as file:
         for crops, labels in _images(source):
             file.writelines(
-                f'{{"class_id": {label}, "tokens": {row}}}\n'.encode()
+                f'{{"class_id": {label}, "tokens": {row}}}\n'
                 for rows, label in zip(crops.tolist(), labels.tolist(), strict=True)
                 for row in rows
             )
-
-    write_whole(output, write)
     return source.header
 
 
@@ -215,19 +208,15 @@ def export_npy(tokens: Path, root: Path) -> TokenHeader:
     """
     source, root = TokenMemmap(path=tokens), Path(root).expanduser()
     folders = [root / f"imagenet{source.header.image_size}_{kind}" for kind in ("codes", "labels")]
-    parts = [folder.with_name(f".{folder.name}.part") for folder in folders]
-    for folder, part in zip(folders, parts, strict=True):
+    for folder in folders:
         if folder.exists():
             raise ValueError(f"{folder} exists; remove it first")
-        shutil.rmtree(part, ignore_errors=True)  # left behind by an export that was interrupted
-        part.mkdir(parents=True)
     number = 0
-    for crops, labels in _images(source):
-        for image, label in zip(crops, labels, strict=True):
-            save_arrays(parts, number, image, label)
-            number += 1
-    for folder, part in zip(folders, parts, strict=True):
-        part.rename(folder)
+    with atomic_folder(folders[0]) as codes, atomic_folder(folders[1]) as classes:
+        for crops, labels in _images(source):
+            for image, label in zip(crops, labels, strict=True):
+                save_arrays((codes, classes), number, image, label)
+                number += 1
     return source.header
 
 
@@ -331,34 +320,5 @@ def open_tokens(
         load = import_npy if path.is_dir() else import_jsonl
         load(path, imported, settings, overwrite=overwrite)
 
-    _on_main(work)
+    distributed.on_main(work)
     return TokenMemmap(path=imported, random_crop=random_crop)
-
-
-def _on_main(work: Callable[[], None]) -> None:
-    """Do something long on the main process while the others wait; if it fails, it fails on all of them."""
-    if not distributed.is_active():
-        work()
-        return
-    errors: list[Exception] = []
-
-    def guarded() -> None:
-        try:
-            work()
-        except Exception as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=guarded, daemon=True)
-    if distributed.is_main():
-        thread.start()
-    working = True
-    while working:
-        # A barrier would time out before a large file is imported; so the processes meet again and again.
-        if distributed.is_main():
-            thread.join(_HEARTBEAT)
-        busy = thread.is_alive()
-        working, message = distributed.gather_objects((busy, str(errors[0]) if errors else None))[0]
-    if errors:
-        raise errors[0]
-    if message is not None:
-        raise ValueError(message)

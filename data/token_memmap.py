@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from data.source import CorruptSample, Source
+from storage.rows import RowFile
 
 _MAGIC = b"TOKENS\x00\x01"
 _PREAMBLE = struct.Struct("<8sQQQ")
@@ -83,6 +84,13 @@ class _Layout:
     @property
     def file_bytes(self) -> int:
         return self.tokens_at + self.header.num_images * self.header.row_bytes
+
+    def labels(self, path: Path) -> np.memmap:
+        return np.memmap(path, "<i8", "r", self.labels_at, (self.header.num_images,))
+
+    def tokens(self, path: Path) -> np.memmap:
+        shape = (self.header.num_images, self.header.crops, self.header.num_tokens)
+        return np.memmap(path, self.header.dtype, "r", self.tokens_at, shape)
 
 
 def _encode(header: TokenHeader, missing: int = 0) -> bytes:
@@ -156,11 +164,7 @@ class TokenMemmap(Source):
         self.class_names = list(self.header.class_names)
         self.item_shape = (self.header.num_tokens,)
         self.random_crop = random_crop
-        shape = (self.header.num_images, self.header.crops, self.header.num_tokens)
-        self._tokens = np.memmap(
-            self.path, dtype=self.header.dtype, mode="r", offset=layout.tokens_at, shape=shape
-        )
-        self.labels = np.memmap(self.path, dtype="<i8", mode="r", offset=layout.labels_at, shape=shape[:1])
+        self._tokens, self.labels = layout.tokens(self.path), layout.labels(self.path)
         # Rows of unreadable images were never written; where there are any, examples are the others.
         self._rows = np.flatnonzero(self.labels >= 0) if layout.missing else None
         if self._rows is not None:
@@ -215,12 +219,16 @@ class TokenWriter:
 
     Args:
         path: the finished file; until then rows are in ``.<name>.part`` beside it.
+
+    Attributes:
+        header: what the tokens are.
     """
 
     def __init__(self, path: Path) -> None:
         self._part = _part(Path(path))
-        self._layout = _read_layout(self._part)
-        self._file = os.open(self._part, os.O_RDWR)
+        layout = _read_layout(self._part)
+        self.header = layout.header
+        self._labels, self._tokens = RowFile(layout.labels(self._part)), RowFile(layout.tokens(self._part))
 
     @staticmethod
     def create(path: Path, header: TokenHeader) -> None:
@@ -251,15 +259,9 @@ class TokenWriter:
             part.unlink(missing_ok=True)
             raise
 
-    @property
-    def header(self) -> TokenHeader:
-        """What the tokens are."""
-        return self._layout.header
-
     def missing_rows(self) -> np.ndarray:
-        """int64 [m], rows that nobody has written yet."""
-        count, at = self.header.num_images, self._layout.labels_at
-        return np.flatnonzero(np.memmap(self._part, dtype="<i8", mode="r", offset=at, shape=(count,)) < 0)
+        """int64 [m], rows that are not written yet."""
+        return np.flatnonzero(self._labels.rows < 0)
 
     def write(self, rows: Sequence[int], tokens: np.ndarray, labels: Sequence[int]) -> None:
         """Set rows [k] to tokens [k, crops, N] and labels [k].
@@ -288,19 +290,13 @@ class TokenWriter:
         starts = [0, *(np.flatnonzero(np.diff(rows) != 1) + 1).tolist()] if len(rows) else []
         for start, stop in zip(starts, [*starts[1:], len(rows)], strict=True):
             # Labels go last, so that a row with a label is complete whenever the job is killed.
-            first = int(rows[start])
-            self._write_at(self._layout.tokens_at + first * header.row_bytes, tokens[start:stop].tobytes())
-            self._write_at(self._layout.labels_at + first * 8, labels[start:stop].tobytes())
-
-    def _write_at(self, offset: int, content: bytes) -> None:
-        # Not through a memory map: there, a full disk is a crash and not an error.
-        done = 0
-        while done < len(content):
-            done += os.pwrite(self._file, content[done:], offset + done)
+            self._tokens.write(int(rows[start]), tokens[start:stop])
+            self._labels.write(int(rows[start]), labels[start:stop])
 
     def close(self) -> None:
         """Close the file without finishing it."""
-        os.close(self._file)
+        self._tokens.close()
+        self._labels.close()
 
     @staticmethod
     def discard(path: Path) -> None:
@@ -312,11 +308,7 @@ class TokenWriter:
         """Give the file its name; returns the number of rows never written, which readers leave out."""
         path, part = Path(path), _part(Path(path))
         layout = _read_layout(part)
-        labels = np.memmap(
-            part, dtype="<i8", mode="r", offset=layout.labels_at, shape=(layout.header.num_images,)
-        )
-        missing = int((labels < 0).sum())
-        del labels
+        missing = int((layout.labels(part) < 0).sum())
         with open(part, "r+b") as file:
             file.write(_encode(layout.header, missing))
             file.flush()

@@ -7,7 +7,6 @@ Other tools ignore the additions.
 """
 
 import json
-import os
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ import numpy as np
 
 from evaluator.image_files import ArrayImages, open_images
 from evaluator.image_stream import ImageStream, Transform, file_hash
+from storage.npz import Rows, write_npz
 
 STATISTICS = {
     "pool": ("mu", "sigma"),
@@ -209,32 +209,14 @@ def write_reference(
     if not statistics:
         raise ValueError(f"reference {path}: there are no statistics to write")
     about = {**protocol, "format": FORMAT, "counts": {kind: s.count for kind, s in statistics.items()}}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
-            _write_member(archive, "protocol", np.array(json.dumps(about)))
-            for kind, values in statistics.items():
-                for key, array in zip(STATISTICS[kind], (values.mean, values.covariance), strict=True):
-                    _write_member(archive, key, np.ascontiguousarray(array, dtype=np.float64))
-            if images is not None and keep_images:
-                _write_images(archive, images, min(keep_images, images.count))
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _write_member(archive: zipfile.ZipFile, name: str, array: np.ndarray) -> None:
-    with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
-        np.lib.format.write_array(file, array, allow_pickle=False)
-
-
-def _write_images(archive: zipfile.ZipFile, images: ImageStream, count: int) -> None:
-    """Streamed into the archive, one image in memory at a time."""
-    # The first ones of a set in class order would all be of a few classes.
-    chosen = range(0, images.count, images.count // count)[:count]
-    with archive.open("arr_0.npy", "w", force_zip64=True) as file:
-        header = {"descr": "|u1", "fortran_order": False, "shape": (count, *images.size, 3)}
-        np.lib.format.write_array_header_1_0(file, header)
-        for image in images.images(chosen):
-            file.write(image.permute(1, 2, 0).contiguous().numpy().tobytes())
+    arrays: dict[str, np.ndarray | Rows] = {"protocol": np.array(json.dumps(about))}
+    for kind, values in statistics.items():
+        for key, array in zip(STATISTICS[kind], (values.mean, values.covariance), strict=True):
+            arrays[key] = np.asarray(array, dtype=np.float64)
+    if images is not None and keep_images:
+        count = min(keep_images, images.count)
+        # The first ones of a set in class order would all be of a few classes.
+        chosen = range(0, images.count, images.count // count)[:count]
+        rows = (image.permute(1, 2, 0).numpy() for image in images.images(chosen))
+        arrays["arr_0"] = Rows((count, *images.size, 3), "uint8", rows)  # one image in memory at a time
+    write_npz(path, arrays)

@@ -41,10 +41,9 @@ from jobs.teacher_training import write_teacher
 from modeling.pipeline import decode, load_tokenizer
 from modeling.pretrained.references import reference_name
 from modeling.tokenizers.base import Tokenizer
-from storage.files import write_text
+from storage.files import write_json, write_text
 from storage.weights import weight_hash
 from training.generator_run import GeneratorRun
-from training.report import write_json
 from training.tokenizer_run import ImageData, TokenizerRun
 
 SMALL = (

@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 
 from common import distributed
 from common.build import check_options
@@ -19,7 +18,7 @@ from data.still import evenly_chosen, still_source
 from modeling.pretrained.teachers import Teacher, load_teacher
 from modeling.quantizers.vq import VectorQuantizer
 from modeling.tokenizers.cluster import Cluster
-from storage.files import atomic_file, write_text, write_yaml
+from storage.files import write_json, write_yaml
 from storage.weights import weight_hash, write_weights
 from training.feature_clustering import FeatureClustering
 
@@ -75,8 +74,7 @@ def fit(
         )
         if distributed.is_main():
             state = json.dumps({"settings": settings, "measured": measured})
-            with atomic_file(output / PROGRESS) as temporary:
-                save_file({"centroids": centroids.cpu().contiguous()}, temporary, metadata={"state": state})
+            write_weights(output / PROGRESS, {"centroids": centroids}, {"state": state})
     return centroids.cpu(), measured
 
 
@@ -132,8 +130,8 @@ def write_run(
     }
     config = {"tokenizer": section, "data": {"train": dict(options.data)}, "fit": dict(settings)}
     write_yaml(output / "config.yaml", config)
-    write_text(output / "metrics.json", json.dumps(dict(measured), indent=2) + "\n")
-    write_weights(output / RESULT, tokenizer)
+    write_json(output / "metrics.json", dict(measured))
+    write_weights(output / RESULT, tokenizer.state_dict())
     (output / PROGRESS).unlink(missing_ok=True)
     return tokenizer
 

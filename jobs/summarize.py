@@ -8,7 +8,8 @@ from pathlib import Path
 from common.config import find_file, option
 from common.console import say
 from modeling.pipeline import load_tokenizer
-from training.report import draw_curves, write_json
+from storage.files import write_json
+from training.report import draw_curves
 
 
 @dataclass(kw_only=True)

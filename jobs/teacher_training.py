@@ -16,8 +16,8 @@ from data import DATASETS
 from data.loaders import eval_loader, train_loader
 from data.source import Source
 from modeling.pretrained.teachers import build_network, prepared
+from storage.files import write_json
 from storage.weights import write_weights
-from training.report import write_json
 
 
 def train_teacher(
@@ -98,5 +98,5 @@ def write_teacher(path: Path, teacher: Mapping[str, Any], data: Mapping[str, Any
     accuracy = classification_accuracy(network, held_out, input_size=size)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path.with_suffix(".json"), {"steps": steps, "accuracy": accuracy})
-    write_weights(path, network)
+    write_weights(path, network.state_dict())
     say(f"teacher {teacher['name']}: {accuracy:.0%} of {len(held_out)} held-out images named rightly")

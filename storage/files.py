@@ -1,77 +1,146 @@
-"""Files and folders that are written whole or not at all."""
+"""Files and folders that are written whole or not at all, and the room they need.
 
+A process that is killed leaves the old file or the new one under its name, and at most a `.<name>....part` beside it.
+"""
+
+import json
 import os
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from omegaconf import OmegaConf
 from PIL import Image
+from safetensors import SafetensorError
 
 from common.images import to_uint8
 
 
+class WriteError(OSError):
+    """A file or folder cannot be written: the disk is full or the place is read-only; the message names it."""
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """What goes wrong in the block names `path`, the innermost one if blocks are nested."""
+    try:
+        yield
+    except WriteError:
+        raise
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise WriteError(f"{path} cannot be written: {reason}") from error
+
+
 @contextmanager
 def atomic_file(path: str | Path) -> Iterator[Path]:
-    """Give an empty temporary file beside `path` that gets its name when the block ends, and is removed if it fails.
+    """Give an empty temporary file beside `path` that takes its name when the block ends, and is removed if it fails.
 
     What was there before stays until then. Several processes may write the same file; the last one wins.
 
     Raises:
-        OSError: the folder cannot be written or the disk is full.
+        WriteError: for an OSError in the block, too.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Not a tempfile, which only its owner could read: several people may share a folder.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
-    try:
-        temporary.touch(exist_ok=False)
-        mode = temporary.stat().st_mode
-        yield temporary
-        temporary.chmod(mode)  # safetensors puts a file in its place that only its owner can read
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with _named(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            temporary.touch(exist_ok=False)
+            mode = temporary.stat().st_mode
+            yield temporary
+            # Safetensors puts a file in its place that only its owner can read; people may share a folder.
+            temporary.chmod(mode)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
-    """Give an empty temporary folder beside `path` that gets its name when the block ends, and is removed if it fails.
+    """Give an empty temporary folder beside `path` that takes its name when the block ends, and is removed if it fails.
 
     One process at a time may write a folder: what a killed one left behind is removed first.
 
     Raises:
-        OSError: the folder cannot be written or the disk is full.
+        WriteError: for an OSError in the block, too.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.part")
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        if path.exists():
-            shutil.rmtree(path)
-        os.replace(temporary, path)
-    finally:
+    temporary, old = path.with_name(f".{path.name}.part"), path.with_name(f".{path.name}.old.part")
+    with _named(path):
         shutil.rmtree(temporary, ignore_errors=True)
+        try:
+            temporary.mkdir(parents=True)
+            yield temporary
+            if path.exists():
+                shutil.rmtree(old, ignore_errors=True)
+                # Removing it takes long, and half of a folder must not have its name.
+                path.rename(old)
+            try:
+                os.replace(temporary, path)
+            except OSError:
+                if old.exists():
+                    old.rename(path)
+                raise
+        finally:
+            for folder in (temporary, old):
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a text file, whole or not at all."""
+    """Write a text file, whole or not at all; raises `WriteError`."""
     with atomic_file(path) as temporary:
         temporary.write_text(text)
 
 
-def write_yaml(path: str | Path, tree: Mapping) -> None:
-    """Write nested dicts as YAML, whole or not at all."""
+def write_json(path: str | Path, value: object) -> None:
+    """Write JSON, whole or not at all; raises `WriteError`."""
+    write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def write_yaml(path: str | Path, tree: Mapping[str, Any]) -> None:
+    """Write nested dicts as YAML, whole or not at all; raises `WriteError`."""
     write_text(path, OmegaConf.to_yaml(OmegaConf.create(dict(tree))))
 
 
 def save_png(path: str | Path, image: torch.Tensor) -> None:
-    """Write one image [3, H, W], float in [0, 1] or uint8, as PNG, whole or not at all."""
+    """Write one image [3, H, W], float in [0, 1] or uint8, as PNG, whole or not at all; raises `WriteError`."""
     pixels = image if image.dtype == torch.uint8 else to_uint8(image)
     with atomic_file(path) as temporary:
         Image.fromarray(pixels.cpu().permute(1, 2, 0).numpy()).save(temporary, format="PNG")
+
+
+def require_space(folder: Path, needed: int, what: str, key: str = "") -> None:
+    """Look before a long job whether the disk has room for what it writes.
+
+    Args:
+        folder: where it will be; it need not exist yet.
+        needed: bytes.
+        what: that needs them, for the message.
+        key: option that names the folder, likewise.
+
+    Raises:
+        ValueError: fewer are free.
+    """
+    free = free_bytes(folder)
+    if free < needed:
+        place = f"{key}={folder}" if key else f"{folder}"
+        raise ValueError(f"{place}: {free / 2**20:.0f} MiB free, but {what} needs {needed / 2**20:.0f} MiB")
+
+
+def free_bytes(folder: Path) -> int:
+    """Room on the disk where `folder` is or will be."""
+    folder = folder.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def user_cache_folder() -> Path:
+    """Folder for things made once and reused by all runs: `$XDG_CACHE_HOME/titok` or `~/.cache/titok`."""
+    root = os.environ.get("XDG_CACHE_HOME")
+    return (Path(root) if root else Path.home() / ".cache") / "titok"

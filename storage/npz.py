@@ -1,8 +1,8 @@
-"""An NPZ file whose first array is filled row by row at its final place, so that no second copy of it is ever made.
+"""NPZ files: written whole, or begun with an array that is filled row by row at its final place.
 
 An NPZ is a zip of `.npy` files. Stored uncompressed, the first member is a zip header, an npy header and the rows, all
-at offsets that are known before the first row is; what follows the rows is small and written at the end. Bytes depend
-on the content alone: no time, no order of writing.
+at offsets that are known before the first row is, so no second copy of it is ever made; what follows the rows is small
+and written at the end. Bytes depend on the content alone: no time, no order of writing.
 """
 
 import io
@@ -11,20 +11,32 @@ import shutil
 import struct
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.lib import format as npy
 
+from storage.files import atomic_file
+
 _BLOCK = 1 << 22
-# Signature, version 4.5 (64-bit sizes), flags, method (stored), time, date (1980-01-01), CRC-32, two sizes (0xFFFFFFFF:
-# see the extra field), lengths of the name and of the extra field.
-_HEADER = struct.Struct("<4s5H3L2H")
+# Of a zip member's header: CRC-32 at byte 14, lengths of the name and of the extra field at byte 26; the extra field
+# that zipfile writes for large members: its kind and length, and two sizes.
+_CRC_AT, _LENGTHS_AT, _HEADER_BYTES = 14, 26, 30
 _SIZES = struct.Struct("<HHQQ")
-_CRC_AT = 14
 _DATE = (1980, 1, 1, 0, 0, 0)
+
+
+class Rows(NamedTuple):
+    """An array that is made while it is written: its shape and type, and its rows in order."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    rows: Iterable[np.ndarray]
+
+
+Content = np.ndarray | Path | Rows  # an array, a `.npy` file to be copied, or rows to be made
 
 
 class FirstArray(NamedTuple):
@@ -38,6 +50,16 @@ class FirstArray(NamedTuple):
     dtype: np.dtype
 
 
+def write_npz(path: str | Path, arrays: Mapping[str, Content]) -> None:
+    """Write an uncompressed NPZ, whole or not at all; memory stays small.
+
+    Raises:
+        WriteError: the folder cannot be written or the disk is full.
+    """
+    with atomic_file(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        _add(archive, arrays)
+
+
 def create_npz(path: str | Path, name: str, shape: tuple[int, ...], dtype: str) -> None:
     """Begin a file with one array of zeros, which takes no room before rows are written; no NPZ before `finish_npz`.
 
@@ -49,15 +71,10 @@ def create_npz(path: str | Path, name: str, shape: tuple[int, ...], dtype: str) 
     Raises:
         OSError: the file cannot be written.
     """
-    header, kind = io.BytesIO(), np.dtype(dtype)
-    facts = {"descr": npy.dtype_to_descr(kind), "fortran_order": False, "shape": tuple(shape)}
-    npy.write_array_header_1_0(header, facts)
-    rows = int(np.prod(shape, dtype=np.int64)) * kind.itemsize
-    size, member = header.tell() + rows, f"{name}.npy".encode()
+    header = _npy_header(shape, dtype)
+    rows = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
     with open(path, "wb") as file:
-        lengths = (0xFFFFFFFF, 0xFFFFFFFF, len(member), _SIZES.size)
-        file.write(_HEADER.pack(b"PK\3\4", 45, 0, zipfile.ZIP_STORED, 0, 0x21, 0, *lengths) + member)
-        file.write(_SIZES.pack(1, 16, size, size) + header.getvalue())
+        file.write(_member(name, len(header) + rows).FileHeader(zip64=True) + header)
         file.truncate(file.tell() + rows)
 
 
@@ -68,20 +85,19 @@ def first_array(file: BinaryIO) -> FirstArray:
         ValueError: it is no such file, or was cut.
     """
     file.seek(0)
-    header = file.read(_HEADER.size)
-    if len(header) < _HEADER.size or header[:4] != b"PK\3\4":
+    header = file.read(_HEADER_BYTES)
+    if len(header) < _HEADER_BYTES or header[:4] != b"PK\3\4":
         raise ValueError("the file does not begin with a zip member")
-    name_length, extra_length = _HEADER.unpack(header)[-2:]
+    name_length, extra_length = struct.unpack("<2H", header[_LENGTHS_AT:])
     name, extra = file.read(name_length).decode(), file.read(extra_length)
     if extra_length != _SIZES.size or _SIZES.unpack(extra)[0] != 1:
         raise ValueError(f"the file was not begun by this program (extra field of {extra_length} bytes)")
     start = file.tell()
     npy.read_magic(file)
     shape, _, dtype = npy.read_array_header_1_0(file)
-    end = start + _SIZES.unpack(extra)[2]
+    offset, end = file.tell(), start + _SIZES.unpack(extra)[2]
     if file.seek(0, os.SEEK_END) < end:
         raise ValueError(f"the file is cut short: {file.tell()} of at least {end} bytes")
-    offset = end - int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
     return FirstArray(name.removesuffix(".npy"), start, end, offset, shape, dtype)
 
 
@@ -96,12 +112,12 @@ def first_rows(path: str | Path) -> np.memmap:
     return np.memmap(path, dtype=array.dtype, mode="r", offset=array.offset, shape=array.shape)
 
 
-def finish_npz(path: str | Path, arrays: Mapping[str, np.ndarray | Path]) -> None:
+def finish_npz(path: str | Path, arrays: Mapping[str, Content]) -> None:
     """Make a file of `create_npz` a complete NPZ, in place; memory stays small. Interrupted, it can be called again.
 
     Args:
         path: the file; all rows are written.
-        arrays: further members in order: arrays, or `.npy` files to be copied.
+        arrays: further members in order.
 
     Raises:
         ValueError: see `first_array`.
@@ -121,27 +137,38 @@ def finish_npz(path: str | Path, arrays: Mapping[str, np.ndarray | Path]) -> Non
         file.seek(first.end)
         # From here on the file is an archive that is being written; it only has to know its first member.
         with zipfile.ZipFile(file, "w") as archive:
-            for name, array in arrays.items():
-                with archive.open(_member(name), "w", force_zip64=True) as target:
-                    _write_array(target, array)
-            info = _member(first.name)
-            info.CRC, info.file_size, info.compress_size = checksum, *[first.end - first.start] * 2
+            _add(archive, arrays)
+            info = _member(first.name, first.end - first.start, checksum)
             info.create_version = info.extract_version = zipfile.ZIP64_VERSION
+            info.header_offset = 0
             archive.filelist.insert(0, info)
         file.flush()
         os.fsync(file.fileno())  # before anybody renames it
 
 
-def _member(name: str) -> zipfile.ZipInfo:
+def _member(name: str, size: int = 0, checksum: int = 0) -> zipfile.ZipInfo:
     info = zipfile.ZipInfo(f"{name}.npy", _DATE)
+    info.CRC, info.file_size, info.compress_size = checksum, size, size
     info.create_system, info.external_attr = 3, 0o600 << 16  # as if made on Unix, wherever it is made
-    info.header_offset = 0
     return info
 
 
-def _write_array(target: BinaryIO, array: np.ndarray | Path) -> None:
-    if isinstance(array, Path):
-        with open(array, "rb") as source:
-            shutil.copyfileobj(source, target, _BLOCK)
-    else:
-        npy.write_array(target, np.ascontiguousarray(array), allow_pickle=False)
+def _npy_header(shape: tuple[int, ...], dtype: str) -> bytes:
+    header = io.BytesIO()
+    facts = {"descr": npy.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": tuple(shape)}
+    npy.write_array_header_1_0(header, facts)
+    return header.getvalue()
+
+
+def _add(archive: zipfile.ZipFile, arrays: Mapping[str, Content]) -> None:
+    for name, content in arrays.items():
+        with archive.open(_member(name), "w", force_zip64=True) as target:
+            if isinstance(content, Path):
+                with open(content, "rb") as source:
+                    shutil.copyfileobj(source, target, _BLOCK)
+            elif isinstance(content, Rows):
+                target.write(_npy_header(content.shape, content.dtype))
+                for row in content.rows:
+                    target.write(np.ascontiguousarray(row, dtype=content.dtype).tobytes())
+            else:
+                npy.write_array(target, np.asarray(content, order="C"), allow_pickle=False)

@@ -4,44 +4,40 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.lib import format as npy
 
 from common import distributed
+from storage.files import require_space
 from storage.npz import create_npz, first_rows
 
 FACTS = "facts.json"
 
 
 class RowFile:
-    """An array on disk, a `.npy` file or the first array of an `.npz`, whose rows several processes fill.
+    """An array in a file whose rows several processes fill.
 
     Rows go through `pwrite` and not through a memory map: on a full disk that is an error and not a crash, and on
     network disks neighbours in one page do not overwrite each other.
+
+    Args:
+        rows: the array, memory-mapped read-only: it says where in which file the rows are.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.rows = first_rows(path) if path.suffix == ".npz" else np.load(path, mmap_mode="r")
-        self._offset, self._size = self.rows.offset, self.rows.nbytes // max(1, len(self.rows))
-        self._file = os.open(path, os.O_WRONLY)
+    def __init__(self, rows: np.memmap) -> None:
+        self.rows = rows
+        self._file = os.open(rows.filename, os.O_WRONLY)
 
-    @staticmethod
-    def create(path: Path, shape: Sequence[int], dtype: str) -> None:
-        """Make the file; it reads as zeros and takes no room before rows are written."""
-        if path.suffix == ".npz":
-            create_npz(path, "arr_0", tuple(shape), dtype)
-        else:
-            np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=tuple(shape)).flush()
-
-    def write(self, index: int, row: np.ndarray) -> None:
-        """Set one row."""
-        data = memoryview(np.ascontiguousarray(row, dtype=self.rows.dtype)).cast("B")
-        done = 0
+    def write(self, first: int, rows: np.ndarray) -> None:
+        """Set the row `first`, and those after it if `rows` has several."""
+        data = memoryview(np.ascontiguousarray(rows, dtype=self.rows.dtype)).cast("B")
+        offset, done = self.rows.offset + first * self.rows.strides[0], 0
         while done < len(data):
-            done += os.pwrite(self._file, data[done:], self._offset + index * self._size + done)
+            done += os.pwrite(self._file, data[done:], offset + done)
 
     def close(self) -> None:
         """Close the file; `rows` stays readable."""
@@ -77,11 +73,8 @@ class RowStore:
     ) -> None:
         self.folder, self.count, self._archived, self._extra = folder, count, archived, extra_bytes
         columns = {**arrays, "flags": ((1,), "uint8")}
-        error = self._prepare(columns, dict(facts), overwrite) if distributed.is_main() else None
-        error = distributed.gather_objects(error)[0]
-        if error is not None:
-            raise ValueError(error)
-        self._files = {name: RowFile(self.path(name)) for name in columns}
+        distributed.on_main(lambda: self._prepare(columns, dict(facts), overwrite))
+        self._files = {name: RowFile(self._open(name)) for name in columns}
         self._todo = np.flatnonzero(self._files["flags"].rows[:, 0] == 0)
         distributed.barrier()  # everybody has seen the same flags before anybody sets one
 
@@ -89,38 +82,43 @@ class RowStore:
         """The file of an array."""
         return self.folder / f"{name}.{'npz' if name in self._archived else 'npy'}"
 
-    def _prepare(self, columns: Mapping, facts: dict[str, Any], overwrite: bool) -> str | None:
-        """Find the files of the same work or make new ones; returns what is wrong, for all processes to raise."""
+    def _create(self, name: str, shape: tuple[int, ...], dtype: str) -> None:
+        """Make a file that reads as zeros and takes no room before rows are written."""
+        if name in self._archived:
+            create_npz(self.path(name), "arr_0", shape, dtype)
+        else:
+            npy.open_memmap(self.path(name), mode="w+", dtype=dtype, shape=shape).flush()
+
+    def _open(self, name: str) -> np.memmap:
+        path = self.path(name)
+        return first_rows(path) if name in self._archived else np.load(path, mmap_mode="r")
+
+    def _prepare(self, columns: Mapping, facts: dict[str, Any], overwrite: bool) -> None:
+        """Find the files of the same work, or make new ones."""
         found, flags = read_facts(self.folder / FACTS), self.path("flags")
         if found is not None and flags.is_file() and np.load(flags, mmap_mode="r").any():
             other = differences(found, facts)
             lost = [path.name for path in map(self.path, columns) if not path.is_file()]
             if not other and not lost:
-                return self._lack_of_room(columns)
+                return self._require_room(columns)
             if not overwrite:
                 reason = f"with other settings ({other})" if other else f"without {', '.join(lost)}"
-                return (
+                raise ValueError(
                     f"{self.folder} holds unfinished work {reason}; remove it,"
                     " choose another output, or overwrite=true"
                 )
         shutil.rmtree(self.folder, ignore_errors=True)
-        error = self._lack_of_room(columns)
-        if error is not None:
-            return error
+        self._require_room(columns)
         self.folder.mkdir(parents=True)
         for name, (shape, dtype) in columns.items():
-            RowFile.create(self.path(name), (self.count, *shape), dtype)
+            self._create(name, (self.count, *shape), dtype)
         (self.folder / FACTS).write_text(json.dumps(facts))  # last: what has facts is complete
-        return None
 
-    def _lack_of_room(self, columns: Mapping) -> str | None:
-        """What is wrong if the disk cannot hold the rows that are not written yet and what comes besides."""
+    def _require_room(self, columns: Mapping) -> None:
+        """For the rows that are not written yet and what comes besides."""
         sizes = (np.dtype(dtype).itemsize * math.prod(shape) for shape, dtype in columns.values())
         taken = sum(allocated_bytes(self.path(name)) for name in columns)
-        needed, free = self.count * sum(sizes) + self._extra - taken, free_bytes(self.folder)
-        if free >= needed:
-            return None
-        return f"{self.folder}: {free >> 20} MiB are free, but {needed >> 20} MiB are needed"
+        require_space(self.folder, self.count * sum(sizes) + self._extra - taken, "unfinished work")
 
     @property
     def missing(self) -> int:
@@ -166,14 +164,6 @@ def read_facts(path: Path) -> dict[str, Any] | None:
 def differences(found: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
     """'seed 1 instead of 2; ...' for facts that `found` has otherwise or not at all; '' if there are none."""
     return "; ".join(f"{k} {found.get(k)!r} instead of {v!r}" for k, v in facts.items() if found.get(k) != v)
-
-
-def free_bytes(folder: Path) -> int:
-    """Room on the disk where `folder` is or will be."""
-    folder = folder.absolute()
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free
 
 
 def allocated_bytes(path: Path) -> int:

@@ -5,7 +5,6 @@ and memory does not grow with the collection. Pixels go straight to their place 
 images alone: neither on the order nor on the number of processes nor on interruptions.
 """
 
-import json
 import os
 import shutil
 from collections import deque
@@ -19,7 +18,7 @@ import torch
 
 from common import distributed
 from common.images import pil_to_tensor, read_image
-from storage.files import save_png, write_text
+from storage.files import save_png, write_json
 from storage.npz import finish_npz
 from storage.rows import FACTS as ROW_FACTS
 from storage.rows import RowStore, differences, read_facts
@@ -58,9 +57,8 @@ class SampleStore:
     ) -> None:
         self.folder, self.facts = Path(folder), {**facts, "png": png, "npz": npz}
         self.count, self.png, self.npz = count, png, npz
-        found = distributed.gather_objects(read_facts(self.folder / FACTS))[
-            0
-        ]  # all see what the main process sees
+        # All see what the main process sees.
+        found = distributed.gather_objects(read_facts(self.folder / FACTS))[0]
         other = differences(found, self.facts) if found is not None else ""
         self.complete = found is not None and not other
         if self.complete:
@@ -165,7 +163,7 @@ class SampleStore:
                 path.unlink()
             if self.npz:
                 self._finish_npz(labels)
-            write_text(self.folder / FACTS, json.dumps({**self.facts, **results}, indent=1) + "\n")
+            write_json(self.folder / FACTS, {**self.facts, **results})
         self._store.remove()
 
     def _finish_npz(self, labels: np.ndarray) -> None:

@@ -1,7 +1,6 @@
 """Weight files: read without running code from them, loaded strictly, told apart by a hash of their content."""
 
 import hashlib
-import os
 import pickle
 import struct
 import zipfile
@@ -13,6 +12,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
+
+from storage.files import atomic_file
 
 # What readers raise for files that are cut, of another format, or hold more than tensors.
 _UNREADABLE = (
@@ -77,22 +78,20 @@ def _unreadable(path: Path, error: Exception) -> str:
     return f"weight file {path} is damaged or of another format ({reason})"
 
 
-def write_weights(path: str | Path, module: nn.Module) -> None:
-    """Write a module's state dict as `.safetensors`, whole or not at all.
+def write_weights(
+    path: str | Path, state: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write a state dict as `.safetensors`, whole or not at all.
+
+    Args:
+        metadata: texts that are stored beside the tensors.
 
     Raises:
-        OSError: the folder cannot be written or the disk is full.
+        WriteError: the folder cannot be written or the disk is full.
     """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
-    try:
-        save_file(state, temporary, metadata={"format": "pt"})
-        os.replace(temporary, path)
-    except SafetensorError as error:
-        raise OSError(f"{path} cannot be written ({error})") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    with atomic_file(path) as temporary:
+        save_file(tensors, temporary, metadata={"format": "pt", **(metadata or {})})
 
 
 def load_weights(

@@ -1,4 +1,4 @@
-"""Checkpoints: written to a temporary folder, then renamed, so that whatever is found under its name is complete.
+"""Checkpoints: whatever is found under its name is complete.
 
 Layout of a run folder:
 
@@ -12,44 +12,18 @@ Layout of a run folder:
         config.yaml
 """
 
-import errno
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 
-from common.build import ConfigError
-from storage.files import write_yaml
-from storage.weights import CheckpointError, load_weights
+from storage.files import WriteError, atomic_folder, write_json, write_yaml
+from storage.weights import CheckpointError, load_weights, write_weights
 
 PREFIX = "step-"
-
-
-def save_weights(
-    path: Path, state: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None
-) -> None:
-    """Write a state dict as safetensors through a temporary file in the same folder."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        save_file(
-            {k: v.detach().cpu().contiguous() for k, v in state.items()},
-            temporary,
-            metadata=dict(metadata or {}),
-        )
-        mask = os.umask(0)  # safetensors makes files that only their owner can read; follow the umask instead
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)
-        os.replace(temporary, path)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"cannot write {path}: {error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 class CheckpointFolder:
@@ -90,27 +64,22 @@ class CheckpointFolder:
             CheckpointError: the disk is full or not writable, or a number is not finite. Earlier checkpoints are
                 untouched.
         """
-        target, temporary = self.path(step), self.folder / f".{PREFIX}{step:08d}.part"
+        target = self.path(step)
         for stem, state in states.items():
             for name, tensor in state.items():
                 if not tensor.isfinite().all():
                     raise CheckpointError(
                         f"step {step}: {name!r} of {stem} is not finite; it is not saved, {self._last()}"
                     )
-        shutil.rmtree(temporary, ignore_errors=True)
+        facts = {"step": step, **{k: v for k, v in info.items() if k != "config"}}
         try:
-            temporary.mkdir(parents=True)
-            for stem, state in states.items():
-                save_weights(temporary / f"{stem}.safetensors", state)
-            torch.save(optimizers, temporary / "optimizers.pt")
-            write_yaml(temporary / "config.yaml", info["config"])
-            facts = {"step": step, **{k: v for k, v in info.items() if k != "config"}}
-            (temporary / "state.json").write_text(json.dumps(facts, indent=1) + "\n")
-            if target.exists():
-                shutil.rmtree(target)
-            os.replace(temporary, target)
-        except (OSError, RuntimeError, CheckpointError) as error:
-            shutil.rmtree(temporary, ignore_errors=True)
+            with atomic_folder(target) as folder:
+                for stem, state in states.items():
+                    write_weights(folder / f"{stem}.safetensors", state)
+                torch.save(optimizers, folder / "optimizers.pt")
+                write_yaml(folder / "config.yaml", info["config"])
+                write_json(folder / "state.json", facts)
+        except (WriteError, RuntimeError) as error:
             # What torch.save says about a full disk is a riddle.
             guess = "is the disk full? " if isinstance(error, RuntimeError) else ""
             reason = f"{guess}{error}; {self._last()}"
@@ -163,19 +132,4 @@ class CheckpointFolder:
         return CheckpointError(
             f"{path} cannot be used ({reason}); remove {path.parent} to begin {way},"
             " or choose another experiment.output_dir"
-        )
-
-
-def require_space(folder: Path, needed: int) -> None:
-    """Refuse to start when the disk has less room than one checkpoint needs.
-
-    Raises:
-        ConfigError: fewer than `needed` bytes are free; the message says how many.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise ConfigError(
-            f"experiment.output_dir={folder}: {free / 2**20:.0f} MiB free,"
-            f" but a checkpoint needs {needed / 2**20:.0f} MiB ({os.strerror(errno.ENOSPC).lower()})"
         )

@@ -1,6 +1,5 @@
 """Progress line, skipped samples, curves and small JSON files of a run."""
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +10,6 @@ from torch import nn
 from common import distributed
 from common.build import ConfigError
 from common.console import Clock, banner, count, duration, warn
-from storage.files import write_text
 from training.settings import ExperimentSettings, TrainingSettings
 from training.tracker import METRICS_FILE, read_metrics
 
@@ -138,11 +136,6 @@ class SkippedSamples:
                 f"{count} of {count + read} samples could not be read, more than training.max_skipped={self.limit:g};"
                 " the warnings above name them"
             )
-
-
-def write_json(path: Path, value: object) -> None:
-    """Write JSON, whole or not at all."""
-    write_text(path, json.dumps(value, indent=1) + "\n")
 
 
 def draw_curves(folders: dict[str, Path], output: Path) -> bool:

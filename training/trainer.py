@@ -16,13 +16,14 @@ from common.console import Clock, say, warn
 from common.images import to_float
 from data.loaders import train_loader
 from data.source import Source
-from storage.files import save_png, write_yaml
-from training.checkpoint import CheckpointFolder, require_space, save_weights
+from storage.files import require_space, save_png, write_json, write_yaml
+from storage.weights import write_weights
+from training.checkpoint import CheckpointFolder
 from training.compiler import use_compile
 from training.ema import EMA
 from training.optim import build_optimizer
 from training.randomness import ExampleRandom, seed_step
-from training.report import Progress, SkippedSamples, announce, draw_curves, require_finite, write_json
+from training.report import Progress, SkippedSamples, announce, draw_curves, require_finite
 from training.schedules import learning_rate, weight_decay
 from training.settings import ExperimentSettings, ScheduleSettings, TrainingSettings
 from training.state import load_optimizer_state, module_state, optimizer_state, whole_parameters
@@ -132,7 +133,7 @@ class Trainer:
         step = steps[-1] if steps else 0
         size = sum(p.numel() * p.element_size() for m in task.modules.values() for p in m.parameters())
         if distributed.is_main():  # weights, averaged weights, two moments, and the final export
-            require_space(self.folder, 5 * size)
+            require_space(self.folder, 5 * size, "a checkpoint", key="experiment.output_dir")
         self.raw = dict(task.modules)
         for module in (*self.raw.values(), *task.state.values()):
             module.to(self.device)
@@ -338,7 +339,7 @@ class Trainer:
         if distributed.is_main():
             write_json(self.folder / "metrics.json", self.measured)
             draw_curves({self.experiment.name: self.folder}, self.folder / "curves.png")
-            save_weights(self.folder / "model.safetensors", state)
+            write_weights(self.folder / "model.safetensors", state)
         self.tracker.close()
         distributed.barrier()
         say(

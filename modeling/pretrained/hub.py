@@ -46,8 +46,7 @@ def save_pretrained(module: nn.Module, folder: str | Path, **extra: Any) -> Path
     except TypeError as error:
         raise ValueError(f"{HUB_CONFIG} cannot be written: {error}") from error
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_weights(folder / WEIGHTS, module)
+    write_weights(folder / WEIGHTS, module.state_dict())
     write_text(folder / HUB_CONFIG, text + "\n")
     return folder
 

@@ -116,13 +116,13 @@ def test_index_is_kept_beside_the_shard_and_made_anew_when_it_changes(tmp_path, 
 def test_index_goes_to_the_cache_folder_when_the_shard_folder_is_read_only(tmp_path, shards, monkeypatch):
     from data import tar_index
 
-    def refuse(path, write):
+    def refuse(path):
         if path.parent == tmp_path:
             raise PermissionError(f"{path} is read-only")
-        whole(path, write)
+        return whole(path)
 
-    whole = tar_index.write_whole
-    monkeypatch.setattr(tar_index, "write_whole", refuse)
+    whole = tar_index.atomic_file
+    monkeypatch.setattr(tar_index, "atomic_file", refuse)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     WebDataset(path=shards, image_size=8)
     assert not list(tmp_path.glob("*.index")) and len(list((tmp_path / "cache").rglob("*.index"))) == 3

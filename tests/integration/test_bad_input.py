@@ -473,7 +473,7 @@ def test_disk_full_while_saving(refused, titok, small_disk, tmp_path):
 
 def test_disk_too_small_from_the_start(refused, titok, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
-    monkeypatch.setattr("training.checkpoint.shutil.disk_usage", lambda folder: usage)
+    monkeypatch.setattr("storage.files.shutil.disk_usage", lambda folder: usage)
     said = refused("train_titok", *titok)
     assert "experiment.output_dir=" in said and "MiB free, but a checkpoint needs" in said
 

@@ -1,3 +1,7 @@
+import errno
+import json
+import os
+from collections import namedtuple
 from pathlib import Path
 
 import pytest
@@ -6,7 +10,16 @@ import yaml
 from PIL import Image
 
 from common.images import pil_to_tensor, read_image, to_float
-from storage.files import save_png, write_yaml
+from storage import files
+from storage.files import (
+    WriteError,
+    atomic_file,
+    atomic_folder,
+    require_space,
+    save_png,
+    write_json,
+    write_yaml,
+)
 
 
 def test_a_full_disk_leaves_the_old_text(tmp_path, monkeypatch):
@@ -45,3 +58,77 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
     monkeypatch.undo()
     assert read_image(tmp_path / "a.png").getpixel((0, 0)) == (0, 0, 0)
     assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_space_is_looked_at_before_training(tmp_path, monkeypatch):
+    require_space(tmp_path / "new", 1, "a job")
+    assert not (tmp_path / "new").exists()
+    usage = namedtuple("usage", "total used free")(2**30, 2**30 - 2**21, 2**21)
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda folder: usage)
+    require_space(tmp_path, 2**21, "a job")
+    with pytest.raises(ValueError, match="output=.*: 2 MiB free, but a job needs 3 MiB"):
+        require_space(tmp_path, 3 * 2**20, "a job", key="output")
+
+
+def test_json_is_written_whole(tmp_path):
+    write_json(tmp_path / "a.json", {"a": [1, None]})
+    with pytest.raises(TypeError):
+        write_json(tmp_path / "a.json", {"a": object()})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"a": [1, None]}
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_file_follows_the_umask_and_makes_its_folder(tmp_path):
+    mask = os.umask(0o027)
+    try:
+        with atomic_file(tmp_path / "new/a.bin") as temporary:
+            temporary.unlink()  # as writers do that put a file of their own in its place
+            temporary.touch(0o600)
+    finally:
+        os.umask(mask)
+    assert (tmp_path / "new/a.bin").stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize("writer", [atomic_file, atomic_folder])
+def test_what_cannot_be_written_is_named_and_leaves_nothing(tmp_path, writer):
+    target = tmp_path / "a"
+    with pytest.raises(WriteError, match=r"/a cannot be written: No space left on device$"), writer(target):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    with (
+        pytest.raises(WriteError, match=r"/b cannot be written: full$"),
+        writer(target),
+        writer(tmp_path / "b"),
+    ):
+        raise OSError("full")  # the innermost one is named
+    with pytest.raises(KeyboardInterrupt), writer(target):
+        raise KeyboardInterrupt
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(WriteError, match=r"file/a cannot be written: "), writer(tmp_path / "file/a"):
+        pass
+
+
+def test_a_folder_replaces_what_was_there_and_what_a_killed_job_left(tmp_path):
+    for name in ("a", ".a.part", ".a.old.part"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "old").touch()
+    with atomic_folder(tmp_path / "a") as folder:
+        (folder / "new").touch()
+        assert (tmp_path / "a/old").exists()
+    assert [str(p.relative_to(tmp_path)) for p in sorted(tmp_path.rglob("*"))] == ["a", "a/new"]
+
+
+def test_a_folder_that_cannot_take_its_name_leaves_the_old_one(tmp_path, monkeypatch):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "old").touch()
+
+    def refuse(source, target):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(files.os, "replace", refuse)
+    with (
+        pytest.raises(WriteError, match="a cannot be written: Input/output error"),
+        atomic_folder(tmp_path / "a"),
+    ):
+        pass
+    assert [str(p.relative_to(tmp_path)) for p in sorted(tmp_path.rglob("*"))] == ["a", "a/old"]

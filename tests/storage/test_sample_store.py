@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from evaluator.image_files import open_images
-from storage import npz, rows, sample_store
+from storage import files, npz, sample_store
 from storage.sample_store import SampleStore
 
 
@@ -73,7 +73,7 @@ def test_png_alone_and_npz_alone(tmp_path):
 
 
 def test_a_disk_that_is_too_small_is_known_before(tmp_path):
-    with pytest.raises(ValueError, match="MiB are needed"):
+    with pytest.raises(ValueError, match="unfinished work needs"):
         open_store(tmp_path, count=10**9, side=512)
     assert not (tmp_path / "unfinished.part").exists()
 
@@ -83,12 +83,12 @@ def test_the_room_for_the_final_file_is_asked_for_before(tmp_path, monkeypatch):
     count, side, tokens = 1000, 16, 512
     once = count * (3 * side * side + 8 * tokens + 1)
     for free, enough in ((once + 8 * count * tokens + 16 * count, False), (once + 9 * count * tokens, True)):
-        monkeypatch.setattr(rows, "free_bytes", lambda _, free=free: free)
+        monkeypatch.setattr(files, "free_bytes", lambda _, free=free: free)
         options = {"count": count, "side": side, "num_tokens": tokens}
         if enough:
             open_store(tmp_path, **options)
         else:
-            with pytest.raises(ValueError, match="MiB are needed"):
+            with pytest.raises(ValueError, match="unfinished work needs"):
                 open_store(tmp_path, **options)
 
 
@@ -99,10 +99,10 @@ def test_a_job_that_goes_on_needs_room_for_what_is_missing_only(tmp_path, monkey
     store.put(range(7), images[:7], torch.zeros(7, 3, dtype=torch.int64))
     store.flush()
     assert images.numel() > 1_500_000
-    monkeypatch.setattr(rows, "free_bytes", lambda _: 400_000)
+    monkeypatch.setattr(files, "free_bytes", lambda _: 400_000)
     assert open_store(tmp_path, **options).missing == 1
-    monkeypatch.setattr(rows, "free_bytes", lambda _: 100_000)
-    with pytest.raises(ValueError, match="MiB are needed"):
+    monkeypatch.setattr(files, "free_bytes", lambda _: 100_000)
+    with pytest.raises(ValueError, match="unfinished work needs"):
         open_store(tmp_path, **options)
 
 
@@ -130,10 +130,10 @@ def test_killed_while_finishing_the_store_ends_with_the_same_bytes(tmp_path, mon
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         where, name, stand_in = {
             "crc": (npz.zlib, "crc32", die),
-            "members": (npz, "_write_array", die),
+            "members": (npz.npy, "write_array", die),
             "sync": (npz.os, "fsync", die),
             "move": (sample_store.os, "replace", die),
-            "facts": (sample_store, "write_text", die),
+            "facts": (sample_store, "write_json", die),
             "clean": (shutil, "rmtree", half_cleaned),
         }[step]
         patch.setattr(where, name, stand_in)

@@ -2,6 +2,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from storage import weights
+from storage.files import WriteError
 from storage.weights import (
     CheckpointError,
     load_weights,
@@ -89,7 +91,7 @@ def test_only_entries_that_the_model_lacks_are_dropped_by_pattern(tmp_path):
 
 def test_names_are_read_without_values_and_written_files_are_whole(tmp_path):
     linear = torch.nn.Linear(2, 3)
-    write_weights(tmp_path / "w.safetensors", linear)
+    write_weights(tmp_path / "w.safetensors", linear.state_dict())
     torch.save(linear.state_dict(), tmp_path / "w.bin")
     torch.save(linear.state_dict(), tmp_path / "old.bin", _use_new_zipfile_serialization=False)
     for name in ("w.safetensors", "w.bin", "old.bin"):
@@ -102,3 +104,19 @@ def test_names_are_read_without_values_and_written_files_are_whole(tmp_path):
             weight_names(tmp_path / name)
     with pytest.raises(FileNotFoundError, match="nowhere"):
         weight_names(tmp_path / "nowhere.safetensors")
+
+
+def test_weights_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "model.safetensors"
+    shared = torch.arange(6.0).view(2, 3)
+    write_weights(path, {"a": shared.t(), "b": shared}, {"format": "pt"})  # not contiguous, shared memory
+    assert torch.equal(read_weights(path)["a"], shared.t())
+
+    def half(state, temporary, metadata):
+        temporary.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(weights, "save_file", half)
+    with pytest.raises(WriteError, match=r"model\.safetensors cannot be written: No space left"):
+        write_weights(path, {"a": torch.zeros(1)})
+    assert len(read_weights(path)) == 2 and [p.name for p in tmp_path.iterdir()] == ["model.safetensors"]

@@ -4,18 +4,16 @@ import errno
 import os
 import shutil
 import subprocess
-from collections import namedtuple
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from common.build import ConfigError
 from common.config import read_yaml
 from storage.weights import CheckpointError, read_weights
 from training import checkpoint
-from training.checkpoint import CheckpointFolder, require_space, save_weights
+from training.checkpoint import CheckpointFolder
 
 INFO = {"seed": 1, "config": {"tokenizer": {"name": "titok"}}}
 
@@ -83,10 +81,13 @@ FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 @pytest.mark.parametrize(
     ("place", "error"),
     [
-        ("save_file", FULL),
-        ("torch.save", RuntimeError("[enforce fail at inline_container.cc] unexpected pos 64 vs 0")),
-        ("write_yaml", FULL),
-        ("os.replace", FULL),
+        ("storage.weights.save_file", FULL),
+        (
+            "training.checkpoint.torch.save",
+            RuntimeError("[enforce fail at inline_container.cc] unexpected pos 64 vs 0"),
+        ),
+        ("training.checkpoint.write_yaml", FULL),
+        ("storage.files.os.replace", FULL),
     ],
 )
 def test_full_disk_keeps_earlier_checkpoints_and_names_the_last(tmp_path, monkeypatch, place, error):
@@ -96,11 +97,11 @@ def test_full_disk_keeps_earlier_checkpoints_and_names_the_last(tmp_path, monkey
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr(f"training.checkpoint.{place}", full)
+        patch.setattr(place, full)
         with pytest.raises(CheckpointError, match="cannot save .*step-00000010: .*; there is no earlier one"):
             checkpoints.save(10, states(), optimizers(), INFO)
     checkpoints.save(10, states(), optimizers(), INFO)
-    monkeypatch.setattr(f"training.checkpoint.{place}", full)
+    monkeypatch.setattr(place, full)
     with pytest.raises(CheckpointError, match=r"step-00000020: .*; the last complete one is .*step-00000010"):
         checkpoints.save(20, states(), optimizers(), INFO)
     assert folders(tmp_path) == ["step-00000010"]
@@ -182,31 +183,6 @@ def test_another_module_names_entry_and_shapes(tmp_path):
         CheckpointError, match=r"'weight' has shape \[3\], .* \[2, 5\].* begin anew, or choose"
     ):
         checkpoints.load_module(1, "model", nn.Linear(5, 2, bias=False))
-
-
-def test_weights_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
-    path = tmp_path / "model.safetensors"
-    shared = torch.arange(6.0).view(2, 3)
-    save_weights(path, {"a": shared.t(), "b": shared}, {"format": "pt"})  # not contiguous, shared memory
-    assert torch.equal(read_weights(path)["a"], shared.t())
-
-    def half(state, temporary, metadata):
-        temporary.write_bytes(b"half")
-        raise FULL
-
-    monkeypatch.setattr(checkpoint, "save_file", half)
-    with pytest.raises(CheckpointError, match=r"cannot write .*model\.safetensors: .*No space left"):
-        save_weights(path, {"a": torch.zeros(1)})
-    assert len(read_weights(path)) == 2 and [p.name for p in tmp_path.iterdir()] == ["model.safetensors"]
-
-
-def test_space_is_looked_at_before_training(tmp_path, monkeypatch):
-    require_space(tmp_path / "new", 1)
-    usage = namedtuple("usage", "total used free")(2**30, 2**30 - 2**21, 2**21)
-    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda folder: usage)
-    require_space(tmp_path, 2**21)
-    with pytest.raises(ConfigError, match="output_dir=.*: 2 MiB free, but a checkpoint needs 3 MiB"):
-        require_space(tmp_path, 3 * 2**20)
 
 
 def test_folders_that_cannot_be_written_are_named(tmp_path):

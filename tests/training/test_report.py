@@ -1,5 +1,3 @@
-import json
-
 import pytest
 import torch
 from torch import nn
@@ -7,7 +5,7 @@ from torch import nn
 from common import console
 from common.build import ConfigError
 from training import report
-from training.report import FEWEST_JUDGED, Progress, SkippedSamples, require_finite, write_json
+from training.report import FEWEST_JUDGED, Progress, SkippedSamples, require_finite
 
 
 @pytest.fixture
@@ -88,11 +86,3 @@ def test_numbers_that_broke_down_are_named_with_the_first_step():
         require_finite(wrong, {"model": sound})
     with pytest.raises(ConfigError, match=r"tensor discriminator.weight \[2, 2\] is not finite"):
         require_finite(wrong, {"model": sound, "discriminator": broken})
-
-
-def test_json_is_written_whole(tmp_path):
-    write_json(tmp_path / "a.json", {"a": [1, None]})
-    with pytest.raises(TypeError):
-        write_json(tmp_path / "a.json", {"a": object()})
-    assert json.loads((tmp_path / "a.json").read_text()) == {"a": [1, None]}
-    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
