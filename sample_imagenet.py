@@ -11,7 +11,6 @@ and tokens [n, N].
 
 from common.config import run_script
 from jobs.sampling import SampleOptions, sample_images
-from training.original_run import translate_sampling as translate
 
 
 def main(options: SampleOptions) -> None:
@@ -20,4 +19,4 @@ def main(options: SampleOptions) -> None:
 
 
 if __name__ == "__main__":
-    run_script(main, SampleOptions, __doc__, translate=translate)
+    run_script(main, SampleOptions, __doc__)

@@ -10,7 +10,6 @@ newest checkpoint. FILE may also be a training configuration of the original cod
 
 from common.config import run_script
 from training.generator_run import GeneratorRun, train_generator
-from training.original_run import translate_generator_run as translate
 
 
 def main(run: GeneratorRun) -> None:
@@ -19,4 +18,4 @@ def main(run: GeneratorRun) -> None:
 
 
 if __name__ == "__main__":
-    run_script(main, GeneratorRun, __doc__, translate=translate)
+    run_script(main, GeneratorRun, __doc__)

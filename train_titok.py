@@ -8,7 +8,6 @@ tokenizer is asked for. FILE may also be a training configuration of the origina
 """
 
 from common.config import run_script
-from training.original_run import translate_tokenizer_run as translate
 from training.tokenizer_run import TokenizerRun, train_tokenizer
 
 
@@ -18,4 +17,4 @@ def main(run: TokenizerRun) -> None:
 
 
 if __name__ == "__main__":
-    run_script(main, TokenizerRun, __doc__, translate=translate)
+    run_script(main, TokenizerRun, __doc__)

@@ -122,21 +122,18 @@ def resolve(tree: dict) -> dict:
         raise ConfigError(f"arguments cannot be merged: {one_line(error)}") from error
 
 
-def load_settings(
-    cls: type[Settings], arguments: Sequence[str], translate: Callable[[dict], dict] | None = None
-) -> Settings:
+def load_settings(cls: type[Settings], arguments: Sequence[str]) -> Settings:
     """Settings from the command line.
 
     Args:
-        cls: settings dataclass.
+        cls: settings dataclass. If it has a class method `translate`, that is applied to the merged tree before the
+            strict check, so that files and overrides may also use the key names of another program.
         arguments: as `merge_arguments` takes them.
-        translate: applied to the merged tree before the strict check, so that files and overrides may also use the
-            key names of another program; it returns trees that need no translation as they are.
     """
     sources = merge_sources(arguments)
     tree = resolve(sources)
-    if translate is not None:
-        tree = translate(tree)
+    if hasattr(cls, "translate"):
+        tree = cls.translate(tree)
     settings = build_dataclass(cls, tree)
     _check_removed(settings, sources)
     return settings
@@ -208,12 +205,7 @@ def describe(cls: type, prefix: str = "", given: Any = None) -> list[str]:
     return lines
 
 
-def run_script(
-    main: Callable[[Any], None],
-    cls: type,
-    usage: str,
-    translate: Callable[[dict], dict] | None = None,
-) -> NoReturn | None:
+def run_script(main: Callable[[Any], None], cls: type, usage: str) -> NoReturn | None:
     """Run an entry point: `--help`, settings from the command line, and user errors as one line.
 
     ValueError and OSError are mistakes in the input: they end the program with one line and exit code 1 (set the
@@ -223,7 +215,6 @@ def run_script(
         main: called with the settings.
         cls: settings dataclass of the script.
         usage: the module docstring; printed by `--help` before the options.
-        translate: see `load_settings`.
     """
     arguments = sys.argv[1:]
     if any(a in ("-h", "--help", "help") for a in arguments):
@@ -231,7 +222,7 @@ def run_script(
         print("\n".join(describe(cls)))
         return None
     try:
-        main(load_settings(cls, arguments, translate))
+        main(load_settings(cls, arguments))
     except KeyboardInterrupt:
         sys.exit("stopped by the user")
     except (ValueError, OSError) as error:

@@ -3,15 +3,13 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-import train_rar
-import train_titok
 from common.config import (
     REPOSITORY,
     find_file,
@@ -141,7 +139,7 @@ def launch(program: str, arguments: Sequence[str]) -> None:
         raise ValueError(f"{program} {' '.join(arguments)} ended with code {done.returncode}; see above")
 
 
-def finished(folder: Path, settings: type, arguments: Sequence[str], translate: Callable) -> bool:
+def finished(folder: Path, settings: type, arguments: Sequence[str]) -> bool:
     """Whether a run folder holds the result of these arguments.
 
     Raises:
@@ -149,7 +147,7 @@ def finished(folder: Path, settings: type, arguments: Sequence[str], translate: 
     """
     if not (folder / "model.safetensors").is_file():
         return False
-    wanted, found = plain(load_settings(settings, arguments, translate)), read_yaml(folder / "config.yaml")
+    wanted, found = plain(load_settings(settings, arguments)), read_yaml(folder / "config.yaml")
     for key in (key for key in DECIDING if key in wanted):
         held = found.get(key)
         if key == "generator":  # the sizes come from its tokens
@@ -193,7 +191,7 @@ def train(options: CompareOptions, recipe: str) -> dict[str, Any]:
         if options.run_folder(start).exists():
             arguments.append(f"initialize={options.run_folder(start)}")
             notes |= json.loads((options.run_folder(start) / "notes.json").read_text())
-    if finished(folder, TokenizerRun, arguments, train_titok.translate):
+    if finished(folder, TokenizerRun, arguments):
         say(f"{folder} is trained")
     else:
         launch("train_titok.py", arguments)
@@ -270,7 +268,7 @@ def generate(options: CompareOptions, name: str, reference: str, tokenizer: Toke
     arguments.append(f"data.tokenizer={reference}")
     if options.gpt_steps is not None:
         arguments.append(f"training.max_steps={options.gpt_steps}")
-    if finished(folder, GeneratorRun, arguments, train_rar.translate):
+    if finished(folder, GeneratorRun, arguments):
         say(f"{folder} is trained")
     else:
         launch("train_rar.py", arguments)

@@ -10,6 +10,7 @@ from common.config import option
 from common.console import Clock, banner, duration, say
 from common.distributed import is_main, world_size
 from common.launch import processes
+from compat.runs import translate_sampling
 from modeling.pipeline import find_classes, generate_into, load_image_model
 from modeling.sampling import MaskedSamplingSettings, SamplingSettings, check_settings, settings_type
 from storage.files import save_png
@@ -48,6 +49,11 @@ class SampleOptions:
     npz: bool = option(True, "write samples.npz for evaluators")
     grid: bool = option(True, f"write samples.png, up to {GRID_ROWS} classes of {GRID_COLUMNS} samples")
     overwrite: bool = option(False, "replace samples made with other settings")
+
+    @classmethod
+    def translate(cls, tree: dict) -> dict:
+        """Files of the original code release are taken too."""
+        return translate_sampling(tree)
 
     def __post_init__(self) -> None:
         for key in ("num_samples", "batch_size"):

@@ -172,8 +172,7 @@ def program(engine: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
         capsys.readouterr()
         code = 0
         try:
-            translate = getattr(main, "translate", None)
-            run_script(getattr(main, "main", main), settings, main.__doc__, translate)
+            run_script(getattr(main, "main", main), settings, main.__doc__)
         except SystemExit as end:
             code = end.code
         finally:

@@ -9,6 +9,7 @@ import torch
 from common.build import ConfigError, build_dataclass
 from common.config import option, to_tree
 from common.console import warn
+from compat.runs import translate_run
 from data.source import Source
 from data.token_exchange import open_tokens
 from data.token_memmap import TokenMemmap
@@ -82,6 +83,11 @@ class GeneratorRun:
     training: TrainingSettings = option()
     evaluation: GeneratorEvaluation = option(GeneratorEvaluation())
     tokens: dict | None = option(None, "filled in by training: where the tokens came from")
+
+    @classmethod
+    def translate(cls, tree: dict) -> dict:
+        """Files of the original code release are taken too."""
+        return translate_run(tree, "generator", cls)
 
 
 @dataclass(frozen=True)

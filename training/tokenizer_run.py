@@ -8,6 +8,7 @@ import torch
 
 from common.build import ConfigError, build, check_options
 from common.config import option, to_tree
+from compat.runs import translate_run
 from data import DATASETS
 from data.source import Source
 from modeling.factory import build_discriminator, build_tokenizer
@@ -60,6 +61,11 @@ class TokenizerRun:
     schedule: ScheduleSettings = option(ScheduleSettings())
     training: TrainingSettings = option()
     evaluation: TokenizerEvaluation = option(TokenizerEvaluation())
+
+    @classmethod
+    def translate(cls, tree: dict) -> dict:
+        """Files of the original code release are taken too."""
+        return translate_run(tree, "tokenizer", cls)
 
     def __post_init__(self) -> None:
         if self.tokenizer.get("name") == "cluster" and "teacher" not in self.tokenizer:

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from common.build import nearest
+from compat.models import SIZES
 from modeling.pretrained.catalog_llamagen import LLAMAGEN_FAMILY
 from modeling.pretrained.catalog_magvit2 import MAGVIT2_FAMILY
-from modeling.pretrained.original import SIZES
 from modeling.pretrained.release import Release
 
 TITOK, TATITOK, RAR = "fun-research/TiTok", "fun-research/TA-TiTok", "yucornetto/RAR"

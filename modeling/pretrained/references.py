@@ -19,15 +19,15 @@ from typing import Any
 
 from common.build import ConfigError, nearest
 from common.config import REPOSITORY, find_file, read_yaml
-from modeling.pretrained.catalog import RELEASES, release_of_file, release_of_section
-from modeling.pretrained.downloads import hub_model, release_weights
-from modeling.pretrained.original import (
+from compat.models import (
     generator_section,
     is_original,
     sampling_section,
     tokenizer_section,
     weight_file,
 )
+from modeling.pretrained.catalog import RELEASES, release_of_file, release_of_section
+from modeling.pretrained.downloads import hub_model, release_weights
 from modeling.pretrained.release import Release, imagenet_classes
 from modeling.pretrained.run_folder import CONFIG, MODEL_SECTIONS, ModelFiles, newest_weights, open_run
 from storage.weights import weight_names

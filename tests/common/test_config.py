@@ -133,36 +133,39 @@ def run(monkeypatch, main, *arguments):
     return run_script(main, Run, "Does a thing.\n\n    python script.py\n")
 
 
-def translate(tree):
-    """`size`, in the terms of another program, is our `model.width`."""
-    kept = {key: value for key, value in tree.items() if key != "size"}
-    return kept | {"model": {"width": tree["size"]}} if "size" in tree else kept
+@dataclass(kw_only=True)
+class Translated(Run):
+    """Takes `size`, in the terms of another program, for `model.width`."""
+
+    @classmethod
+    def translate(cls, tree):
+        kept = {key: value for key, value in tree.items() if key != "size"}
+        if tree.get("size") == "refused":
+            raise ConfigError("size is\nwrong")
+        return kept | {"model": {"width": tree["size"]}} if "size" in tree else kept
 
 
 def test_the_tree_is_translated_after_merging_and_before_the_check(files):
     (files / "foreign.yaml").write_text("output: out\nsize: 3\n")
-    settings = load_settings(Run, [f"config={files}/foreign.yaml", "size=6", "note=x"], translate)
-    assert settings == Run(output=Path("out"), model=Model(width=6), note="x")
+    settings = load_settings(Translated, [f"config={files}/foreign.yaml", "size=6", "note=x"])
+    assert settings == Translated(output=Path("out"), model=Model(width=6), note="x")
     with pytest.raises(ConfigError, match="size is not an option"):
         load_settings(Run, [f"config={files}/foreign.yaml"])
     with pytest.raises(ConfigError, match="model.width='big' has the wrong type"):
-        load_settings(Run, [f"config={files}/foreign.yaml", "size=big"], translate)
+        load_settings(Translated, [f"config={files}/foreign.yaml", "size=big"])
 
 
 def test_scripts_translate(monkeypatch, capsys):
     seen = []
     monkeypatch.setattr(sys, "argv", ["script.py", "output=x", "size=5"])
-    run_script(lambda settings: seen.append(settings), Run, "Usage.", translate=translate)
-    assert seen == [Run(output=Path("x"), model=Model(width=5))]
-
-    def refuse(tree):
-        raise ConfigError("size is\nwrong")
-
+    run_script(seen.append, Translated, "Usage.")
+    assert seen == [Translated(output=Path("x"), model=Model(width=5))]
+    monkeypatch.setattr(sys, "argv", ["script.py", "output=x", "size=refused"])
     with pytest.raises(SystemExit) as end:
-        run_script(lambda *_: pytest.fail("started"), Run, "Usage.", translate=refuse)
+        run_script(lambda *_: pytest.fail("started"), Translated, "Usage.")
     assert end.value.code == "error: size is wrong"
     monkeypatch.setattr(sys, "argv", ["script.py", "--help"])
-    run_script(lambda *_: pytest.fail("started"), Run, "Usage.", translate=refuse)
+    run_script(lambda *_: pytest.fail("started"), Translated, "Usage.")
     assert "model.width=" in capsys.readouterr().out
 
 

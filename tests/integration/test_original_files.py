@@ -14,13 +14,13 @@ from PIL import Image
 import sample_imagenet
 import train_rar
 import train_titok
+from compat.models import generator_section, tokenizer_section
 from modeling.factory import build_generator, build_tokenizer
 from modeling.pipeline import load_generator, load_tokenizer
-from modeling.pretrained.original import generator_section, tokenizer_section
 from storage.files import write_yaml
-from tests.modeling.pretrained.originals import generator_keys, titok_tree
+from tests.compat import trees as original_trees
+from tests.compat.originals import generator_keys, titok_tree
 from tests.parity import fill_module
-from tests.training import original_trees
 from training.generator_run import GeneratorRun
 from training.tokenizer_run import TokenizerRun
 

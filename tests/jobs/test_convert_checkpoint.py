@@ -3,11 +3,11 @@ import json
 import pytest
 import torch
 
+from compat import models as original
 from jobs.convert_checkpoint import ConvertCheckpointOptions, convert_checkpoint
 from modeling.pipeline import load_generator, load_tokenizer
-from modeling.pretrained import original
 from storage.weights import weight_hash
-from tests.modeling.pretrained.originals import SMALL, filled_model, small_generator_tree, write_weights
+from tests.compat.originals import SMALL, filled_model, small_generator_tree, write_weights
 
 
 @pytest.fixture

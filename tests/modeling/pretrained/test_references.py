@@ -10,14 +10,15 @@ import torch
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError
 
 from common.build import ConfigError
+from compat import models as original
 from modeling.pipeline import load_generator, load_image_model, load_tokenizer
-from modeling.pretrained import downloads, original
+from modeling.pretrained import downloads
 from modeling.pretrained.catalog import RELEASES
 from modeling.pretrained.references import open_model
 from modeling.pretrained.release import imagenet_classes
 from storage.files import write_yaml
 from storage.weights import CheckpointError
-from tests.modeling.pretrained.originals import (
+from tests.compat.originals import (
     SMALL,
     filled_model,
     small_generator_tree,

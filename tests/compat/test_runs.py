@@ -8,7 +8,12 @@ import yaml
 
 from common.build import ConfigError, build_dataclass
 from common.config import REPOSITORY, load_settings
-from tests.training.original_trees import (
+from compat import keys as original_keys
+from compat.runs import (
+    perceptual_shares,
+    translate_sampling,
+)
+from tests.compat.trees import (
     DATACOMP,
     IMAGENET,
     IMAGENET_VAL,
@@ -21,15 +26,7 @@ from tests.training.original_trees import (
     stage2,
     text_aware,
 )
-from training import original_keys
 from training.generator_run import GeneratorRun
-from training.original_run import (
-    perceptual_shares,
-    translate_generator_run,
-    translate_run,
-    translate_sampling,
-    translate_tokenizer_run,
-)
 from training.tokenizer_run import TokenizerRun
 
 VQGAN_PARTS = {"weights": VQGAN, "tokenizer": {"name": "maskgit_vqgan"}}
@@ -45,7 +42,6 @@ TOKENIZERS = {
 ALL = [("tokenizer", tree) for tree in TOKENIZERS.values()] + [("generator", maskgit()), ("generator", rar())]
 NAMES = [*TOKENIZERS, "maskgit", "rar"]
 CLASSES = {"tokenizer": TokenizerRun, "generator": GeneratorRun}
-HOOKS = {"tokenizer": translate_tokenizer_run, "generator": translate_generator_run}
 
 
 @pytest.fixture
@@ -55,7 +51,7 @@ def settings(tmp_path):
     def load(kind: str, tree: dict[str, Any], *overrides: str) -> Any:
         (tmp_path / "original.yaml").write_text(yaml.safe_dump(tree))
         arguments = [f"config={tmp_path}/original.yaml", *overrides]
-        return load_settings(CLASSES[kind], arguments, HOOKS[kind])
+        return load_settings(CLASSES[kind], arguments)
 
     return load
 
@@ -327,9 +323,9 @@ def test_mistakes_are_named(settings, name, key, value, message):
 
 def test_our_own_trees_pass_unchanged():
     ours = {"experiment": {"output_dir": "x"}, "tokenizer": {"name": "titok"}, "data": {}, "training": {}}
-    assert translate_run(ours, "tokenizer") == ours and translate_sampling(ours) == ours
+    assert TokenizerRun.translate(ours) == ours and translate_sampling(ours) == ours
     with pytest.raises(ConfigError, match="dataset is not an option"):
-        build_dataclass(TokenizerRun, translate_run({"dataset": {}}, "tokenizer"))
+        build_dataclass(TokenizerRun, TokenizerRun.translate({"dataset": {}}))
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """Run files of the original code release (arXiv:2406.07550, arXiv:2411.00776, arXiv:2501.07730) in our terms.
 
 A tree merged from such a YAML file and from overrides, with their key names or ours, becomes the tree that our
-entry scripts check. Every key is accounted for: it has a counterpart, or stands in `original_keys.UNUSED` with the
+entry scripts check. Every key is accounted for: it has a counterpart, or stands in `keys.UNUSED` with the
 reason why it changes nothing, or it is an error. docs/original_configs.md shows the whole correspondence.
 """
 
@@ -10,12 +10,10 @@ import inspect
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import PurePath
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
 from common.build import ConfigError, check_value, nearest
-from data import DATASETS
-from modeling.pretrained.original import generator_section, is_original, sampling_section, tokenizer_section
-from training.original_keys import (
+from compat.keys import (
     BASE,
     CAPTIONS,
     CLASSES,
@@ -36,31 +34,22 @@ from training.original_keys import (
     TRANSFORM,
     UNUSED,
 )
-from training.settings import ExperimentSettings, OptimizerSettings, TrainingSettings
-from training.tasks.tokenizer_loss import TokenizerLossSettings
+from compat.models import generator_section, is_original, sampling_section, tokenizer_section
+from data import DATASETS
 
 Kind = Literal["tokenizer", "generator"]
 
-# These names are sections of ours too, so keys of both may stand in them.
-SHARED = {
-    "experiment": ExperimentSettings,
-    "optimizer": OptimizerSettings,
-    "training": TrainingSettings,
-}
-SHARED_OF = {
-    "tokenizer": SHARED | {"losses": TokenizerLossSettings},
-    "generator": SHARED,
-}
 # A weight file does not say what is in it.
 WEIGHT_FILES = (".bin", ".safetensors", ".pt", ".pth")
 
 
-def translate_run(tree: Mapping[str, Any], kind: Kind) -> dict[str, Any]:
+def translate_run(tree: Mapping[str, Any], kind: Kind, settings: type) -> dict[str, Any]:
     """The tree of a training run in our terms.
 
     Args:
         tree: merged and resolved. A tree without the original's `model` section is returned as it is.
-        kind: what the calling entry script trains.
+        kind: what the run trains.
+        settings: dataclass of the run. Its sections that have a name of theirs may hold keys of both.
 
     Raises:
         ConfigError: a key that neither the original nor we know (the nearest one is named), a value without
@@ -69,7 +58,7 @@ def translate_run(tree: Mapping[str, Any], kind: Kind) -> dict[str, Any]:
     if not _looks_original(tree):
         return dict(tree)
     _check_kind(tree["model"], kind)
-    flat, ours = _split(tree, kind, SHARED_OF[kind])
+    flat, ours = _split(tree, kind, get_type_hints(settings))
     result: dict[str, Any] = {"experiment": {}, "training": {}, "optimizer": {}, "schedule": {}}
     for key, target in (RENAMED | RENAMED_OF[kind]).items():
         if key in flat:
@@ -82,16 +71,6 @@ def translate_run(tree: Mapping[str, Any], kind: Kind) -> dict[str, Any]:
         if isinstance(section, Mapping) and section.get("path", "") is None:
             raise ConfigError(f"{key} is missing; expected a pattern of tar shards")
     return result
-
-
-def translate_tokenizer_run(tree: dict[str, Any]) -> dict[str, Any]:
-    """`translate_run` for tokenizers, as `run_script` takes it."""
-    return translate_run(tree, "tokenizer")
-
-
-def translate_generator_run(tree: dict[str, Any]) -> dict[str, Any]:
-    """`translate_run` for generators, as `run_script` takes it."""
-    return translate_run(tree, "generator")
 
 
 def translate_sampling(tree: dict[str, Any]) -> dict[str, Any]:
@@ -156,7 +135,7 @@ def _check_kind(model: Mapping[str, Any], kind: Kind) -> None:
 
 
 def _split(
-    tree: Mapping[str, Any], kind: Kind, shared: Mapping[str, type]
+    tree: Mapping[str, Any], kind: Kind, sections: Mapping[str, type]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """What a tree says in the original's terms, by dotted key, and the sections it gives in ours."""
     known = [*RENAMED, *RENAMED_OF[kind], *HANDLED, *HANDLED_OF[kind], *UNUSED]
@@ -166,7 +145,11 @@ def _split(
     def read(path: str, section: Any) -> None:
         if not isinstance(section, Mapping):
             raise ConfigError(f"{path}={section!r} has the wrong type; expected section")
-        own = [f.name for f in dataclasses.fields(shared[path])] if path in shared else []
+        own = (
+            [f.name for f in dataclasses.fields(sections[path])]
+            if dataclasses.is_dataclass(sections.get(path))
+            else []
+        )
         for key, value in section.items():
             dotted = f"{path}.{key}"
             if dotted in NESTED:

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from compat import models as original
 from modeling.factory import build_generator, build_tokenizer
-from modeling.pretrained import original
 from tests.parity import fill_module
 
 LETTERS = {"s": "small", "b": "base", "l": "large"}

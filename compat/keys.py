@@ -1,4 +1,4 @@
-"""The keys of the run files of the original code release, except those of `model` (modeling/pretrained/original.py)."""
+"""The keys of the run files of the original code release, except those of `model` (models.py)."""
 
 TRAIN_SHARDS = "dataset.params.train_shards_path_or_url"
 EVAL_SHARDS = "dataset.params.eval_shards_path_or_url"

@@ -5,8 +5,7 @@ import copy
 import pytest
 
 from common.build import ConfigError
-from modeling.pretrained.catalog import RELEASES
-from modeling.pretrained.original import (
+from compat.models import (
     generator_section,
     has_generator,
     is_original,
@@ -15,7 +14,8 @@ from modeling.pretrained.original import (
     tokenizer_section,
     weight_file,
 )
-from tests.modeling.pretrained.originals import TREES, rar_tree, titok_tree
+from modeling.pretrained.catalog import RELEASES
+from tests.compat.originals import TREES, rar_tree, titok_tree
 
 
 @pytest.mark.parametrize("name", TREES)
