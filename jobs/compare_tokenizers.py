@@ -20,23 +20,18 @@ from common.config import (
 )
 from common.config import to_tree as plain
 from common.console import Clock, banner, duration, say
-from common.images import to_float
 from common.launch import processes
-from data.still import still_source
-from evaluator.codebook_usage import CodebookUsage
 from evaluator.evaluator import Evaluator
 from evaluator.image_files import open_images
-from evaluator.image_stream import ImageStream
 from evaluator.local_networks import LocalNetworks
 from evaluator.reference import image_reference
 from jobs.comparison_table import LN2, TRAINED_HERE, draw_comparison, markdown_table
-from jobs.evaluate import batches
 from jobs.fit_codebook import FitOptions, fit_codebook
+from jobs.measuring import ReconstructionMeasurement, SourceImages, pass_through
 from jobs.pretokenize import PretokenizeOptions, pretokenize
-from jobs.reproduce import SourceImages
 from jobs.sampling import SampleOptions, draw_samples
 from jobs.teacher_training import write_teacher
-from modeling.pipeline import decode, load_tokenizer
+from modeling.pipeline import load_tokenizer
 from modeling.pretrained.references import reference_name
 from modeling.tokenizers.base import Tokenizer
 from storage.files import write_json, write_text
@@ -220,10 +215,9 @@ def fit(options: CompareOptions, name: str, tree: Mapping[str, Any], teacher: Ma
     write_json(folder / "notes.json", {"fit_iterations": options.fit_iterations})
 
 
-def images_of(section: Mapping[str, Any], tokenizer: Tokenizer) -> ImageStream:
+def images_of(section: Mapping[str, Any], tokenizer: Tokenizer) -> SourceImages:
     """The images of a data section at the size that a tokenizer takes, without random augmentation."""
-    source = still_source(section, split="train", config={}, image_size=tokenizer.image_size)
-    return SourceImages(source, " ".join(str(section[k]) for k in ("name", "path", "split") if k in section))
+    return SourceImages(section, split="train", config={}, image_size=tokenizer.image_size)
 
 
 def measure(
@@ -239,16 +233,9 @@ def measure(
         lpips=networks.lpips,
         device=device,
     )
-    usage = CodebookUsage(tokenizer.codebook_size) if tokenizer.is_discrete else None
-    for images, positions in batches(stream, options.batch_size, "reconstructing"):
-        originals = to_float(images.to(device))
-        with torch.inference_mode():
-            tokens = tokenizer.encode(originals)
-        evaluator.update_pairs(decode(tokenizer, tokens), originals, positions)
-        if usage is not None:
-            usage.update(tokens)
-    held = {"held_out_images": stream.count}
-    return {**held, **evaluator.result(), **({} if usage is None else usage.result(device))}
+    measurement = ReconstructionMeasurement(evaluator, codebook_size=tokenizer.codebook_size, device=device)
+    measurement.reconstruct(tokenizer, stream, options.batch_size)
+    return {"held_out_images": stream.count, **measurement.result()}
 
 
 def generate(options: CompareOptions, name: str, reference: str, tokenizer: Tokenizer) -> dict[str, float]:
@@ -307,10 +294,8 @@ def sample(
         reference=image_reference(images, "training"),
         device=device,
     )
-    for batch in batches(samples, options.batch_size, "samples"):
-        evaluator.update(*batch)
-    for batch in batches(images, options.batch_size, "reference"):
-        evaluator.update_reference(*batch)
+    pass_through(evaluator.update, samples, options.batch_size, "samples")
+    pass_through(evaluator.update_reference, images, options.batch_size, "reference")
     return evaluator.result()
 
 

@@ -1,7 +1,7 @@
 """Samples or reconstructions measured: options, images, networks, result file."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,22 +10,21 @@ from typing import Any, Literal
 import torch
 
 from common import distributed
-from common.config import find_file, option
-from common.console import Clock, banner, duration, progress, say, warn
-from common.images import to_float
+from common.config import option
+from common.console import Clock, banner, duration, say, warn
 from common.launch import processes
 from data.transforms import CROPS, Resize
 from evaluator import protocol as protocols
-from evaluator.codebook_usage import CodebookUsage
 from evaluator.dino import load_dino
 from evaluator.evaluator import Evaluator, ImageSet, extractor_facts
 from evaluator.image_files import open_images
-from evaluator.image_stream import ImageBatch, ImageStream, Transform
+from evaluator.image_stream import Transform
 from evaluator.inception import load_inception
 from evaluator.lpips import load_lpips
 from evaluator.metrics.image_quality import QualityName
 from evaluator.reference import Reference, image_reference, open_reference, write_reference
-from modeling.pipeline import decode, load_tokenizer
+from jobs.measuring import ReconstructionMeasurement, batches, found, pass_through
+from modeling.pipeline import load_tokenizer
 from modeling.tokenizers.base import Tokenizer
 from storage.files import write_text
 from storage.weights import weight_hash
@@ -115,15 +114,6 @@ def default_metrics(options: EvaluateOptions, reference: Reference | None) -> tu
     return ("fid", *(["sfid"] if has_spatial else []), "is", *(["precision_recall"] if has_images else []))
 
 
-def batches(stream: ImageStream, batch_size: int, what: str) -> Iterator[ImageBatch]:
-    """This process's share of the images, with a progress bar over it on the main process."""
-    bar = progress(None, what, total=len(stream.share()), unit="image")
-    for batch in stream.batches(batch_size):
-        yield batch
-        bar.update(len(batch.images))
-    bar.close()
-
-
 class Run:
     """One measurement: what the options name, opened."""
 
@@ -137,7 +127,7 @@ class Run:
                 " scripts/reconstruct.py measures it"
             )
         self.crop, transform = crop_of(options, tokenizer)
-        self.samples = open_images(_found(options.samples), transform=transform)
+        self.samples = open_images(found(options.samples), transform=transform)
         self.samples.limit(options.max_images)
         if tokenizer is not None and self.samples.size != (tokenizer.image_size,) * 2:
             raise ValueError(
@@ -145,7 +135,7 @@ class Run:
             )
         self.reference = None
         if options.reference is not None:
-            self.reference = open_reference(_found(options.reference), transform=transform)
+            self.reference = open_reference(found(options.reference), transform=transform)
             if not self.reference.statistics:
                 self.reference.images.limit(options.max_images)
                 self.reference.image_set = options.reference_set or self.reference.image_set
@@ -154,9 +144,6 @@ class Run:
         self.protocol = options.protocol or ("adm" if tokenizer is None else "tokenizer")
         self.paired = bool(set(self.metrics) & set(protocols.PAIR_METRICS))
         self._check()
-        self.usage = None
-        if tokenizer is not None and tokenizer.is_discrete:
-            self.usage = CodebookUsage(tokenizer.codebook_size)
 
     def _check(self) -> None:
         """Contradictions that would otherwise show after an hour of work."""
@@ -200,15 +187,14 @@ class Run:
         """Pass all images through."""
         size = self.options.batch_size
         images = None if self.reference is None else self.reference.images
+        measurement = ReconstructionMeasurement(
+            evaluator,
+            codebook_size=None if self.tokenizer is None else self.tokenizer.codebook_size,
+            device=self.device,
+        )
+        seen = self.paired and self.tokenizer is None
         if self.tokenizer is not None:
-            for originals, positions in batches(self.samples, size, "reconstructing"):
-                originals = to_float(originals.to(self.device))
-                with torch.inference_mode():
-                    tokens = self.tokenizer.encode(originals)
-                results = decode(self.tokenizer, tokens)
-                if self.usage is not None:
-                    self.usage.update(tokens)
-                evaluator.update_pairs(results, originals, positions)
+            measurement.reconstruct(self.tokenizer, self.samples, size)
         elif self.paired:
             others = images.batches(size)
             for batch in batches(self.samples, size, "measuring"):
@@ -217,19 +203,15 @@ class Run:
                 if evaluator.needs_reference_images:
                     evaluator.update_reference(originals, batch.positions)
         else:
-            for batch in batches(self.samples, size, "samples"):
-                evaluator.update(*batch)
-        seen = self.paired and self.tokenizer is None
+            pass_through(evaluator.update, self.samples, size, "samples")
         if evaluator.needs_reference_images and images is not None and not seen:
-            for batch in batches(images, size, "reference"):
-                evaluator.update_reference(*batch)
-        usage = {} if self.usage is None else self.usage.result(self.device)
-        return {**evaluator.result(), **usage}
+            pass_through(evaluator.update_reference, images, size, "reference")
+        return measurement.result()
 
     def facts(self) -> dict[str, Any]:
         """Provenance of samples and reference."""
         facts: dict[str, Any] = {"samples": protocols.image_facts(self.samples), "crop": self.crop}
-        facts["sampler"] = protocols.sampler_facts(_found(self.options.samples))
+        facts["sampler"] = protocols.sampler_facts(found(self.options.samples))
         if self.tokenizer is not None:
             facts["tokenizer"] = {
                 "name": self.options.tokenizer,
@@ -255,11 +237,6 @@ class Run:
         )
 
 
-def _found(path: str) -> str:
-    """A path as given, or relative to the repository; brace patterns as they are."""
-    return path if "{" in path else str(find_file(path, "images"))
-
-
 def make_reference(run: Run) -> None:
     """Measure mean and covariance of the samples and write them."""
     options, kinds = run.options, {"fid": "pool", "sfid": "spatial", "fd_dinov2": "dinov2"}
@@ -270,8 +247,7 @@ def make_reference(run: Run) -> None:
         )
     extractors = load_extractors(options, run.metrics, run.device)
     images = ImageSet(list(extractors.values()), moments=[kinds[m] for m in run.metrics])
-    for batch in batches(run.samples, options.batch_size, "reference"):
-        images.update(*batch)
+    pass_through(images.update, run.samples, options.batch_size, "reference")
     count, fingerprint = images.counted()
     statistics = images.statistics(run.device)
     about = {

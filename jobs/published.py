@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from common.console import say
-from evaluator.codebook_usage import CodebookUsage
 from evaluator.evaluator import Evaluator, Extractor
 from evaluator.float_rfid import FloatExtractor, FloatRFID
 from evaluator.protocol import network_warnings, result_name
+from jobs.measuring import ReconstructionMeasurement
 from modeling.pretrained.catalog import RAR, TITOK
 from modeling.pretrained.release import Release
 
@@ -69,62 +69,37 @@ def published_at(release: Release, image_size: int | None) -> Mapping[str, float
     return release.metrics if image_size is None else OTHER_SIZES.get((release.name, image_size), {})
 
 
-class FamilyMeasurement:
-    """What is measured of reconstructions in one pass, as the authors of a tokenizer did.
+def family_measurement(
+    family: Family,
+    *,
+    extractors: Mapping[str, Extractor],
+    float_network: FloatExtractor | None = None,
+    lpips: nn.Module | None = None,
+    codebook_size: int | None = None,
+    num_images: int | None = None,
+    device: torch.device | str = "cpu",
+) -> ReconstructionMeasurement:
+    """Measures reconstructions in one pass, as the authors of a tokenizer did.
 
     Args:
-        family: how they did.
         extractors: networks of the metrics, as `evaluator.evaluator.Evaluator` takes them.
         float_network: for rFID of images that were not stored as 8 bit; None for other families.
         lpips: network of LPIPS, which is then measured too.
-        codebook_size: of the tokens, whose use is counted; None for continuous ones.
+        codebook_size: number of codes whose use is counted; None for continuous tokenizers.
         num_images: over all processes.
-        device: of the reductions.
+        device: where sums over processes are made.
     """
-
-    def __init__(
-        self,
-        family: Family,
-        *,
-        extractors: Mapping[str, Extractor],
-        float_network: FloatExtractor | None = None,
-        lpips: nn.Module | None = None,
-        codebook_size: int | None = None,
-        num_images: int | None = None,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        extra = () if lpips is None else ("lpips",)
-        self.metrics, self.device = (*family.metrics, *extra), device
-        self.evaluator = Evaluator(
-            extractors=extractors,
-            metrics=(*family.on_stored, *extra),
-            protocol="tokenizer",
-            num_images=num_images,
-            lpips=lpips,
-            device=device,
-            quality=family.quality,
-        )
-        self.rfid = FloatRFID(extractor=float_network, device=device) if family.float_rfid else None
-        self.usage = None if codebook_size is None else CodebookUsage(codebook_size)
-
-    def update(
-        self, results: torch.Tensor, originals: torch.Tensor, tokens: torch.Tensor, positions: torch.Tensor
-    ) -> None:
-        """Add reconstructions with their originals, both [B, 3, H, W] in [0, 1], tokens, and positions int64 [B]."""
-        self.evaluator.update_pairs(results, originals, positions)
-        if self.rfid is not None:
-            self.rfid.update_pairs(results, originals)
-        if self.usage is not None:
-            self.usage.update(tokens)
-
-    def result(self) -> dict[str, float]:
-        """Everything by its name, over all processes."""
-        values = self.evaluator.result() | ({} if self.rfid is None else self.rfid.result())
-        return values | ({} if self.usage is None else self.usage.result(self.device))
-
-    def facts(self) -> dict[str, Any]:
-        """How the numbers came about."""
-        return self.evaluator.facts() | ({} if self.rfid is None else self.rfid.facts())
+    evaluator = Evaluator(
+        extractors=extractors,
+        metrics=(*family.on_stored, *(() if lpips is None else ("lpips",))),
+        protocol="tokenizer",
+        num_images=num_images,
+        lpips=lpips,
+        device=device,
+        quality=family.quality,
+    )
+    rfid = FloatRFID(extractor=float_network, device=device) if family.float_rfid else None
+    return ReconstructionMeasurement(evaluator, float_rfid=rfid, codebook_size=codebook_size, device=device)
 
 
 def conclude(

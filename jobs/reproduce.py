@@ -1,36 +1,32 @@
 """A released model measured as its authors did, beside what they published."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 
 from common import distributed
-from common.config import find_file, first_difference, option, to_tree
+from common.config import first_difference, option, to_tree
 from common.console import Clock, duration, say, warn
-from common.images import to_float
 from common.launch import processes
 from common.requirements import require_all, require_files
-from data.loaders import eval_loader
-from data.source import Source
-from data.still import Part, still_source
 from data.transforms import CROPS
 from evaluator import protocol as protocols
 from evaluator.float_rfid import DTYPES, load_float_inception
 from evaluator.image_files import open_images
-from evaluator.image_stream import ImageStream, digest_lines
+from evaluator.image_stream import ImageStream
 from evaluator.inception_weights import find_inception_weights
 from evaluator.lpips import load_lpips
 from evaluator.reference import image_reference
-from jobs.evaluate import EvaluateOptions, Run, batches, load_extractors
-from jobs.published import REFERENCE, FamilyMeasurement, conclude, family_of, report
+from jobs.evaluate import EvaluateOptions, Run, load_extractors
+from jobs.measuring import ReconstructionMeasurement, SourceImages, found
+from jobs.published import REFERENCE, conclude, family_measurement, family_of, report
 from jobs.sampling import SampleOptions, draw_samples
-from modeling.pipeline import decode, load_tokenizer
+from modeling.pipeline import load_tokenizer
 from modeling.pretrained.catalog import find_release
 from modeling.pretrained.references import open_model
 from modeling.pretrained.release import Release, imagenet_classes
@@ -154,46 +150,18 @@ def find_validation(options: ReproduceOptions, release: Release) -> None:
         raise FileNotFoundError(f"neither images nor data is given; expected {advice}")
 
 
-class SourceImages(ImageStream):
-    """A data set as images to be measured; unlike in training, one that cannot be read is an error.
-
-    Args:
-        source: images uint8 [3, S, S] with labels.
-        name: for messages and results.
-    """
-
-    def __init__(self, source: Source, name: str) -> None:
-        self.data, self.source = source, name
-        self.count, self.size = len(source), tuple(source.item_shape[1:])
-        self.labels = np.asarray(source.labels, dtype=np.int64)
-
-    def images(self, positions: range) -> Iterator[torch.Tensor]:
-        """See `ImageStream.images`."""
-        for batch in eval_loader(Part(self.data, np.asarray(positions)), batch_size=32):
-            if batch["skipped"]:
-                raise ValueError(f"{self.source}: {batch['skipped'][0]} cannot be read")
-            yield from batch["images"]
-
-    def digest(self) -> str:
-        """SHA-256 of the labels and class names; pixels are in the fingerprint of a result."""
-        return digest_lines([self.source, *self.data.class_names, *map(str, self.labels)])
-
-
 def open_validation(
     options: ReproduceOptions, config: Mapping[str, Any], tokenizer: Tokenizer
 ) -> tuple[ImageStream, Callable[[torch.Tensor], list[str]]]:
     """The validation images, and a function that gives captions for positions int64 [B]."""
     size, crop = options.image_size or tokenizer.image_size, family_of(options.model).crop
+    source, names = None, imagenet_classes()
     if options.images is None:
-        fixed = {"image_size": size, "resize": crop}
-        source = still_source(options.data, split="validation", config=config, **fixed)
-        section = options.data or config["data"]["validation"]
-        stream = SourceImages(source, " ".join(str(section[k]) for k in ("name", "path") if k in section))
-        names = source.class_names
+        stream = SourceImages(options.data, split="validation", config=config, image_size=size, resize=crop)
+        source, names = stream.data, stream.data.class_names
     else:
-        path = options.images if "{" in options.images else str(find_file(options.images))
+        path = found(options.images)
         stream = open_images(path, transform=partial(CROPS[crop], size=size))
-        source, names = None, imagenet_classes()
         known = 0 if stream.labels is None else int(stream.labels.max()) + 1
         if tokenizer.needs_text and known != len(names):
             raise ValueError(
@@ -203,11 +171,10 @@ def open_validation(
     stream.limit(options.num_samples)
 
     def captions(positions: torch.Tensor) -> list[str]:
-        numbers = positions.tolist()
         if source is not None and source.has_captions:
-            return source.captions(numbers)
+            return source.captions(positions.tolist())
         every = class_captions(names)
-        return [every[label] for label in stream.labels[numbers]]
+        return [every[label] for label in stream.labels[positions.numpy()]]
 
     return stream, captions
 
@@ -228,7 +195,7 @@ def check_size(options: ReproduceOptions, tokenizer: Tokenizer) -> int:
 
 def open_measurement(
     options: ReproduceOptions, tokenizer: Tokenizer, stream: ImageStream, device: torch.device
-) -> FamilyMeasurement:
+) -> ReconstructionMeasurement:
     """The measurement of the tokenizer's family with its networks."""
     family, lpips, network = family_of(options.model), None, None
     extractors = load_extractors(options.evaluation(samples=stream.source), family.on_stored, device)
@@ -237,13 +204,12 @@ def open_measurement(
         network = load_float_inception(options.inception_weights, **place)
     if options.lpips_weights is not None:
         lpips = load_lpips("vgg", options.lpips_weights).to(device)
-    usage = tokenizer.codebook_size if tokenizer.is_discrete else None
-    return FamilyMeasurement(
+    return family_measurement(
         family,
         extractors=extractors,
         float_network=network,
         lpips=lpips,
-        codebook_size=usage,
+        codebook_size=tokenizer.codebook_size,
         num_images=stream.count,
         device=device,
     )
@@ -251,7 +217,7 @@ def open_measurement(
 
 def measure_tokenizer(options: ReproduceOptions, release: Release, device: torch.device) -> dict[str, Any]:
     """Reconstruct and measure in one pass; what `result.json` needs."""
-    config = open_model(release.name, "tokenizer").config
+    config, family = open_model(release.name, "tokenizer").config, family_of(release.name)
     tokenizer = load_tokenizer(release.name, device)
     size, own = check_size(options, tokenizer), tokenizer.image_size
     # Sizes other than its own are those of convolutional tokenizers, with as many more tokens as pixels.
@@ -261,8 +227,8 @@ def measure_tokenizer(options: ReproduceOptions, release: Release, device: torch
     measurement = open_measurement(options, tokenizer, stream, device)
     facts = {
         "samples": protocols.image_facts(stream),
-        "family": family_of(release.name).facts(),
-        "crop": f"{family_of(release.name).crop} {size}",
+        "family": family.facts(),
+        "crop": f"{family.crop} {size}",
         "captions": captions(torch.tensor([0]))[0] if encoder is not None else None,
         "reference": image_reference(stream, "originals").facts(),
         "tokenizer": {
@@ -274,17 +240,13 @@ def measure_tokenizer(options: ReproduceOptions, release: Release, device: torch
     }
     notes = protocols.warnings_about(
         facts["samples"],
-        metrics=measurement.metrics,
+        metrics=(*family.metrics, *(["lpips"] if options.lpips_weights else [])),
         protocol=measurement.evaluator.protocol,
         reference=facts["reference"],
         reconstructed=True,
     )
-    for images, positions in batches(stream, options.batch_size, "reconstructing"):
-        originals = to_float(images.to(device))
-        with torch.inference_mode():
-            tokens = tokenizer.encode(originals)
-        text = None if encoder is None else encoder.encode(captions(positions))
-        measurement.update(decode(tokenizer, tokens, text), originals, tokens, positions)
+    text = None if encoder is None else lambda positions: encoder.encode(captions(positions))
+    measurement.reconstruct(tokenizer, stream, options.batch_size, text)
     values, other_size = measurement.result(), None if size == own else size
     return conclude(values, {**facts, **measurement.facts()}, notes, release, other_size)
 

@@ -40,6 +40,7 @@ from storage.sample_store import SampleStore
 __all__ = [
     "ImageModel",
     "decode",
+    "encode",
     "find_classes",
     "from_pretrained",
     "generate",
@@ -70,8 +71,7 @@ def reconstruct(
     parts = []
     for start in range(0, len(images), batch_size):
         part = slice(start, start + batch_size)
-        with torch.inference_mode():
-            tokens = tokenizer.encode(images[part].to(_device(tokenizer)))
+        tokens = encode(tokenizer, images[part])
         parts.append(decode(tokenizer, tokens, None if text is None else text[part]))
     return torch.cat(parts).to(images.device)
 
@@ -105,9 +105,7 @@ def reconstruct_any_size(tokenizer: Tokenizer, images: torch.Tensor) -> tuple[to
             f"images of {images.shape[-2]} x {images.shape[-1]} pixels are a single row of tokens; expected more than"
             f" {factor} pixels of height"
         )
-    with torch.inference_mode():
-        flat = tokenizer.encode(padded)
-    tokens = flat.unflatten(-1, (padded.shape[-2] // factor, padded.shape[-1] // factor))
+    tokens = encode(tokenizer, padded).unflatten(-1, (padded.shape[-2] // factor, padded.shape[-1] // factor))
     if not tokenizer.is_discrete:
         tokens = tokens.squeeze(2)  # from [B, C, 1, h, w]
     return tokens, crop_margins(decode(tokenizer, tokens), margins).to(images.device)
@@ -184,6 +182,12 @@ def masking_steps(
         trace=lambda step, tokens: steps.append(tokens.clone()),
     )
     return [*steps, final]
+
+
+def encode(tokenizer: Tokenizer, images: torch.Tensor) -> torch.Tensor:
+    """Tokens int64 [B, N] (continuous: latents [B, C, 1, N]) of images [B, 3, H, W] in [0, 1]."""
+    with torch.inference_mode():
+        return tokenizer.encode(images.to(_device(tokenizer)))
 
 
 def decode(tokenizer: Tokenizer, tokens: torch.Tensor, text: torch.Tensor | None = None) -> torch.Tensor:

@@ -14,8 +14,8 @@ from jobs.published import (
     REFERENCE,
     TABLE,
     Family,
-    FamilyMeasurement,
     conclude,
+    family_measurement,
     family_of,
     known_differences,
     published_at,
@@ -91,9 +91,9 @@ def pairs():
 
 def test_the_usual_family_is_measured_by_the_usual_evaluator():
     originals, results, positions = pairs()
-    measurement = FamilyMeasurement(Family(), extractors={"inception": ToyInception()}, codebook_size=40)
+    measurement = family_measurement(Family(), extractors={"inception": ToyInception()}, codebook_size=40)
     usual = Evaluator(
-        extractors={"inception": ToyInception()}, metrics=measurement.metrics, protocol="tokenizer"
+        extractors={"inception": ToyInception()}, metrics=Family().metrics, protocol="tokenizer"
     )
     measurement.update(results, originals, positions[:, None], positions)
     usual.update_pairs(results, originals, positions)
@@ -105,7 +105,7 @@ def test_the_usual_family_is_measured_by_the_usual_evaluator():
 
 def test_the_tool_of_open_magvit2_sees_floats_and_cuts_pixels():
     originals, results, positions = pairs()
-    measurement = FamilyMeasurement(
+    measurement = family_measurement(
         FAMILIES["magvit2"], extractors={}, float_network=ToyFloat(), lpips=Distance().eval()
     )
     rfid, quality = FloatRFID(extractor=ToyFloat()), ImageQuality(protocol="seed_voken")
