@@ -4,9 +4,11 @@ import os
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate.utils import DistributedDataParallelKwargs, FullyShardedDataParallelPlugin
+from torch import nn
 
 from common.build import ConfigError
+from modeling.layers.trainable import blocks
 from training.settings import ExperimentSettings, TrainingSettings
 
 
@@ -30,3 +32,9 @@ def start(training: TrainingSettings, experiment: ExperimentSettings) -> Acceler
         torch.backends.cuda.enable_flash_sdp(False)
     torch.manual_seed(experiment.seed)
     return accelerator
+
+
+def shard_by_blocks(plugin: FullyShardedDataParallelPlugin, module: nn.Module) -> None:
+    """Have FSDP wrap the transformer blocks of the module that is prepared next."""
+    # Accelerate finds classes by name and complains about names that the module lacks.
+    plugin.transformer_cls_names_to_wrap = sorted({type(block).__name__ for block in blocks(module)})

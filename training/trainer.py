@@ -18,6 +18,7 @@ from data.loaders import train_loader
 from data.source import Source
 from storage.files import require_space, save_png, write_json, write_yaml
 from storage.weights import write_weights
+from training.accelerator import shard_by_blocks
 from training.checkpoint import CheckpointFolder
 from training.compiler import use_compile
 from training.ema import EMA
@@ -150,6 +151,8 @@ class Trainer:
                 module.compile()
         self.modules, self.optimizers = {}, {}
         for name, module in self.raw.items():
+            if self.sharded:
+                shard_by_blocks(self.accelerator.state.fsdp_plugin, module)
             optimizer = build_optimizer(module, task.optimizers[name])
             self.modules[name], self.optimizers[name] = self.accelerator.prepare(module, optimizer)
         if step:

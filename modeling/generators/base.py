@@ -7,7 +7,9 @@ the unconditional branch of classifier-free guidance. Which table rows they read
 from abc import ABC, abstractmethod
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from modeling.layers.trainable import Trainable
 
 
 def drop_labels(labels: Tensor, uniform: Tensor, probability: float, none_label: int) -> Tensor:
@@ -40,7 +42,7 @@ class DecodeSession(ABC):
         """
 
 
-class Generator(nn.Module, ABC):
+class Generator(Trainable, ABC):
     """Predicts `num_tokens` tokens of `0 ... codebook_size - 1` per image from a label."""
 
     def __init__(self, *, codebook_size: int, num_classes: int, num_tokens: int) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from modeling.generators.base import MaskedGenerator
+from modeling.layers.trainable import Block
 
 _EPS = 1e-12  # of every layer norm
 _SEGMENTS = (
@@ -97,8 +98,8 @@ class Intermediate(nn.Module):
         return F.gelu(self.dense(x))
 
 
-class Layer(nn.Module):
-    """Post-norm transformer layer."""
+class BertBlock(Block):
+    """Post-norm transformer block."""
 
     def __init__(
         self, *, hidden_size: int, num_heads: int, mlp_size: int, dropout: float, attention_dropout: float
@@ -157,7 +158,7 @@ class MaskGIT(MaskedGenerator):
             raise ValueError(f"hidden_size={hidden_size} must be a multiple of num_heads={num_heads}")
         self.activation_checkpointing = activation_checkpointing
         layers = nn.ModuleList(
-            Layer(
+            BertBlock(
                 hidden_size=hidden_size,
                 num_heads=num_heads,
                 mlp_size=mlp_size,

@@ -24,6 +24,7 @@ from modeling.generators.frozen_linear import FrozenLinear
 from modeling.generators.orders import permute_tokens
 from modeling.layers.adaln import ModulatedNorm, Modulation, activate, modulate
 from modeling.layers.mlp import MLP
+from modeling.layers.trainable import Block
 
 _EPS = 1e-6  # of every layer norm
 _PREFIX = 2  # sequence positions before the first token: cls and class
@@ -62,8 +63,10 @@ class CausalAttention(nn.Module):
         return self.proj_drop(self.proj(mixed.transpose(1, 2).flatten(2)))
 
 
-class RARBlock(nn.Module):
+class RARBlock(Block):
     """Pre-norm transformer block with adaLN shifts, scales and gates."""
+
+    stacked = {"attn.qkv.weight": 3, "adaLN_modulation.1.weight": 6}
 
     def __init__(
         self, *, hidden_size: int, num_heads: int, mlp_size: int, dropout: float, attention_dropout: float

@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from modeling.generators.base import MaskedGenerator
 from modeling.layers.mlp import MLP
+from modeling.layers.trainable import Block
 
 _EPS = 1e-5  # of every layer norm
 
@@ -32,8 +33,10 @@ class JointAttention(nn.Module):
         return self.proj(F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2))
 
 
-class UViTBlock(nn.Module):
+class UViTBlock(Block):
     """Pre-norm transformer block; with `skip` it first merges an earlier output into its input."""
+
+    stacked = {"attn.qkv.weight": 3}
 
     def __init__(self, *, hidden_size: int, num_heads: int, mlp_size: int, skip: bool = False) -> None:
         super().__init__()

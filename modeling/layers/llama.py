@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from modeling.layers.adaln import Modulation, activate, modulate
 from modeling.layers.rotary import Rotation
+from modeling.layers.trainable import Block
 
 _EPS = 1e-5  # of every norm
 
@@ -72,7 +73,7 @@ class GatedMLP(nn.Module):
         return self.drop(self.w2(F.silu(self.w1(x)) * self.w3(x)))
 
 
-class LlamaBlock(nn.Module):
+class LlamaBlock(Block):
     """Pre-norm transformer block.
 
     Args:
@@ -82,6 +83,8 @@ class LlamaBlock(nn.Module):
         dropout: on attention output and MLP output, in training mode.
         attention_dropout: on attention weights, in training mode.
     """
+
+    stacked = {"attention.wqkv.weight": 3}
 
     def __init__(
         self,
@@ -114,6 +117,8 @@ class ModulatedLlamaBlock(LlamaBlock):
 
     The projected condition holds gates, scales and shifts in this order, of attention and MLP each.
     """
+
+    stacked = {**LlamaBlock.stacked, "ada_lin.1.weight": 6}
 
     def __init__(self, *, hidden_size: int, num_heads: int, mlp_size: int, dropout: float) -> None:
         super().__init__(hidden_size=hidden_size, num_heads=num_heads, mlp_size=mlp_size, dropout=dropout)

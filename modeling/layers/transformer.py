@@ -7,17 +7,20 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from modeling.layers.attention import SelfAttention
+from modeling.layers.trainable import Block
 
 MLP_RATIO = 4
 
 
-class TransformerBlock(nn.Module):
+class TransformerBlock(Block):
     """x + attention(LN(x)), then x + MLP(LN(x)); exact GELU, LayerNorm eps 1e-5, no dropout.
 
     Args:
         hidden_size: token width D; the MLP is 4 D wide.
         num_heads: attention heads; must divide `hidden_size`.
     """
+
+    stacked = {"attn.in_proj_weight": 3}
 
     def __init__(self, *, hidden_size: int, num_heads: int) -> None:
         super().__init__()

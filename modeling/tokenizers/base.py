@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from modeling.layers.trainable import Trainable
 from modeling.quantizers.base import Quantizer, QuantizerOutput
 from modeling.quantizers.posterior import DiagonalGaussian
 
@@ -35,7 +36,7 @@ class TokenizerOutput:
     posterior: DiagonalGaussian | None = None
 
 
-class Tokenizer(nn.Module, ABC):
+class Tokenizer(Trainable, ABC):
     """Images float32 [B, 3, H, W] in [0, 1] to tokens int64 [B, N] and back.
 
     A continuous tokenizer (`is_discrete` False) has latents [B, C, 1, N] in the place of tokens.

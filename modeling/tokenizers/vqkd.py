@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from modeling.layers.mlp import MLP
+from modeling.layers.trainable import Block
 from modeling.quantizers.base import Quantizer
 from modeling.tokenizers.feature_tokenizer import FeatureTokenizer
 
@@ -39,8 +40,10 @@ class KeylessBiasAttention(nn.Module):
         return self.proj(F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2))
 
 
-class Block(nn.Module):
+class ViTBlock(Block):
     """x + attention(LN(x)), then x + MLP(LN(x)); exact GELU, LayerNorm eps 1e-6."""
+
+    stacked = {"attn.qkv.weight": 3}
 
     def __init__(self, *, hidden_size: int, num_heads: int) -> None:
         super().__init__()
@@ -95,7 +98,9 @@ class GridTransformer(nn.Module):
         self.cls_token = nn.Parameter(torch.zeros(1, 1, hidden_size))
         self.pos_embed = nn.Parameter(torch.zeros(1, position_grid**2 + 1, hidden_size))
         self.patch_embed = PatchEmbed(in_channels=in_channels, hidden_size=hidden_size, patch_size=patch_size)
-        self.blocks = nn.ModuleList(Block(hidden_size=hidden_size, num_heads=num_heads) for _ in range(depth))
+        self.blocks = nn.ModuleList(
+            ViTBlock(hidden_size=hidden_size, num_heads=num_heads) for _ in range(depth)
+        )
         self.fc_norm = nn.LayerNorm(hidden_size, eps=NORM_EPS)
         self._initialize()
 

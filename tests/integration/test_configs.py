@@ -15,7 +15,7 @@ from PIL import Image
 from torch import nn
 
 from common.build import build_dataclass, check_options, choose
-from common.config import REPOSITORY, read_yaml
+from common.config import read_yaml
 from data import DATASETS
 from data.loaders import train_loader
 from data.still import still_source
@@ -23,13 +23,11 @@ from data.token_memmap import TokenHeader, TokenMemmap, TokenWriter
 from jobs.fit_codebook import FitOptions
 from modeling.factory import build_discriminator, build_generator, build_tokenizer
 from modeling.generators.base import AutoregressiveGenerator, Generator
-from modeling.generators.rar import RARBlock
-from modeling.layers.llama import LlamaBlock, ModulatedLlamaBlock
 from modeling.pretrained.catalog import RELEASES
 from modeling.pretrained.teachers import build_teacher, load_teacher
 from modeling.sampling import settings_type
 from modeling.tokenizers.base import Tokenizer
-from tests.recipes import BASES, CONFIGS, GOLDEN, RECIPES, digests, name_of
+from tests.recipes import BASES, GOLDEN, RECIPES, digests, name_of
 from training.generator_run import GeneratorRun
 from training.optim import build_optimizer, parameter_groups
 from training.schedules import learning_rate
@@ -228,28 +226,3 @@ def write_tokens(path: Path, generator: Generator) -> None:
     writer.write([0, 1, 2], np.zeros((3, 1, generator.num_tokens), dtype=np.int64), [0, 1, 2])
     writer.close()
     TokenWriter.finish(path)
-
-
-# Blocks of the generators that may be sharded, which Accelerate finds by the name of their class.
-SHARDED = {"rar": RARBlock, "gpt": LlamaBlock, "factorized_ar": LlamaBlock, "ibq_ar": ModulatedLlamaBlock}
-
-
-@pytest.mark.parametrize("name", SHARDED)
-def test_training_docs_name_the_blocks_to_shard(name):
-    section = read_yaml(REPOSITORY / f"configs/debug/{name}.yaml")["generator"]
-    module = build_generator({**SIZES, **section})
-    blocks = {type(m) for m in module.modules() if type(m).__name__.endswith("Block")}
-    assert blocks == {SHARDED[name]}
-    page = (REPOSITORY / "docs" / "training.md").read_text()
-    (row,) = [
-        line for line in page.splitlines() if line.startswith("|") and f"`{name}`" in line and "Block" in line
-    ]
-    assert f"`{SHARDED[name].__name__}`" in row
-
-
-def test_every_command_that_shards_names_such_a_block():
-    known = {block.__name__ for block in SHARDED.values()}
-    paths = [*CONFIGS.rglob("*.yaml"), *(REPOSITORY / "docs").glob("*.md"), REPOSITORY / "README.md"]
-    texts = "\n".join(path.read_text() for path in paths)
-    found = re.findall(r"transformer_layer_cls_to_wrap[ :=]+(\w+Block)", texts)
-    assert len(found) >= 3 and set(found) <= known

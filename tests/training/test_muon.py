@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch import nn
 
-from modeling.layers.llama import ModulatedLlamaBlock
+from modeling.layers import trainable
 from training.muon import MuonAdamW, orthogonalize
-from training.optim import build_optimizer, muon_projections
+from training.optim import build_optimizer
 from training.settings import OptimizerSettings
 
 
@@ -28,7 +28,9 @@ def assert_size(matrix, size):
     assert values.max() < 1.3 * size
 
 
-class Block(nn.Module):
+class Block(trainable.Block):
+    stacked = {"in_proj_weight": 3}
+
     def __init__(self):
         super().__init__()
         self.in_proj_weight = nn.Parameter(torch.randn(24, 8))
@@ -69,12 +71,3 @@ def test_only_matrices_of_blocks_are_trained_by_muon():
 
 def test_without_muon_it_is_plain_adamw():
     assert type(build_optimizer(Model(), OptimizerSettings())) is torch.optim.AdamW
-
-
-def test_stacked_projections_of_modulated_blocks_are_known():
-    block = ModulatedLlamaBlock(hidden_size=8, num_heads=2, mlp_size=16, dropout=0.0)
-    found = {name: muon_projections(f"blocks.0.{name}", p) for name, p in block.named_parameters()}
-    assert {name: count for name, count in found.items() if count > 1} == {
-        "attention.wqkv.weight": 3,
-        "ada_lin.1.weight": 6,
-    }

@@ -1,9 +1,14 @@
+import hashlib
+
 import pytest
 import torch
+from torch import nn
 
-from modeling.factory import build_discriminator, build_tokenizer
+from common.config import REPOSITORY, read_yaml
+from modeling.factory import build_discriminator, build_generator, build_tokenizer
+from modeling.layers.trainable import Trainable
 from tests.parity import golden_json
-from training.optim import build_optimizer
+from training.optim import build_optimizer, parameter_groups
 from training.settings import OptimizerSettings
 
 SIZES = {
@@ -52,3 +57,41 @@ def test_groups_equal_the_released_recipes(name, make):
         for value in ("lr", "eps", "weight_decay"):
             assert ours[value] == theirs[value]
         assert list(ours["betas"]) == theirs["betas"]
+
+
+BUILDERS = {"tokenizer": build_tokenizer, "generator": build_generator, "discriminator": build_discriminator}
+TOKENS = {"codebook_size": 64, "num_tokens": 16, "num_classes": 10}  # where they come from the tokens
+
+
+@pytest.mark.parametrize("name", golden_json("muon_groups"))
+def test_groups_with_muon_are_those_of_the_golden_file(name):
+    """Per group the number of projections stacked in its matrices (0: AdamW), and all names in their order."""
+    twin, kind = name.split(".")
+    section = dict(read_yaml(REPOSITORY / f"configs/debug/{twin}.yaml")[kind])
+    if kind == "generator":
+        section = TOKENS | section
+    with torch.device("meta"):
+        module = BUILDERS[kind](section)
+    names = {id(p): n for n, p in module.named_parameters()}
+    found = []
+    for group in parameter_groups(module, OptimizerSettings(muon_learning_rate=0.02)):
+        text = "\n".join(names[id(p)] for p in group["params"])
+        digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+        found.append([group.get("fused_projections", 0), len(group["params"]), digest])
+    assert found == golden_json("muon_groups")[name]
+
+
+def test_a_model_may_say_itself_what_decays():
+    class Model(Trainable):
+        def __init__(self):
+            super().__init__()
+            self.gate, self.embed = nn.Linear(2, 2), nn.Linear(2, 2)
+
+        def decays(self, name, parameter):
+            return name != "gate.weight" and super().decays(name, parameter)
+
+    model = Model()
+    kept, decayed = (group["params"] for group in parameter_groups(model, OptimizerSettings()))
+    assert len(kept) == 4 and decayed == []
+    plain = nn.Sequential(nn.Linear(2, 2))  # discriminators follow the published rule
+    assert [len(group["params"]) for group in parameter_groups(plain, OptimizerSettings())] == [1, 1]

@@ -1,0 +1,42 @@
+"""What modules say about how they are trained, so that optimizers and sharding do not guess it from names."""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from torch import nn
+
+# Substrings of parameter names that exempt from weight decay. Plain substring tests are part of the published
+# recipes: "embed" covers patch embeddings, "ln" also the final adaLN layer of RAR.
+NO_DECAY = ("ln", "bias", "latent_tokens", "mask_token", "embedding", "norm", "gamma", "embed")
+
+
+def published_decay(name: str, parameter: nn.Parameter) -> bool:
+    """Whether the published recipes decay a parameter: two dimensions or more, and no exempting part in its name."""
+    return parameter.ndim >= 2 and not any(part in name for part in NO_DECAY)
+
+
+class Trainable(nn.Module):
+    """Base of tokenizers and generators."""
+
+    def decays(self, name: str, parameter: nn.Parameter) -> bool:
+        """Whether weight decay applies to the parameter called `name` in this module."""
+        return published_decay(name, parameter)
+
+
+class Block(nn.Module):
+    """Base of transformer blocks. FSDP shards a model block by block; Muon may train their matrices.
+
+    Attributes:
+        stacked: how many projections a matrix stacks along dimension 0, by its name in the block; the others are one.
+    """
+
+    stacked: ClassVar[Mapping[str, int]] = {}
+
+    def muon_projections(self) -> dict[nn.Parameter, int]:
+        """The matrices that Muon may train, with the number of projections in each."""
+        return {p: self.stacked.get(name, 1) for name, p in self.named_parameters() if p.ndim == 2}
+
+
+def blocks(module: nn.Module) -> list[Block]:
+    """All transformer blocks of a module."""
+    return [part for part in module.modules() if isinstance(part, Block)]
