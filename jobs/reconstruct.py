@@ -17,18 +17,18 @@ from common.launch import processes
 from data.file_list import ImageFile, list_files
 from data.loaders import eval_loader
 from data.source import CorruptSample, Source
-from data.still import Part, still_source
+from data.still import evenly_chosen, still_source
 from data.transforms import CROPS, Resize
-from evaluator.codebook_usage import CodebookUsage
 from evaluator.evaluator import Evaluator
 from evaluator.float_rfid import FloatRFID, load_float_inception
 from evaluator.inception import load_inception
 from evaluator.metrics.image_quality import ImageQuality, QualityName
-from modeling.pipeline import decode, load_tokenizer, reconstruct_any_size
+from jobs.measuring import ReconstructionMeasurement
+from modeling.pipeline import decode, encode, load_tokenizer, reconstruct_any_size
 from modeling.pretrained.references import open_model
 from modeling.pretrained.text import TextEncoder, class_captions, load_text_encoder
 from modeling.tokenizers.base import Tokenizer
-from storage.files import save_png
+from storage.files import save_png, write_text
 from training.tasks.tokenizer import side_by_side
 
 SHOWN, SHOWN_SIDE = 64, 128
@@ -79,7 +79,7 @@ class ReconstructOptions:
 
 
 @dataclass
-class Batch:
+class NamedImages:
     """Names, images uint8 [B, 3, H, W], and captions where they are known."""
 
     names: list[str]
@@ -87,50 +87,51 @@ class Batch:
     captions: list[str | None]
 
 
-def file_batches(
+def read_files(
     files: list[ImageFile], image_size: int | None, resize: Resize, batch_size: int
-) -> Iterator[Batch]:
+) -> Iterator[NamedImages]:
     """Images in files, with the caption that lies beside one; `image_size` None leaves them as they are."""
     for start in range(0, len(files), batch_size):
         names, images, captions = [], [], []
         for file in files[start : start + batch_size]:
             try:
                 image = file.image()
-                images.append(
-                    pil_to_tensor(image if image_size is None else CROPS[resize](image, image_size))
-                )
+                image = image if image_size is None else CROPS[resize](image, image_size)
+                images.append(pil_to_tensor(image))
                 # Two files may differ by their ending only; results must not overwrite each other.
                 names.append(file.name.replace(".", "_"))
                 captions.append(file.caption())
             except CorruptSample as error:
                 warn(f"skipped: {error}")
-        if images:
-            yield Batch(names, torch.stack(images), captions)
+        if names:
+            yield NamedImages(names, torch.stack(images), captions)
 
 
-def source_batches(source: Source, chosen: np.ndarray, batch_size: int) -> Iterator[Batch]:
-    """The chosen examples of a data set, named by their positions; without captions of their own, by their class."""
-    for batch in eval_loader(Part(source, chosen), batch_size=batch_size):
+def read_source(source: Source, count: int, batch_size: int) -> Iterator[NamedImages]:
+    """`count` evenly chosen examples of a data set, named by their positions; without captions, by their class."""
+    by_class = class_captions(source.class_names)
+    for batch in eval_loader(evenly_chosen(source, count), batch_size=batch_size):
         for name in batch["skipped"]:
             warn(f"skipped: {name}")
         if len(batch["images"]):
-            names = [f"{chosen[i]:06d}" for i in batch["positions"].tolist()]
-            classes = class_captions([source.class_names[label] for label in batch["labels"].tolist()])
-            yield Batch(names, batch["images"], batch.get("captions", classes))
+            names = [f"{i * len(source) // count:06d}" for i in batch["positions"].tolist()]
+            captions = batch.get("captions", [by_class[label] for label in batch["labels"].tolist()])
+            yield NamedImages(names, batch["images"], captions)
 
 
-def open_images(options: ReconstructOptions, config: dict, image_size: int) -> tuple[int, Iterator[Batch]]:
-    """The number of images, and an iterator over batches of them with their names."""
-    if options.input is not None:
-        files = list_files(options.input)[: options.max_images]
-        if options.original_size:
-            check_sizes(files, options.max_pixels)
-            return len(files), file_batches(files, None, options.resize, 1)
-        return len(files), file_batches(files, image_size, options.resize, options.batch_size)
-    source = still_source(options.data, split=options.split, config=config, image_size=image_size)
-    count = min(len(source), options.max_images or len(source))
-    chosen = np.arange(count) * len(source) // count
-    return count, source_batches(source, chosen, options.batch_size)
+def open_images(
+    options: ReconstructOptions, config: dict, image_size: int
+) -> tuple[int, Iterator[NamedImages]]:
+    """The number of images, and an iterator over batches of them."""
+    if options.input is None:
+        source = still_source(options.data, split=options.split, config=config, image_size=image_size)
+        count = min(len(source), options.max_images or len(source))
+        return count, read_source(source, count, options.batch_size)
+    files = list_files(options.input)[: options.max_images]
+    if options.original_size:
+        check_sizes(files, options.max_pixels)
+        return len(files), read_files(files, None, options.resize, 1)
+    return len(files), read_files(files, image_size, options.resize, options.batch_size)
 
 
 def check_sizes(files: list[ImageFile], max_pixels: int) -> None:
@@ -152,7 +153,7 @@ def check_sizes(files: list[ImageFile], max_pixels: int) -> None:
             )
 
 
-def embed(encoder: TextEncoder | None, batch: Batch, caption: str | None) -> torch.Tensor | None:
+def embed(encoder: TextEncoder | None, batch: NamedImages, caption: str | None) -> torch.Tensor | None:
     """Text embeddings of a batch for a tokenizer that needs them.
 
     Raises:
@@ -167,36 +168,20 @@ def embed(encoder: TextEncoder | None, batch: Batch, caption: str | None) -> tor
     return encoder.encode(captions)
 
 
-class Measurement:
-    """What is measured of all images: PSNR and SSIM, use of the codebook, and rFID if the options ask for it."""
-
-    def __init__(self, options: ReconstructOptions, tokenizer: Tokenizer, device: torch.device) -> None:
-        self.quality = ImageQuality(protocol=options.quality)
-        self.usage = CodebookUsage(tokenizer.codebook_size) if tokenizer.is_discrete else None
-        self.evaluator: Evaluator | FloatRFID | None = None
-        if options.rfid and options.quality == "seed_voken":
-            network = load_float_inception(options.inception_weights, device=device)
-            self.evaluator = FloatRFID(extractor=network, device=device)
-        elif options.rfid:
-            network = load_inception(options.inception_weights, device=device)
-            self.evaluator = Evaluator(
-                extractors={"inception": network}, metrics=["rfid"], protocol="tokenizer", device=device
-            )
-
-    def update(self, images: torch.Tensor, results: torch.Tensor, tokens: torch.Tensor) -> list[float]:
-        """Add images with their reconstructions, both [B, 3, H, W], and tokens; returns the PSNR of each."""
-        if self.usage is not None:
-            self.usage.update(tokens)
-        if self.evaluator is not None:
-            self.evaluator.update_pairs(results, images)
-        return self.quality.update(images, results).tolist()
-
-    def result(self) -> dict[str, float]:
-        """Everything by its name."""
-        measured = self.quality.result()
-        for part in (self.usage, self.evaluator):
-            measured |= {} if part is None else part.result()
-        return measured
+def open_measurement(
+    options: ReconstructOptions, tokenizer: Tokenizer, device: torch.device
+) -> ReconstructionMeasurement:
+    """Use of the codebook, and rFID if the options ask for it."""
+    evaluator = float_rfid = None
+    if options.rfid and options.quality == "seed_voken":
+        network = load_float_inception(options.inception_weights, device=device)
+        float_rfid = FloatRFID(extractor=network, device=device)
+    elif options.rfid:
+        networks = {"inception": load_inception(options.inception_weights, device=device)}
+        evaluator = Evaluator(extractors=networks, metrics=["rfid"], protocol="tokenizer", device=device)
+    return ReconstructionMeasurement(
+        evaluator, float_rfid=float_rfid, codebook_size=tokenizer.codebook_size, device=device
+    )
 
 
 def reconstruct(options: ReconstructOptions) -> None:
@@ -208,39 +193,40 @@ def reconstruct(options: ReconstructOptions) -> None:
         total, batches = open_images(options, config, tokenizer.image_size)
         folder = Path(options.output)
         folder.mkdir(parents=True, exist_ok=True)
-        measurement = Measurement(options, tokenizer, device)
-        records, codes, shown = [], [], []
+        measurement = open_measurement(options, tokenizer, device)
+        quality = ImageQuality(protocol=options.quality)
+        records, latents, shown = [], [], []
         bar = progress(None, "reconstructing", total=total, unit="image")
         for batch in batches:
-            names, images = batch.names, to_float(batch.images.to(device))
+            images = to_float(batch.images.to(device))
             if options.original_size:
                 tokens, results = reconstruct_any_size(tokenizer, images)
             else:
-                tokens = tokenizer.encode(images)
+                tokens = encode(tokenizer, images)
                 results = decode(tokenizer, tokens, embed(encoder, batch, options.caption))
-            psnr = measurement.update(images, results, tokens)
-            records += [{"image": name, "psnr": round(p, 3)} for name, p in zip(names, psnr, strict=True)]
-            codes += tokens.cpu()
-            if len(shown) < SHOWN:
-                pair = (images.cpu(), results.cpu())
-                shown += list(zip(*(map(thumbnails, pair) if options.original_size else pair), strict=True))
+            measurement.update(results, images, tokens)
+            for name, psnr, row in zip(
+                batch.names, quality.update(images, results), tokens.cpu(), strict=True
+            ):
+                record = {"image": name, "psnr": round(psnr.item(), 3)}
+                records.append(record | {"tokens": row.tolist()} if tokenizer.is_discrete else record)
+                latents += [] if tokenizer.is_discrete else [row]
+            pair = (images.cpu(), results.cpu())
             if options.png:
-                write_pairs(folder, names, images.cpu(), results.cpu())
-            bar.update(len(names))
+                write_pairs(folder, batch.names, *pair)
+            if len(shown) < SHOWN:
+                shown += list(zip(*(map(thumbnails, pair) if options.original_size else pair), strict=True))
+            bar.update(len(images))
         bar.close()
         if not records:
             raise ValueError(f"none of the {total} images can be read")
         pairs = [torch.stack(side) for side in zip(*shown[:SHOWN], strict=True)]
         save_png(folder / "reconstructions.png", side_by_side(*pairs))
-        measured = measurement.result()
-        write_report(folder, records, codes, tokenizer.is_discrete, measured)
+        measured = quality.result() | measurement.result()
+        write_report(folder, records, latents, measured)
         bits = "" if tokenizer.bits_per_image is None else f" ({tokenizer.bits_per_image:.0f} bits)"
-        each = (
-            "tokens for their own sizes"
-            if options.original_size
-            else f"{tokenizer.num_tokens} tokens{bits} each"
-        )
-        say(f"{len(records)} images as {each}")
+        each = f"{tokenizer.num_tokens} tokens{bits} each"
+        say(f"{len(records)} images as {'tokens for their own sizes' if options.original_size else each}")
         say(" | ".join(f"{name} {value:.4g}" for name, value in measured.items()) + f"; see {folder}")
 
 
@@ -260,20 +246,13 @@ def write_pairs(folder: Path, names: list[str], images: torch.Tensor, results: t
 
 
 def write_report(
-    folder: Path,
-    records: list[dict],
-    codes: list[torch.Tensor],
-    is_discrete: bool,
-    measured: dict[str, Any],
+    folder: Path, records: list[dict[str, Any]], latents: list[torch.Tensor], measured: dict[str, float]
 ) -> None:
-    """reconstructions.json with means, then every image with PSNR and tokens; latents go to latents.npy.
-
-    Tokens of an image at its own size are a list of rows; latents of different sizes are not kept.
-    """
-    if is_discrete:
-        records = [{**record, "tokens": row.tolist()} for record, row in zip(records, codes, strict=True)]
-    elif len({row.shape for row in codes}) == 1:
-        np.save(folder / "latents.npy", torch.stack(codes).numpy())
+    """reconstructions.json with means, then a line per image (tokens of an image at its own size are a list of rows);
+    latents of a continuous tokenizer go to latents.npy, unless their sizes differ."""
+    if len({latent.shape for latent in latents}) == 1:
+        np.save(folder / "latents.npy", torch.stack(latents).numpy())
     lines = ",\n".join(json.dumps(record) for record in records)
-    means = json.dumps(measured)
-    (folder / "reconstructions.json").write_text(f'{{"mean": {means},\n"images": [\n{lines}\n]}}\n')
+    write_text(
+        folder / "reconstructions.json", f'{{"mean": {json.dumps(measured)},\n"images": [\n{lines}\n]}}\n'
+    )
