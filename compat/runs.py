@@ -228,6 +228,7 @@ def _tokenizer_run(result: dict, tree: Mapping, flat: Mapping[str, Any], ours: M
     if layout == "proxy":  # its only other term is the cross-entropy of the teacher's codes, of weight 1
         result["losses"] = {k: v for k, v in losses.items() if k == "quantizer_weight"}
         result["discriminator"] = None
+        result.pop("discriminator_learning_rate", None)
     else:
         for key in REQUIRED_WITH_PIXELS:
             if f"losses.{key}" not in flat and key not in ours.get("losses", {}):

@@ -16,7 +16,7 @@ from data.token_memmap import TokenMemmap
 from data.token_view import SplitTokens
 from modeling.factory import build_generator
 from modeling.generators import GENERATORS
-from modeling.generators.base import AutoregressiveGenerator, Generator
+from modeling.generators.base import Generator
 from modeling.pretrained.loading import load_tokenizer, require_tokenizer
 from modeling.pretrained.references import reference_name
 from modeling.sampling import check_settings, settings_type
@@ -27,7 +27,8 @@ from storage.weights import weight_hash
 from training.accelerator import start
 from training.evaluation import GeneratorEvaluation, SampleEvaluator
 from training.settings import ExperimentSettings, OptimizerSettings, ScheduleSettings, TrainingSettings
-from training.tasks.token_prediction import MaskGITSettings, MaskGITTask, RARSettings, RARTask
+from training.tasks import GENERATOR_TASKS
+from training.tasks.token_prediction import MaskGITSettings, RARSettings, TokenPredictionTask
 from training.tokenizer_run import build_images
 from training.trainer import Trainer
 
@@ -229,8 +230,7 @@ def _factored(
 
 def _check_softmax(run: GeneratorRun, generator: Generator) -> None:
     """Warn of a codebook that is too large for a single softmax."""
-    # Masked generators have none: theirs is a single softmax.
-    size = max(getattr(generator, "factors", (generator.codebook_size,)))
+    size = max(generator.factors)
     if size > LARGEST_SOFTMAX:
         found = suggest_factors(size)
         advice = (
@@ -293,19 +293,15 @@ def _sample_evaluator(
     )
 
 
-def _way_of_learning(run: GeneratorRun, generator: Generator) -> tuple[type, Any]:
+def _way_of_learning(run: GeneratorRun, generator: Generator) -> tuple[type[TokenPredictionTask], Any]:
     """The task of the generator's kind, and its settings."""
-    autoregressive = isinstance(generator, AutoregressiveGenerator)
-    wrong, key = (run.maskgit, "maskgit") if autoregressive else (run.rar, "rar")
-    if wrong is not None:
-        raise ConfigError(
-            f"section {key} has no use with generator.name={run.generator['name']!r}; remove it"
-        )
-    if autoregressive:
-        if run.rar is None:
-            # Random orders are for generators that say where a token belongs.
-            fixed = {} if generator.any_order else {"randomness_anneal_start": 0, "randomness_anneal_end": 0}
-            run.rar = RARSettings(**fixed)
-        return RARTask, run.rar
-    run.maskgit = run.maskgit or MaskGITSettings()
-    return MaskGITTask, run.maskgit
+    task, key = GENERATOR_TASKS[generator.kind]
+    for _, other in GENERATOR_TASKS.values():
+        if other != key and getattr(run, other) is not None:
+            raise ConfigError(
+                f"section {other} is not used with generator.name={run.generator['name']!r}, which learns by section"
+                f" {key}; remove it"
+            )
+    if getattr(run, key) is None:
+        setattr(run, key, task.default_settings(generator))
+    return task, getattr(run, key)

@@ -5,6 +5,7 @@ the unconditional branch of classifier-free guidance. Which table rows they read
 """
 
 from abc import ABC, abstractmethod
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -43,7 +44,13 @@ class DecodeSession(ABC):
 
 
 class Generator(Trainable, ABC):
-    """Predicts `num_tokens` tokens of `0 ... codebook_size - 1` per image from a label."""
+    """Predicts `num_tokens` tokens of `0 ... codebook_size - 1` per image from a label.
+
+    Attributes:
+        kind: how it learns, a key of `training.tasks.GENERATOR_TASKS`.
+    """
+
+    kind: Literal["autoregressive", "masked"]
 
     def __init__(self, *, codebook_size: int, num_classes: int, num_tokens: int) -> None:
         super().__init__()
@@ -60,6 +67,15 @@ class Generator(Trainable, ABC):
     def none_label(self) -> int:
         """The label that stands for "no class"."""
         return self.num_classes
+
+    @property
+    def factors(self) -> tuple[int, ...]:
+        """Sizes of the sub-tokens that a token is predicted in, their product the codebook (`TokenFactors`).
+
+        One size, the codebook's, for generators that predict tokens as they are. Tokens are whole ones everywhere,
+        except in decode sessions.
+        """
+        return (self.codebook_size,)
 
     def check_labels(self, labels: Tensor) -> None:
         """Waits for the device.
@@ -88,16 +104,8 @@ class AutoregressiveGenerator(Generator):
         any_order: whether `forward` takes orders other than raster.
     """
 
+    kind = "autoregressive"
     any_order = True
-
-    @property
-    def factors(self) -> tuple[int, ...]:
-        """Sizes of the sub-tokens that a token is predicted in, their product the codebook (`TokenFactors`).
-
-        One size, the codebook's, for generators that predict tokens as they are. Tokens are whole ones everywhere,
-        except in decode sessions.
-        """
-        return (self.codebook_size,)
 
     @abstractmethod
     def forward(
@@ -127,6 +135,8 @@ class MaskedGenerator(Generator):
 
     Ids of the embedding table: tokens, `mask_token`, classes, "no class".
     """
+
+    kind = "masked"
 
     @property
     def mask_token(self) -> int:

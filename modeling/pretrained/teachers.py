@@ -1,6 +1,8 @@
 """Frozen feature networks by the names of the library timm: CLIP, DINO, MAE, supervised ViTs, ConvNeXt, ..."""
 
+import inspect
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -105,6 +107,12 @@ def build_teacher(
         ValueError: timm is not installed, or does not know the name; or see `Teacher`.
     """
     return _teacher(name, grid, project, input_size, pretrained=False)
+
+
+def network_section(section: Any) -> dict[str, Any]:
+    """The options of `build_teacher` in a section of `load_teacher`: which network, without its weights."""
+    given = section if isinstance(section, Mapping) else {}
+    return {key: given[key] for key in inspect.signature(build_teacher).parameters if key in given}
 
 
 def load_teacher(

@@ -32,6 +32,7 @@ from training.generator_run import GeneratorRun
 from training.optim import build_optimizer, parameter_groups
 from training.schedules import learning_rate
 from training.settings import OptimizerSettings, ScheduleSettings
+from training.tasks import TOKENIZER_TASKS
 from training.tokenizer_run import TokenizerRun, build_images
 
 # What a generator's run takes from its tokens where its section leaves it out.
@@ -134,6 +135,7 @@ def test_tokenizer_run(path, request):
     assert_trainable(tokenizer, run.optimizer)
     assert_learns(run, run.optimizer)
     assert (discriminator is not None) == (run.losses.discriminator_weight > 0)
+    TOKENIZER_TASKS[tokenizer.learns].check(run, tokenizer)
     assert (run.teacher is not None) == (tokenizer.learns != "pixels" or tokenizer.copies_teacher)
     assert (run.initialize is not None) == tokenizer.frozen_encoder
     if tokenizer.learns in ("features", "codebook"):

@@ -14,6 +14,7 @@ from training.randomness import ExampleRandom
 from training.settings import OptimizerSettings
 from training.task import StepContext
 from training.tasks.reconstruction import ReconstructionTask
+from training.tasks.tokenizer import TokenizerSetup
 from training.tasks.tokenizer_loss import TokenizerLossSettings
 
 LOSS = TokenizerLossSettings(
@@ -40,15 +41,18 @@ def make(**options) -> ReconstructionTask:
     torch.manual_seed(0)
     quantizer = IBQ(codebook_size=16, code_dim=4)
     shape = dict(image_size=16, base_channels=32, multipliers=(1, 1), num_blocks=1, z_channels=8)
-    return ReconstructionTask(
+    setup = TokenizerSetup(
         tokenizer=VQGAN(quantizer=quantizer, **shape),
+        validation=OpenMoji(image_size=16, split="validation"),
+        losses=replace(LOSS, **options),
+        optimizer=OptimizerSettings(),
+        batch_size=2,
+    )
+    return ReconstructionTask(
+        setup,
         discriminator=PatchGAN(base_channels=4, num_layers=1),
         perceptual=None,
-        validation=OpenMoji(image_size=16, split="validation"),
-        loss=replace(LOSS, **options),
-        optimizer=OptimizerSettings(),
         discriminator_optimizer=OptimizerSettings(),
-        batch_size=2,
     )
 
 

@@ -14,6 +14,8 @@ from training.randomness import ExampleRandom
 from training.settings import OptimizerSettings
 from training.task import StepContext
 from training.tasks.feature_distillation import FeatureDistillationTask, false_colours
+from training.tasks.tokenizer import TokenizerSetup
+from training.tasks.tokenizer_loss import TokenizerLossSettings
 
 
 class Colours(nn.Module):
@@ -39,15 +41,15 @@ class Noise(Source):
         return torch.from_numpy(pixels).repeat_interleave(8, -1).repeat_interleave(8, -2), 0
 
 
-def make(tokenizer=None, teacher=None, **options):
-    return FeatureDistillationTask(
+def make(tokenizer=None, teacher=None, **losses):
+    setup = TokenizerSetup(
         tokenizer=tokenizer or small(),
-        teacher=teacher or Colours(),
         validation=Noise(),
+        losses=TokenizerLossSettings(**losses),
         optimizer=OptimizerSettings(),
         batch_size=3,
-        **options,
     )
+    return FeatureDistillationTask(setup, teacher=teacher or Colours())
 
 
 def held_out():
@@ -133,7 +135,7 @@ def test_false_colours_are_the_same_for_the_same_direction():
 
 
 def test_what_does_not_fit_is_refused():
-    with pytest.raises(ConfigError, match="predicts pixels"):
+    with pytest.raises(ConfigError, match=r"predicts features \[3, 32, 32\]"):
         make(small(pixel_decoder=Upscaler()))
     with pytest.raises(ConfigError, match=r"features \[5, 4, 4\] .* the teacher gives \[5, 2, 2\]"):
         make(teacher=Colours(16))

@@ -11,6 +11,7 @@ from tests.modeling.tokenizers.test_titok import released
 from tests.parity import assert_close, fill_module, golden, golden_json, image_pair
 from training.settings import OptimizerSettings
 from training.tasks.proxy_codes import ProxyCodesTask, proxy_loss
+from training.tasks.tokenizer import TokenizerSetup
 
 
 def test_equals_the_released_loss():
@@ -69,11 +70,10 @@ def test_a_teacher_that_does_not_fit_is_refused(options):
     shape = {"base_channels": 32, "num_blocks": 1, "codebook_size": 16, "code_dim": 4} | options
     with pytest.raises(ConfigError, match="predicts 4 codes of 16 .* the teacher gives"):
         ProxyCodesTask(
-            tokenizer=tokenizer,
+            TokenizerSetup(
+                tokenizer=tokenizer, validation=Nothing(), optimizer=OptimizerSettings(), batch_size=2
+            ),
             teacher=MaskGITVQGAN(image_size=32, **shape),
-            validation=Nothing(),
-            optimizer=OptimizerSettings(),
-            batch_size=2,
         )
 
 

@@ -1,13 +1,20 @@
-"""Starting from other weights, and sections that do not fit the tokenizer's layout."""
+"""Starting from other weights, sections that do not fit the tokenizer, and the soft start of every tokenizer."""
 
+import importlib.util
 import re
+from dataclasses import replace
 
 import pytest
 import torch
 
 import train_titok
+from common.build import ConfigError, build_dataclass
+from common.config import REPOSITORY, read_yaml
 from modeling.factory import build_tokenizer
+from modeling.tokenizers import TOKENIZERS
 from tests.conftest import TOKENIZER
+from training.tasks import TOKENIZER_TASKS
+from training.tasks.tokenizer import LearningSettings
 from training.tokenizer_run import TokenizerRun
 
 
@@ -38,20 +45,46 @@ def test_weights_that_do_not_fit_are_named():
 @pytest.mark.parametrize(
     ("twin", "option", "message"),
     [
-        ("titok", "teacher=maskgit-vqgan", "teacher='maskgit-vqgan' has no use"),
+        (
+            "titok",
+            "teacher=maskgit-vqgan",
+            "teacher='maskgit-vqgan' is not used: this tokenizer learns from images only",
+        ),
         ("titok", "text_encoder=x", "takes no text"),
         (
             "titok",
             "losses.entropy_boost=3",
-            r"losses.entropy_boost=3.* has no use: the quantizer has no entropy term",
+            r"losses.entropy_boost=3.* is not used: the quantizer has no entropy term",
         ),
-        ("magvit2", "tokenizer.quantizer.entropy_weight=0", r"losses.entropy_boost=1.0 has no use"),
+        ("magvit2", "tokenizer.quantizer.entropy_weight=0", r"losses.entropy_boost=1.0 is not used"),
         ("titok_stage1", "teacher=null", "teacher is missing"),
-        ("titok_stage1", "discriminator.name=nlayer", "discriminator must be null"),
+        (
+            "titok_stage1",
+            "discriminator.name=nlayer",
+            r"discriminator=.*nlayer.* is not used: .* makes no pixels",
+        ),
         ("titok_stage2", "initialize=null", "initialize is missing"),
-        ("vqkd_pixels", "initialize=null", "initialize is missing; a pixel decoder"),
+        (
+            "vqkd_pixels",
+            "initialize=null",
+            "initialize is missing; encoder and codes of this tokenizer are frozen",
+        ),
         ("vqkd", "teacher=null", "teacher is missing; .* a section with a name of timm"),
         ("titok_stage1", "teacher=nowhere", "nowhere does not exist"),
+        (
+            "titok_stage1",
+            "losses.discriminator_weight=1",
+            r"losses.discriminator_weight=1.0 is not used: .* makes no pixels",
+        ),
+        ("titok_stage1", "discriminator_learning_rate=1", "discriminator_learning_rate=1.0 is not used"),
+        ("titok_stage2", "teacher=null", "teacher is missing; the pixel decoder starts from"),
+        ("vqkd", "teacher=maskgit-vqgan", "teacher='maskgit-vqgan' has the wrong type; expected section"),
+        ("vqkd", "evaluation.metrics=[psnr]", "evaluation=.* is not used: .* makes no pixels"),
+        (
+            "cluster_online",
+            "losses.quantizer_weight=2",
+            "losses.quantizer_weight=2.0 is not used: .* its codes",
+        ),
     ],
 )
 def test_sections_without_use_or_missing_ones(twin, option, message, program, tmp_path):
@@ -59,3 +92,57 @@ def test_sections_without_use_or_missing_ones(twin, option, message, program, tm
     done = program(train_titok, TokenizerRun, *arguments)
     assert done.code == 1 and re.search(message, done.err)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_start_that_does_not_fit_names_the_option(tiny_tokenizer_run):
+    tokenizer = build_tokenizer(TOKENIZER | {"encoder_depth": 3})
+    task, run = TOKENIZER_TASKS[tokenizer.learns], LearningSettings(initialize=str(tiny_tokenizer_run))
+    with pytest.raises(
+        ConfigError, match=f"initialize={tiny_tokenizer_run}: it lacks 'encoder.transformer.1"
+    ):
+        task.initialize(run, tokenizer)
+
+
+REFUSED = {  # twins whose codes cannot start softly
+    "titok_vae": "has no codes",
+    "tatitok_vae": "has no codes",
+    "titok_stage2": "are frozen",
+    "vqkd_pixels": "are frozen",
+    "cluster_pixels": "are frozen",
+    "cluster_online": "learns nothing but its codes",
+}
+SOFT = {path.stem: read_yaml(path) for path in sorted((REPOSITORY / "configs/debug").glob("*.yaml"))}
+SOFT = {name: tree for name, tree in SOFT.items() if "tokenizer" in tree}
+
+
+def test_soft_start_is_tested_with_every_tokenizer():
+    assert {tree["tokenizer"]["name"] for tree in SOFT.values()} == set(TOKENIZERS)
+    ways = {build_tokenizer(SOFT[name]["tokenizer"]).learns for name in SOFT if "cluster" not in name}
+    assert ways | {"codebook"} == set(TOKENIZER_TASKS)
+
+
+@pytest.mark.parametrize("name", SOFT)
+def test_soft_start_of_every_tokenizer(name):
+    """`losses.quantize_end` works, or is refused by name."""
+    if "cluster" in name and not importlib.util.find_spec("timm"):
+        pytest.skip("needs timm")
+    run = build_dataclass(TokenizerRun, SOFT[name])
+    tokenizer = build_tokenizer(run.tokenizer).train()
+    task = TOKENIZER_TASKS[tokenizer.learns]
+    task.check(run, tokenizer)
+    run.losses = replace(run.losses, quantize_end=4)
+    if name in REFUSED:
+        with pytest.raises(ConfigError, match=f"losses.quantize_end=4 is not used: .*{REFUSED[name]}"):
+            task.check(run, tokenizer)
+        return
+    task.check(run, tokenizer)
+    images, bypass = torch.rand(2, 3, *[tokenizer.image_size] * 2), torch.tensor([True, False])
+    text = (
+        {"text": torch.rand(2, tokenizer.text_length, tokenizer.text_width)} if tokenizer.needs_text else {}
+    )
+    tokenizer(torch.rand_like(images), **text)  # some codes begin as clusters of their first batch
+    output = tokenizer(images, bypass=bypass, **text)
+    exact = tokenizer.quantize.normalize(tokenizer.encode_latents(images))
+    torch.testing.assert_close(output.quantized[0], exact[0])
+    assert not torch.allclose(output.quantized[1], exact[1])
+    assert output.reconstructions.shape[1:] == tokenizer.prediction_shape

@@ -4,16 +4,22 @@ import torch
 from torch import nn
 
 from common import distributed
-from common.build import ConfigError
+from common.build import ConfigError, check_options, check_value
 from common.images import to_float
-from data.source import Source
 from data.stream import EvalStream
 from evaluator.codebook_usage import CodebookUsage
 from modeling.losses.distillation import feature_cosine, feature_distillation_loss
+from modeling.pretrained.teachers import load_teacher
 from modeling.tokenizers.base import Tokenizer
-from training.settings import OptimizerSettings
 from training.task import Batch, Phase, Picture, Scalars, StepContext
-from training.tasks.tokenizer import PREVIEW_IMAGES, TokenizerTask, side_by_side
+from training.tasks.tokenizer import (
+    PREVIEW_IMAGES,
+    LearningSettings,
+    TokenizerSetup,
+    TokenizerTask,
+    pixel_options,
+    side_by_side,
+)
 
 
 class FeatureDistillationTask(TokenizerTask):
@@ -22,47 +28,49 @@ class FeatureDistillationTask(TokenizerTask):
     Loss: mean of 1 - cosine over all tokens, plus the bottleneck's commitment.
 
     Args:
-        tokenizer: what is trained; its decoder gives features.
+        setup: what every tokenizer's task gets.
         teacher: frozen; images in [0, 1] -> features [B, F, h, w].
-        validation, optimizer, batch_size, num_workers: see `TokenizerTask`.
-        quantizer_weight: of the bottleneck's loss.
 
     Raises:
-        ConfigError: the tokenizer predicts pixels, or other features than the teacher gives.
+        ConfigError: the tokenizer predicts something else than the teacher gives.
     """
 
-    def __init__(
-        self,
-        *,
-        tokenizer: Tokenizer,
-        teacher: nn.Module,
-        validation: Source,
-        optimizer: OptimizerSettings,
-        batch_size: int,
-        num_workers: int = 0,
-        quantizer_weight: float = 1.0,
-    ) -> None:
-        if tokenizer.predicts_pixels:
-            raise ConfigError(
-                "this tokenizer predicts pixels; feature distillation needs one without pixel decoder"
-            )
-        super().__init__(
-            tokenizer=tokenizer,
-            validation=validation,
-            optimizer=optimizer,
-            batch_size=batch_size,
-            num_workers=num_workers,
-        )
-        self.teacher, self.quantizer_weight = teacher.eval().requires_grad_(False), quantizer_weight
-        device, size = next(teacher.parameters()).device, tokenizer.image_size
+    def __init__(self, setup: TokenizerSetup, *, teacher: nn.Module) -> None:
+        super().__init__(setup)
+        self.teacher = teacher.eval().requires_grad_(False)
+        device, size = next(teacher.parameters()).device, setup.tokenizer.image_size
         with torch.no_grad():
             given = tuple(teacher(torch.zeros(1, 3, size, size, device=device)).shape[1:])
-        made = tokenizer.prediction_shape
+        made = setup.tokenizer.prediction_shape
         if given != made:
             raise ConfigError(
                 f"the tokenizer predicts features {list(made)} (tokenizer.feature_channels, and twice the tokens per"
                 f" side), but the teacher gives {list(given)} (teacher.project, teacher.grid)"
             )
+
+    @classmethod
+    def from_run(
+        cls, run: LearningSettings, setup: TokenizerSetup, device: torch.device
+    ) -> "FeatureDistillationTask":
+        """See `TokenizerTask.from_run`."""
+        section = check_value("teacher", run.teacher, dict)
+        teacher = load_teacher(**check_options("teacher", load_teacher, section), device=device)
+        setup.tokenizer.copy_teacher(teacher)
+        return cls(setup, teacher=teacher)
+
+    @classmethod
+    def needs(cls, tokenizer: Tokenizer) -> dict[str, str]:
+        """The teacher."""
+        what = (
+            "this tokenizer learns the features of a frozen network; expected a section with a name of timm"
+        )
+        return super().needs(tokenizer) | {"teacher": what}
+
+    @classmethod
+    def unused(cls, tokenizer: Tokenizer) -> dict[str, str]:
+        """All that belongs to pixels, metrics of images among it."""
+        why = "this tokenizer learns the features of a frozen network and makes no pixels"
+        return super().unused(tokenizer) | pixel_options(why) | {"evaluation": why}
 
     def phases(self) -> list[Phase]:
         """One phase: the tokenizer."""
@@ -71,9 +79,9 @@ class FeatureDistillationTask(TokenizerTask):
     def feature_loss(self, batch: Batch, context: StepContext) -> tuple[torch.Tensor, Scalars]:
         """Distance to the teacher's features, which are computed in float32, and the bottleneck's loss."""
         features = self.teacher(batch["images"])
-        output = context.modules["model"](batch["images"])
+        output = self.forward(batch, context)
         distillation = feature_distillation_loss(output.reconstructions, features)
-        quantizer = self.quantizer_weight * output.losses["quantizer_loss"]
+        quantizer = self.settings.quantizer_weight * output.losses["quantizer_loss"]
         total = distillation + quantizer
         scalars = {"total_loss": total, "feature_loss": distillation, **output.losses}
         scalars["quantizer_loss"] = quantizer
@@ -126,9 +134,16 @@ class CodebookFittingTask(FeatureDistillationTask):
     when the quantizer has online clustering.
     """
 
+    @classmethod
+    def unused(cls, tokenizer: Tokenizer) -> dict[str, str]:
+        """All weights of losses."""
+        why = "this tokenizer learns nothing but its codes"
+        losses = ("quantizer_weight", "quantize_start", "quantize_end")
+        return super().unused(tokenizer) | {f"losses.{name}": why for name in losses}
+
     def feature_loss(self, batch: Batch, context: StepContext) -> tuple[torch.Tensor, Scalars]:
         """The bottleneck's codebook term alone; nothing else is trained."""
-        output = context.modules["model"](batch["images"])
+        output = self.forward(batch, context)
         loss = output.losses["codebook_loss"]
         return loss, {"total_loss": loss, "feature_loss": loss, **output.losses} | self.codebook_scalars(
             output, context

@@ -5,13 +5,11 @@ from torch import nn
 
 from common import distributed
 from common.build import ConfigError
-from data.source import Source
 from modeling.losses.reconstruction import proxy_cross_entropy
+from modeling.pretrained.loading import load_tokenizer
 from modeling.tokenizers.base import Tokenizer
-from training.evaluation import ReconstructionEvaluator
-from training.settings import OptimizerSettings
 from training.task import Batch, Phase, Scalars, StepContext
-from training.tasks.tokenizer import TokenizerTask
+from training.tasks.tokenizer import LearningSettings, TokenizerSetup, TokenizerTask, pixel_options
 
 
 def proxy_loss(
@@ -39,46 +37,43 @@ class ProxyCodesTask(TokenizerTask):
     """One phase: the tokenizer learns to name the teacher's codes of the same augmented image.
 
     Args:
-        tokenizer: what is trained; its decoder gives logits over the teacher's codes.
+        setup: what every tokenizer's task gets.
         teacher: frozen 2-D tokenizer.
-        validation, optimizer, batch_size, num_workers, evaluator: see `TokenizerTask`.
-        quantizer_weight: of the bottleneck's loss.
 
     Raises:
         ConfigError: the teacher's codes do not fit the tokenizer's decoder.
     """
 
-    def __init__(
-        self,
-        *,
-        tokenizer: Tokenizer,
-        teacher: Tokenizer,
-        validation: Source,
-        optimizer: OptimizerSettings,
-        batch_size: int,
-        num_workers: int = 0,
-        evaluator: ReconstructionEvaluator | None = None,
-        quantizer_weight: float = 1.0,
-    ) -> None:
-        super().__init__(
-            tokenizer=tokenizer,
-            validation=validation,
-            optimizer=optimizer,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            evaluator=evaluator,
-        )
-        self.teacher, self.quantizer_weight = teacher.eval().requires_grad_(False), quantizer_weight
-        size = tokenizer.image_size
+    def __init__(self, setup: TokenizerSetup, *, teacher: Tokenizer) -> None:
+        super().__init__(setup)
+        self.teacher = teacher.eval().requires_grad_(False)
+        size = setup.tokenizer.image_size
         with torch.no_grad():
             device = next(teacher.parameters()).device
             count = teacher.encode(torch.zeros(1, 3, size, size, device=device)).shape[1]
-        proxy, grid, _ = tokenizer.prediction_shape
-        if (proxy, grid**2) != (teacher.codebook_size, count):
+        proxy, height, width = setup.tokenizer.prediction_shape
+        if (proxy, height * width) != (teacher.codebook_size, count):
             raise ConfigError(
-                f"the tokenizer predicts {grid**2} codes of {proxy} (tokenizer.decoder_patch_size and"
+                f"the tokenizer predicts {height * width} codes of {proxy} (tokenizer.decoder_patch_size and"
                 f" .proxy_codebook_size), but the teacher gives {count} of {teacher.codebook_size}"
             )
+
+    @classmethod
+    def from_run(cls, run: LearningSettings, setup: TokenizerSetup, device: torch.device) -> "ProxyCodesTask":
+        """See `TokenizerTask.from_run`."""
+        return cls(setup, teacher=load_tokenizer(run.teacher, device))
+
+    @classmethod
+    def needs(cls, tokenizer: Tokenizer) -> dict[str, str]:
+        """The teacher."""
+        what = "this tokenizer learns the codes of another one; expected one like maskgit-vqgan"
+        return super().needs(tokenizer) | {"teacher": what}
+
+    @classmethod
+    def unused(cls, tokenizer: Tokenizer) -> dict[str, str]:
+        """All that belongs to pixels."""
+        why = "this tokenizer learns the codes of another one and makes no pixels"
+        return super().unused(tokenizer) | pixel_options(why)
 
     def phases(self) -> list[Phase]:
         """One phase: the tokenizer."""
@@ -87,8 +82,9 @@ class ProxyCodesTask(TokenizerTask):
     def code_loss(self, batch: Batch, context: StepContext) -> tuple[torch.Tensor, Scalars]:
         """Cross-entropy with the teacher's codes, which are computed in float32."""
         codes = self.teacher.encode(batch["images"])
-        output = context.modules["model"](batch["images"])
-        total, scalars = proxy_loss(output.reconstructions, codes, output.losses, self.quantizer_weight)
+        output = self.forward(batch, context)
+        weight = self.settings.quantizer_weight
+        total, scalars = proxy_loss(output.reconstructions, codes, output.losses, weight)
         with torch.no_grad():
             correct = (output.reconstructions.argmax(dim=1).flatten(1) == codes).float().mean()
         return total, {**scalars, "proxy_accuracy": correct} | self.codebook_scalars(output, context)

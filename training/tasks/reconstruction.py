@@ -1,74 +1,94 @@
 """Training of tokenizers that make pixels: reconstruct images, then also against a discriminator."""
 
-from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import nn
 
 from common.build import ConfigError
-from data.source import Source
+from modeling.factory import build_discriminator
 from modeling.losses.perceptual import PerceptualLoss
-from modeling.pretrained.text import TextEncoder
+from modeling.pretrained.loading import load_tokenizer
+from modeling.pretrained.perceptual import find_perceptual
 from modeling.tokenizers.base import Tokenizer, TokenizerOutput
-from training.evaluation import ReconstructionEvaluator
 from training.settings import OptimizerSettings
 from training.task import Batch, Phase, Scalars, StepContext
-from training.tasks.tokenizer import TokenizerTask
-from training.tasks.tokenizer_loss import TokenizerLoss, TokenizerLossSettings
+from training.tasks.tokenizer import LearningSettings, TokenizerSetup, TokenizerTask
+from training.tasks.tokenizer_loss import TokenizerLoss
 
 
 class ReconstructionTask(TokenizerTask):
     """Two phases: the tokenizer, and from `discriminator_start` on its discriminator on the same reconstructions.
 
     Args:
-        tokenizer: what is trained.
+        setup: what every tokenizer's task gets.
         discriminator: images [B, 3, H, W] to logits; None trains without adversarial term.
         perceptual: frozen feature comparison, or None.
-        validation: held-out images.
-        loss: weights of the terms.
-        optimizer, discriminator_optimizer: settings of both.
-        batch_size, num_workers: of the evaluation.
-        evaluator, text, class_names: see `TokenizerTask`.
+        discriminator_optimizer: settings of its optimizer.
+
+    Raises:
+        ConfigError: adaptive loss weights with a tokenizer whose decoder is not convolutional.
     """
 
     def __init__(
         self,
+        setup: TokenizerSetup,
         *,
-        tokenizer: Tokenizer,
         discriminator: nn.Module | None,
         perceptual: PerceptualLoss | None,
-        validation: Source,
-        loss: TokenizerLossSettings,
-        optimizer: OptimizerSettings,
         discriminator_optimizer: OptimizerSettings,
-        batch_size: int,
-        num_workers: int = 0,
-        evaluator: ReconstructionEvaluator | None = None,
-        text: TextEncoder | None = None,
-        class_names: Sequence[str] = (),
-    ):
-        if not tokenizer.predicts_pixels:
-            raise ConfigError("this tokenizer predicts no pixels, so they cannot be compared with images")
-        if loss.adaptive_weight and tokenizer.last_layer is None:
+    ) -> None:
+        super().__init__(setup)
+        if setup.losses.adaptive_weight and setup.tokenizer.last_layer is None:
             raise ConfigError(
-                f"losses.adaptive_weight is for convolutional decoders, not for a {type(tokenizer).__name__}"
+                f"losses.adaptive_weight is for convolutional decoders, not for a {type(setup.tokenizer).__name__}"
             )
-        super().__init__(
-            tokenizer=tokenizer,
-            validation=validation,
-            optimizer=optimizer,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            evaluator=evaluator,
-            text=text,
-            class_names=class_names,
-        )
-        self.loss = TokenizerLoss(loss, perceptual)
+        self.loss = TokenizerLoss(setup.losses, perceptual)
         if discriminator is not None:
             self.modules["discriminator"] = discriminator
             self.optimizers["discriminator"] = discriminator_optimizer
         if self.loss.lecam is not None:
             self.state["lecam"] = self.loss.lecam
+
+    @classmethod
+    def from_run(
+        cls, run: LearningSettings, setup: TokenizerSetup, device: torch.device
+    ) -> "ReconstructionTask":
+        """See `TokenizerTask.from_run`."""
+        rate = run.discriminator_learning_rate or run.optimizer.learning_rate
+        return cls(
+            setup,
+            discriminator=build_discriminator(run.discriminator) if run.discriminator else None,
+            perceptual=find_perceptual(**vars(run.losses.perceptual))
+            if run.losses.perceptual_weight
+            else None,
+            discriminator_optimizer=replace(run.optimizer, learning_rate=rate, muon_learning_rate=None),
+        )
+
+    @classmethod
+    def needs(cls, tokenizer: Tokenizer) -> dict[str, str]:
+        """Beyond those of all tokenizers the teacher that a second stage copies."""
+        found = super().needs(tokenizer)
+        if tokenizer.copies_teacher:
+            found["teacher"] = (
+                "the pixel decoder starts from that of a 2-D tokenizer; expected one like maskgit-vqgan"
+            )
+        return found
+
+    @classmethod
+    def unused(cls, tokenizer: Tokenizer) -> dict[str, str]:
+        """Beyond those of all tokenizers a teacher."""
+        found = super().unused(tokenizer)
+        if not tokenizer.copies_teacher:
+            found["teacher"] = "this tokenizer learns from images only"
+        return found
+
+    @classmethod
+    def initialize(cls, run: LearningSettings, tokenizer: Tokenizer) -> None:
+        """Beyond the weights of `initialize`, those that a second stage copies from its teacher."""
+        super().initialize(run, tokenizer)
+        if tokenizer.copies_teacher:
+            tokenizer.copy_teacher(load_tokenizer(run.teacher))
 
     def phases(self) -> list[Phase]:
         """The tokenizer, then its discriminator if it has one; with `discriminator_first` the other way round."""
@@ -82,7 +102,7 @@ class ReconstructionTask(TokenizerTask):
         """Reconstruction, bottleneck, perceptual and adversarial terms."""
         tokenizer, output = context.raw["model"], context.shared.pop("output", None)
         if output is None:  # the discriminator did not go first
-            output = self._forward(batch, context)
+            output = self.forward(batch, context)
         total, scalars = self.loss.generator(
             batch["images"],
             output.reconstructions,
@@ -96,23 +116,15 @@ class ReconstructionTask(TokenizerTask):
     def discriminator_loss(self, batch: Batch, context: StepContext) -> tuple[torch.Tensor, Scalars]:
         """The discriminator's loss on the images and the reconstructions of this step's one forward pass."""
         if "reconstructions" not in context.shared:  # it goes first: the graph is kept for the tokenizer
-            context.shared["output"] = self._forward(batch, context)
+            context.shared["output"] = self.forward(batch, context)
         reconstructions = context.shared["reconstructions"]
         return self.loss.discriminator(
             batch["images"], reconstructions, context.modules["discriminator"], context.step
         )
 
-    def _forward(self, batch: Batch, context: StepContext) -> TokenizerOutput:
-        """What the tokenizer makes of the images; without gradient the reconstructions are shared between phases."""
-        tokenizer = context.raw["model"]
-        options = self.text_of(batch, self.class_names)
-        if not tokenizer.is_discrete:
-            shape = (tokenizer.quantize.code_dim, 1, tokenizer.num_tokens)
-            options["noise"] = context.random.normal("bottleneck", *shape).to(context.device)
-        share = self.loss.quantized_share(context.step)
-        if share < 1:
-            options["bypass"] = (context.random.uniform("bypass") >= share).to(context.device)
-        output = context.modules["model"](batch["images"], **options)
+    def forward(self, batch: Batch, context: StepContext) -> TokenizerOutput:
+        """See `TokenizerTask.forward`; without gradient the reconstructions are shared between phases."""
+        output = super().forward(batch, context)
         context.shared["reconstructions"] = output.reconstructions.detach()
         return output
 

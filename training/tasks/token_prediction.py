@@ -101,6 +101,11 @@ class TokenPredictionTask(Task):
         self.validation, self.tokenizer, self.samples = validation, tokenizer, samples
         self.settings, self.sampling, self.seed, self.batch_size = settings, sampling, seed, batch_size
 
+    @staticmethod
+    @abstractmethod
+    def default_settings(generator: Generator) -> Any:
+        """The settings of a run that gives none."""
+
     def phases(self) -> list[Phase]:
         """One phase: the generator."""
         return [Phase(module="model", loss=self.token_loss)]
@@ -183,6 +188,13 @@ def next_token_loss(
 class RARTask(TokenPredictionTask):
     """Next-token prediction in random orders that anneal to raster order; `settings` are RARSettings."""
 
+    @staticmethod
+    def default_settings(generator: AutoregressiveGenerator) -> RARSettings:
+        """Random orders are for generators that say where a token belongs."""
+        if generator.any_order:
+            return RARSettings()
+        return RARSettings(randomness_anneal_start=0, randomness_anneal_end=0)
+
     def token_loss(self, batch: Batch, context: StepContext) -> tuple[torch.Tensor, Scalars]:
         """Cross-entropy of every token given its predecessors in the sample's order."""
         settings, tokens, random = self.settings, self.tokens_of(batch), context.random
@@ -205,6 +217,11 @@ class RARTask(TokenPredictionTask):
 
 class MaskGITTask(TokenPredictionTask):
     """Prediction of hidden tokens, a random share of them at a time; `settings` are MaskGITSettings."""
+
+    @staticmethod
+    def default_settings(generator: Generator) -> MaskGITSettings:
+        """The same for all masked generators."""
+        return MaskGITSettings()
 
     def _hide(
         self, tokens: torch.Tensor, mask_token: int, random: ExampleRandom

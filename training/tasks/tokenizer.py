@@ -2,58 +2,171 @@
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from operator import attrgetter
 
 import torch
 from torch import nn
 
 from common import distributed
+from common.build import ConfigError
+from common.config import option
 from common.images import enlarge, grid, to_float
 from data.loaders import eval_loader
 from data.source import Source
 from data.stream import EvalStream
 from evaluator.codebook_usage import CodebookUsage
-from modeling.pretrained.text import TextEncoder, class_captions
+from modeling.pretrained.loading import load_tokenizer
+from modeling.pretrained.text import TextEncoder, class_captions, load_text_encoder
 from modeling.tokenizers.base import Tokenizer, TokenizerOutput
 from training.codebook_health import CodebookHealth
 from training.evaluation import ReconstructionEvaluator, TokenizerEvaluation
 from training.settings import OptimizerSettings
 from training.task import Batch, Picture, Scalars, StepContext, Task
+from training.tasks.tokenizer_loss import TokenizerLossSettings
 
 PREVIEW_IMAGES = 64
 PREVIEW_SIDE = 96  # pixels; smaller images are enlarged towards this size for people
 
 
-class TokenizerTask(Task):
-    """Base of the tasks that train a tokenizer.
+@dataclass(kw_only=True)
+class LearningSettings:
+    """What a run says about how its tokenizer learns; a task refuses what it does not use."""
 
-    Args:
+    teacher: str | dict | None = option(
+        None,
+        "frozen model to learn from; titok's layouts proxy and two_stage: a 2-D tokenizer (maskgit-vqgan, a folder,"
+        " a file); vqkd and cluster: a section: name (of timm), weights, project, ...",
+    )
+    initialize: str | dict | None = option(
+        None, "tokenizer to start from; two_stage, pixel_decoder: the finished first stage"
+    )
+    text_encoder: str | None = option(None, "weights of the CLIP text tower (tatitok); null = from the hub")
+    losses: TokenizerLossSettings = option(TokenizerLossSettings())
+    discriminator: dict | None = option(None, "section: name and options; null = no adversarial training")
+    optimizer: OptimizerSettings = option(OptimizerSettings())
+    discriminator_learning_rate: float | None = option(None, "null = that of the tokenizer")
+    evaluation: TokenizerEvaluation = option(TokenizerEvaluation())
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerSetup:
+    """What every task that trains a tokenizer gets.
+
+    Attributes:
         tokenizer: what is trained.
         validation: held-out images.
-        optimizer: settings of its optimizer.
+        losses: weights of the terms, and the soft start of the codebook.
+        optimizer: settings of the tokenizer's optimizer.
         batch_size, num_workers: of the evaluation.
-        evaluator: measures reconstructions of held-out images.
+        evaluator: measures reconstructions of held-out images; None measures by the default settings.
         text: encodes captions for a tokenizer that needs them; images without captions get one of their class.
         class_names: of the training images.
     """
 
-    def __init__(
-        self,
-        *,
-        tokenizer: Tokenizer,
-        validation: Source,
-        optimizer: OptimizerSettings,
-        batch_size: int,
-        num_workers: int = 0,
-        evaluator: ReconstructionEvaluator | None = None,
-        text: TextEncoder | None = None,
-        class_names: Sequence[str] = (),
-    ) -> None:
-        self.validation, self.batch_size, self.num_workers = validation, batch_size, num_workers
-        self.evaluator, self.text, self.class_names = evaluator, text, class_names
-        self.modules: dict[str, nn.Module] = {"model": tokenizer}
-        self.optimizers = {"model": optimizer}
-        self.health = CodebookHealth(tokenizer.codebook_size) if tokenizer.is_discrete else None
+    tokenizer: Tokenizer
+    validation: Source
+    losses: TokenizerLossSettings = field(default_factory=TokenizerLossSettings)
+    optimizer: OptimizerSettings
+    batch_size: int
+    num_workers: int = 0
+    evaluator: ReconstructionEvaluator | None = None
+    text: TextEncoder | None = None
+    class_names: Sequence[str] = ()
+
+
+class TokenizerTask(Task):
+    """Base of the tasks that train a tokenizer; `TOKENIZER_TASKS` holds one for every way to learn."""
+
+    def __init__(self, setup: TokenizerSetup) -> None:
+        self.validation, self.batch_size, self.num_workers = (
+            setup.validation,
+            setup.batch_size,
+            setup.num_workers,
+        )
+        self.evaluator, self.text, self.class_names = setup.evaluator, setup.text, setup.class_names
+        self.settings = setup.losses
+        self.modules: dict[str, nn.Module] = {"model": setup.tokenizer}
+        self.optimizers = {"model": setup.optimizer}
+        self.health = CodebookHealth(setup.tokenizer.codebook_size) if setup.tokenizer.is_discrete else None
         self.state: dict[str, nn.Module] = {"codebook_health": self.health} if self.health else {}
+
+    @classmethod
+    @abstractmethod
+    def from_run(cls, run: LearningSettings, setup: TokenizerSetup, device: torch.device) -> "TokenizerTask":
+        """The task with the frozen models that the run names, loaded to `device`.
+
+        Raises:
+            OSError, ValueError: one of them cannot be had, or does not fit.
+        """
+
+    @classmethod
+    def needs(cls, tokenizer: Tokenizer) -> dict[str, str]:
+        """Keys of the run that must be given, with what is expected."""
+        if tokenizer.frozen_encoder:
+            return {
+                "initialize": "encoder and codes of this tokenizer are frozen; expected the finished tokenizer"
+            }
+        return {}
+
+    @classmethod
+    def unused(cls, tokenizer: Tokenizer) -> dict[str, str]:
+        """Keys of the run that must keep their defaults, with the reason."""
+        found = {}
+        if not tokenizer.needs_text:
+            found["text_encoder"] = "this tokenizer takes no text"
+        if tokenizer.frozen_encoder or not tokenizer.is_discrete:
+            why = (
+                "codes of this tokenizer are frozen"
+                if tokenizer.frozen_encoder
+                else "this tokenizer has no codes"
+            )
+            found |= dict.fromkeys(["losses.quantize_start", "losses.quantize_end"], why)
+        if not tokenizer.quantize.entropy_weight:
+            found["losses.entropy_boost"] = (
+                "the quantizer has no entropy term; expected tokenizer.quantizer.entropy_weight above 0 (lfq, bsq,"
+                " ibq, vq)"
+            )
+        return found
+
+    @classmethod
+    def check(cls, run: LearningSettings, tokenizer: Tokenizer) -> None:
+        """Raise ConfigError if the run lacks what the tokenizer needs, or gives what it does not use."""
+        for key, expected in cls.needs(tokenizer).items():
+            if getattr(run, key) is None:
+                raise ConfigError(f"{key} is missing; {expected}")
+        defaults = LearningSettings()
+        for key, why in cls.unused(tokenizer).items():
+            value = attrgetter(key)(run)
+            if value != attrgetter(key)(defaults):
+                raise ConfigError(f"{key}={value!r} is not used: {why}")
+
+    @classmethod
+    def initialize(cls, run: LearningSettings, tokenizer: Tokenizer) -> None:
+        """Start from the weights of other models as the run says.
+
+        Raises:
+            OSError, ValueError: one of them cannot be had, or does not fit.
+        """
+        if run.initialize is None:
+            return
+        finished = load_tokenizer(run.initialize)
+        try:
+            tokenizer.copy_weights(finished)
+        except ValueError as error:
+            raise ConfigError(f"initialize={run.initialize}: {error}") from error
+
+    def forward(self, batch: Batch, context: StepContext) -> TokenizerOutput:
+        """What the tokenizer makes of a training batch, with random numbers that belong to its examples."""
+        tokenizer = context.raw["model"]
+        options = self.text_of(batch, self.class_names)
+        if not tokenizer.is_discrete:
+            shape = (tokenizer.quantize.code_dim, 1, tokenizer.num_tokens)
+            options["noise"] = context.random.normal("bottleneck", *shape).to(context.device)
+        share = self.settings.quantized_share(context.step)
+        if share < 1:
+            options["bypass"] = (context.random.uniform("bypass") >= share).to(context.device)
+        return context.modules["model"](batch["images"], **options)
 
     @abstractmethod
     def reconstruct(
@@ -120,6 +233,31 @@ class TokenizerTask(Task):
             tokens = model.encode(images[part])
             parts.append(self.reconstruct(model, tokens, {k: v[part] for k, v in text.items()}))
         return [Picture(name="reconstructions", image=side_by_side(images, torch.cat(parts)))]
+
+
+def pixel_options(why: str) -> dict[str, str]:
+    """Keys that tasks without pixels do not use, for `TokenizerTask.unused`; `why` is the reason."""
+    read = {"quantizer_weight", "quantize_start", "quantize_end"}
+    losses = [f"losses.{f.name}" for f in fields(TokenizerLossSettings) if f.name not in read]
+    return dict.fromkeys(["discriminator", "discriminator_learning_rate", *losses], why)
+
+
+def find_text_encoder(weights: str | None, tokenizer: Tokenizer, device: torch.device) -> TextEncoder | None:
+    """The encoder of captions, None for a tokenizer that takes no text.
+
+    Raises:
+        ConfigError: its embeddings are not what the tokenizer's decoder reads.
+        OSError, ValueError: it cannot be had.
+    """
+    if not tokenizer.needs_text:
+        return None
+    encoder = load_text_encoder(weights, device)
+    if (encoder.length, encoder.width) != (tokenizer.text_length, tokenizer.text_width):
+        raise ConfigError(
+            f"tokenizer.text_length={tokenizer.text_length} and .text_width={tokenizer.text_width}, but text_encoder"
+            f" {weights} gives {encoder.length} embeddings of {encoder.width}"
+        )
+    return encoder
 
 
 def side_by_side(images: torch.Tensor, reconstructions: torch.Tensor, columns: int = 8) -> torch.Tensor:

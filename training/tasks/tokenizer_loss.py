@@ -86,6 +86,12 @@ class TokenizerLossSettings:
                 f"perceptual_weight={self.perceptual_weight} needs perceptual.lpips_weight or .convnext_weight"
             )
 
+    def quantized_share(self, step: int) -> float:
+        """Share of images whose latents are quantized at a step (soft start of the bottleneck)."""
+        if step >= self.quantize_end:
+            return 1.0
+        return max(0.0, (step - self.quantize_start) / (self.quantize_end - self.quantize_start))
+
 
 class TokenizerLoss(nn.Module):
     """Pixel, perceptual, bottleneck and adversarial terms; always computed in float32.
@@ -106,11 +112,6 @@ class TokenizerLoss(nn.Module):
             if settings.lecam_regularization_weight > 0
             else None
         )
-
-    def quantized_share(self, step: int) -> float:
-        """Share of images whose latents are quantized at a step (soft start of the bottleneck)."""
-        start, end = self.settings.quantize_start, self.settings.quantize_end
-        return 1.0 if step >= end else max(0.0, (step - start) / (end - start))
 
     def factor(self, step: int) -> float:
         """Adversarial factor F(step): 0 before `discriminator_start`."""

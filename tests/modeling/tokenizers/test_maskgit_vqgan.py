@@ -68,6 +68,17 @@ def test_loss_puts_the_commitment_factor_on_the_codebook() -> None:
     torch.testing.assert_close(features.grad, 2 * (features - codes).detach() / features.numel())
 
 
+def test_images_of_any_size_and_a_soft_start_as_of_other_convolutional_tokenizers() -> None:
+    model, images = small(), torch.rand(2, 3, 16, 24)
+    assert model.encode(images).shape == (2, 8 * 12) and model.last_layer is model.decoder.conv_out.weight
+    output = model(images, bypass=torch.tensor([True, False]))
+    assert torch.equal(output.quantized[0], model.encode_latents(images)[0])
+    codes = model.quantize.lookup(output.tokens).view_as(output.quantized)
+    torch.testing.assert_close(output.quantized[1], codes[1])
+    with pytest.raises(ValueError, match="multiples of 2"):
+        model.encode(torch.rand(1, 3, 16, 15))
+
+
 def test_errors() -> None:
     with pytest.raises(ValueError, match="do not form a square"):
         small().decode(torch.zeros(1, 8, dtype=torch.int64))
