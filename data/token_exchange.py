@@ -16,8 +16,9 @@ from common import distributed
 from common.console import progress, say, warn
 from data.token_arrays import TokenArrays, save_arrays
 from data.token_lines import TokenLines
-from data.token_memmap import TokenHeader, TokenMemmap, TokenWriter
+from data.token_memmap import TokenHeader, TokenMemmap, TokenWriter, require_positive
 from storage.files import atomic_file, atomic_folder
+from storage.rows import differences
 
 TEN_CROPS = 10
 _GROUPS_LOOKED_AT = 64
@@ -48,10 +49,8 @@ class ImportOptions:
 
     def __post_init__(self) -> None:
         for key in ("codebook_size", "crops", "num_classes", "image_size", "num_images"):
-            value = getattr(self, key)
-            optional = value is None and key not in ("codebook_size", "num_classes")
-            if not optional and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-                raise ValueError(f"{key}={value!r} must be a positive whole number")
+            if key in ("codebook_size", "num_classes") or getattr(self, key) is not None:
+                require_positive(key, getattr(self, key))
 
     def header(self, *, num_images: int, crops: int, num_tokens: int, source: str) -> TokenHeader:
         """The header of the imported file."""
@@ -67,17 +66,12 @@ class ImportOptions:
             source=source,
         )
 
-    def difference(self, header: TokenHeader) -> str | None:
-        """'crops 1 instead of 10' for the first thing that a header says otherwise, None if there is none."""
-        wanted = dict(vars(self))
-        wanted["num_classes"] = [str(label) for label in range(self.num_classes)]
-        for key, value in wanted.items():
-            old = header.class_names if key == "num_classes" else getattr(header, key)
-            if value is not None and old != value:
-                if key == "num_classes":
-                    old, value = f"{len(old)} named {old[:2]}...", len(value)
-                return f"{key} {old} instead of {value}"
-        return None
+    def differences(self, header: TokenHeader) -> str:
+        """'crops 1 instead of 10; ...' for what a header says otherwise, '' if there is nothing."""
+        names = header.class_names
+        numbered = names == [str(label) for label in range(len(names))]
+        found = {**vars(header), "num_classes": len(names) if numbered else names}
+        return differences(found, {key: value for key, value in vars(self).items() if value is not None})
 
 
 def import_jsonl(path: Path, output: Path, options: ImportOptions, *, overwrite: bool = False) -> TokenHeader:
@@ -250,7 +244,7 @@ def _fill(
         if stamp() != header.source:
             raise ValueError(f"the source of {output} changed while it was imported; import it again")
     except ValueError:
-        TokenWriter.discard(output)  # wrong input: going on later would be of no use
+        TokenWriter.discard(output)  # the input is wrong; its rows must not be continued from
         raise
     finally:
         writer.close()
@@ -278,12 +272,11 @@ def _already(output: Path, stamp: str, options: ImportOptions, overwrite: bool) 
         if overwrite:
             return None
         raise
-    other = options.difference(header) or (
-        None if header.source == stamp else "another source, or it has changed"
-    )
-    if other is None:
+    other = options.differences(header)
+    if not other and header.source == stamp:
         return header
     if not overwrite:
+        other = other or "another source, or it has changed"
         raise ValueError(f"{output} holds other tokens ({other}); overwrite=true replaces it")
     return None
 

@@ -55,9 +55,7 @@ class TokenHeader:
 
     def __post_init__(self) -> None:
         for key in ("num_images", "crops", "num_tokens", "codebook_size", "image_size"):
-            value = getattr(self, key)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{key}={value!r} must be a positive whole number")
+            require_positive(key, getattr(self, key))
         if self.codebook_size > 2**32:
             raise ValueError(f"codebook_size={self.codebook_size} is more than 32 bits hold")
         if not isinstance(self.class_names, list) or not self.class_names:
@@ -72,6 +70,12 @@ class TokenHeader:
     def row_bytes(self) -> int:
         """Bytes of all tokens of one image."""
         return self.crops * self.num_tokens * self.dtype.itemsize
+
+
+def require_positive(key: str, value: object) -> None:
+    """Raise a ValueError that names `key`, unless the value is a positive whole number."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{key}={value!r} must be a positive whole number")
 
 
 @dataclass(frozen=True)
@@ -285,13 +289,9 @@ class TokenWriter:
                 raise ValueError(f"{what} in {values.min()}..{values.max()} must be in 0..{limit - 1}")
         if len(labels) != len(rows):
             raise ValueError(f"{len(labels)} labels do not fit {len(rows)} rows")
-        rows, tokens = np.asarray(rows, dtype=np.int64), tokens.astype(header.dtype)
-        # Rows that follow one another are written in one piece: files of single crops have very many.
-        starts = [0, *(np.flatnonzero(np.diff(rows) != 1) + 1).tolist()] if len(rows) else []
-        for start, stop in zip(starts, [*starts[1:], len(rows)], strict=True):
-            # Labels go last, so that a row with a label is complete whenever the job is killed.
-            self._tokens.write(int(rows[start]), tokens[start:stop])
-            self._labels.write(int(rows[start]), labels[start:stop])
+        # Labels go last, so that a row with a label is complete whenever the job is killed.
+        self._tokens.write(rows, tokens)
+        self._labels.write(rows, labels)
 
     def close(self) -> None:
         """Close the file without finishing it."""
@@ -300,7 +300,7 @@ class TokenWriter:
 
     @staticmethod
     def discard(path: Path) -> None:
-        """Remove the unfinished file, where what it holds is of no use."""
+        """Remove the unfinished file."""
         _part(Path(path)).unlink(missing_ok=True)
 
     @staticmethod

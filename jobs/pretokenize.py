@@ -20,6 +20,7 @@ from evaluator.codebook_usage import CodebookUsage
 from modeling.pipeline import load_tokenizer
 from modeling.pretrained.references import open_model, reference_name
 from modeling.tokenizers.base import Tokenizer
+from storage.rows import differences
 from storage.weights import weight_hash
 
 NUM_CROPS = {"plain": 1, "flip": 2, "ten_crop": 10}
@@ -76,11 +77,11 @@ def is_done(output: Path, header: TokenHeader, source: Source, overwrite: bool) 
         raise
     # A tokenizer may have been moved; its weights say who it is.
     old, new = asdict(found.header) | {"tokenizer": ""}, asdict(header) | {"tokenizer": ""}
-    other = [f"{key} {old[key]!r} instead of {new[key]!r}" for key in new if old[key] != new[key]]
+    other = differences(old, new)
     if not other and len(found) == len(source) and not np.array_equal(found.labels, source.labels):
-        other = ["other images"]
+        other = "other images"
     if other and not overwrite:
-        raise ValueError(f"{output} holds other tokens ({'; '.join(other)}); overwrite=true replaces it")
+        raise ValueError(f"{output} holds other tokens ({other}); overwrite=true replaces it")
     return not other
 
 
@@ -137,9 +138,7 @@ def pretokenize(options: PretokenizeOptions) -> None:
             return
         devices = f"{distributed.world_size()} x {device.type}"
         banner("Tokenizing", {**vars(options), "images": len(source), "devices": devices})
-        if distributed.is_main():
-            TokenWriter.create(output, header)
-        distributed.barrier()
+        distributed.on_main(lambda: TokenWriter.create(output, header))
         clock = Clock()
         measured = tokenize(tokenizer, source, TokenWriter(output), options, device).result(device)
         seconds = clock.lap()

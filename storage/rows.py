@@ -4,7 +4,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +32,23 @@ class RowFile:
         self.rows = rows
         self._file = os.open(rows.filename, os.O_WRONLY)
 
-    def write(self, first: int, rows: np.ndarray) -> None:
-        """Set the row `first`, and those after it if `rows` has several."""
+    def write(self, indices: Sequence[int], rows: np.ndarray) -> None:
+        """Set rows [k, ...] at indices [k].
+
+        Raises:
+            OSError: the disk is full or fails.
+        """
         data = memoryview(np.ascontiguousarray(rows, dtype=self.rows.dtype)).cast("B")
-        offset, done = self.rows.offset + first * self.rows.strides[0], 0
-        while done < len(data):
-            done += os.pwrite(self._file, data[done:], offset + done)
+        size, indices = self.rows.strides[0], np.asarray(indices)
+        # Rows that follow one another go in one piece: single crops of tokens are short and very many.
+        ends = [*(np.flatnonzero(np.diff(indices) != 1) + 1).tolist(), len(indices)] if len(indices) else []
+        start = 0
+        for end in ends:
+            done, left = int(indices[start]) * size, data[start * size : end * size]
+            while left:
+                written = os.pwrite(self._file, left, self.rows.offset + done)
+                done, left = done + written, left[written:]
+            start = end
 
     def close(self) -> None:
         """Close the file; `rows` stays readable."""
@@ -137,8 +148,8 @@ class RowStore:
             OSError: the disk is full or fails.
         """
         for name, row in rows.items():
-            self._files[name].write(index, row)
-        self._files["flags"].write(index, np.ones(1))  # last: what is flagged is complete
+            self._files[name].write([index], row[None])
+        self._files["flags"].write([index], np.ones((1, 1)))  # last: what is flagged is complete
 
     def rows(self, name: str) -> np.ndarray:
         """An array as it is now, memory-mapped read-only."""

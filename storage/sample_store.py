@@ -40,7 +40,7 @@ class SampleStore:
 
     Raises:
         ValueError: the folder holds images with other facts, or the disk has too little room for the arrays (PNG
-            files, whose sizes nobody knows beforehand, are not counted).
+            files, whose sizes are not known beforehand, are not counted).
     """
 
     def __init__(
@@ -86,9 +86,7 @@ class SampleStore:
             extra_bytes=8 * count * (num_tokens + 2) + (1 << 16) if npz else 0,
         )
         if overwrite and self.missing == count:
-            if distributed.is_main():
-                self._remove_old()
-            distributed.barrier()
+            distributed.on_main(self._remove_old)
         self._workers = ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1))
         self._written: deque[Future] = deque()
         # Images that wait to be written: 64 MiB of pixels at most, and enough of them to keep the threads busy.
@@ -156,18 +154,20 @@ class SampleStore:
         Args:
             labels: int64 [count].
             results: JSON-able values to be kept with the facts.
+
+        Raises:
+            OSError: the disk is full (ValueError on the other processes).
         """
         self._workers.shutdown()
-        if distributed.is_main():
-            for path in self.folder.glob(".*.part"):  # halves of files that killed jobs were writing
-                path.unlink()
-            if self.npz:
-                self._finish_npz(labels)
-            write_json(self.folder / FACTS, {**self.facts, **results})
+        distributed.on_main(lambda: self._write_results(np.asarray(labels, dtype=np.int64), results))
         self._store.remove()
 
-    def _finish_npz(self, labels: np.ndarray) -> None:
-        """`arr_0` uint8 [count, S, S, 3] and labels `arr_1` int64 as ADM's evaluator names them, `labels`, `tokens`."""
-        numbers, pixels = np.asarray(labels, dtype=np.int64), self._store.path("pixels")
-        finish_npz(pixels, {"arr_1": numbers, "labels": numbers, "tokens": self._store.path("tokens")})
-        os.replace(pixels, self.folder / ARRAYS)
+    def _write_results(self, labels: np.ndarray, results: Mapping[str, Any]) -> None:
+        for path in self.folder.glob(".*.part"):  # halves of files that killed jobs were writing
+            path.unlink()
+        if self.npz:
+            # ADM's evaluator takes pixels as arr_0 and labels as arr_1.
+            pixels, tokens = self._store.path("pixels"), self._store.path("tokens")
+            finish_npz(pixels, {"arr_1": labels, "labels": labels, "tokens": tokens})
+            os.replace(pixels, self.folder / ARRAYS)
+        write_json(self.folder / FACTS, {**self.facts, **results})

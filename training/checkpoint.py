@@ -80,7 +80,7 @@ class CheckpointFolder:
                 write_yaml(folder / "config.yaml", info["config"])
                 write_json(folder / "state.json", facts)
         except (WriteError, RuntimeError) as error:
-            # What torch.save says about a full disk is a riddle.
+            # torch.save reports a full disk without naming it.
             guess = "is the disk full? " if isinstance(error, RuntimeError) else ""
             reason = f"{guess}{error}; {self._last()}"
             raise CheckpointError(f"cannot save checkpoint {target}: {reason}") from error
