@@ -12,7 +12,7 @@ from common.distributed import is_main, world_size
 from common.launch import processes
 from compat.runs import translate_sampling
 from modeling.pipeline import find_classes, generate_into, load_image_model
-from modeling.sampling import MaskedSamplingSettings, SamplingSettings, check_settings, settings_type
+from modeling.sampling import MaskedSamplingSettings, SamplingSettings, numbers_needed, settings_type
 from storage.files import save_png
 from storage.sample_store import SampleStore
 from storage.weights import weight_hash
@@ -72,7 +72,7 @@ def draw_samples(options: SampleOptions, device: torch.device) -> None:
     model = load_image_model(options.generator, options.tokenizer, device)
     given = {k: v for k in SAMPLING if (v := getattr(options, k)) is not None}
     settings = build_dataclass(settings_type(model.generator), model.sampling | given, "sampling")
-    check_settings(model.generator, settings)
+    numbers_needed(model.generator, settings)  # refuses settings that do not fit
     sampling = vars(settings)
     classes = find_classes(options.classes, model.class_names)
     labels = torch.tensor(classes)[torch.arange(options.num_samples) % len(classes)]

@@ -19,7 +19,7 @@ from modeling.generators import GENERATORS
 from modeling.generators.base import Generator
 from modeling.pretrained.loading import load_tokenizer, require_tokenizer
 from modeling.pretrained.references import reference_name
-from modeling.sampling import check_settings, settings_type
+from modeling.sampling import numbers_needed, settings_type
 from modeling.token_factors import TokenFactors
 from modeling.tokenizers.base import Tokenizer
 from modeling.tokenizers.sub_tokens import SubTokenView, equal_factors, suggest_factors
@@ -149,7 +149,7 @@ def train_generator(run: GeneratorRun) -> None:
     validation = _open_validation(run, origin, tokenizer)
     sampling = build_dataclass(settings_type(generator), run.sampling, "sampling")
     try:
-        check_settings(generator, sampling)
+        numbers_needed(generator, sampling)  # refuses settings that do not fit
     except ValueError as error:
         raise ConfigError(f"sampling.{error}") from error
     run.sampling = dict(vars(sampling))

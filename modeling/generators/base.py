@@ -78,7 +78,7 @@ class Generator(Trainable, ABC):
         return (self.codebook_size,)
 
     def check_labels(self, labels: Tensor) -> None:
-        """Waits for the device.
+        """Refuse labels that this generator does not know; waits for the device.
 
         Raises:
             ValueError: a label is not in `0 ... num_classes`.
@@ -88,7 +88,7 @@ class Generator(Trainable, ABC):
                 raise ValueError(f"label {label} is out of range; choose 0 ... {self.num_classes}")
 
     def check_tokens(self, tokens: Tensor) -> None:
-        """Looks at the shape only.
+        """Refuse tokens of another shape.
 
         Raises:
             ValueError: `tokens` are not `[B, num_tokens]`.

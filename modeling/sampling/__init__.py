@@ -1,7 +1,7 @@
 """Samplers: draw tokens from a generator. They know the generator contracts only, no class."""
 
 from modeling.sampling.autoregressive import choose_tokens, sample, sample_uniforms
-from modeling.sampling.draw import check_settings, draw, generator_uniforms, numbers_needed, settings_type
+from modeling.sampling.draw import draw, generator_uniforms, numbers_needed, settings_type
 from modeling.sampling.filtering import check_filters, filter_logits
 from modeling.sampling.guidance import GUIDANCE_SCHEDULES, guidance_weights, guide, power_cosine_schedule
 from modeling.sampling.masked import least_certain, left_masked, sample_masked
@@ -15,7 +15,6 @@ __all__ = [
     "SampleNoise",
     "SamplingSettings",
     "check_filters",
-    "check_settings",
     "choose_tokens",
     "draw",
     "filter_logits",

@@ -1,6 +1,7 @@
 """Drawing tokens without knowing which kind of generator one holds."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,63 +10,82 @@ from modeling.generators.base import AutoregressiveGenerator, Generator, MaskedG
 from modeling.sampling.autoregressive import sample
 from modeling.sampling.masked import sample_masked
 from modeling.sampling.noise import SampleNoise
-from modeling.sampling.settings import MaskedSamplingSettings, SamplingSettings, per_sub_token
+from modeling.sampling.settings import MaskedSamplingSettings, SamplingSettings
 
-_SETTINGS: dict[type[Generator], type] = {
-    AutoregressiveGenerator: SamplingSettings,
-    MaskedGenerator: MaskedSamplingSettings,
+Settings = SamplingSettings | MaskedSamplingSettings
+
+
+def _autoregressive(
+    generator: AutoregressiveGenerator,
+    labels: Tensor,
+    uniforms: Tensor | None,
+    settings: SamplingSettings,
+    *,
+    trace: Callable[[int, Tensor], None] | None,
+    **options: Any,
+) -> Tensor:
+    if trace is not None:
+        raise ValueError(f"trace is for masked generators, not for a {type(generator).__name__}")
+    return sample(generator, labels, **vars(settings), uniforms=uniforms, **options)
+
+
+def _masked(
+    generator: MaskedGenerator,
+    labels: Tensor,
+    uniforms: Tensor | None,
+    settings: MaskedSamplingSettings,
+    **options: Any,
+) -> Tensor:
+    noise = None
+    if uniforms is not None:
+        noise = SampleNoise(uniforms.unflatten(1, (settings.num_steps, 2, generator.num_tokens)))
+    return sample_masked(generator, labels, **vars(settings), noise=noise, **options)
+
+
+# The settings of every kind of generator, and how it is drawn from.
+_SAMPLERS: dict[type[Generator], tuple[type[Settings], Callable[..., Tensor]]] = {
+    AutoregressiveGenerator: (SamplingSettings, _autoregressive),
+    MaskedGenerator: (MaskedSamplingSettings, _masked),
 }
 
 
-def settings_type(generator: Generator) -> type[SamplingSettings] | type[MaskedSamplingSettings]:
+def _sampler(generator: Generator) -> tuple[type[Settings], Callable[..., Tensor]]:
+    for kind, sampler in _SAMPLERS.items():
+        if isinstance(generator, kind):
+            return sampler
+    kinds = " or ".join(kind.__name__ for kind in _SAMPLERS)
+    raise ValueError(f"cannot sample from a {type(generator).__name__}, expected an {kinds}")
+
+
+def settings_type(generator: Generator) -> type[Settings]:
     """The dataclass of the settings that `draw` takes for this generator.
 
     Raises:
         ValueError: there is no sampler for this kind of generator.
     """
-    for kind, settings in _SETTINGS.items():
-        if isinstance(generator, kind):
-            return settings
-    kinds = " or ".join(kind.__name__ for kind in _SETTINGS)
-    raise ValueError(f"cannot sample from a {type(generator).__name__}, expected an {kinds}")
+    return _sampler(generator)[0]
 
 
-def check_settings(generator: Generator, settings: SamplingSettings | MaskedSamplingSettings) -> None:
-    """Refuse settings that are not for this generator.
+def numbers_needed(generator: Generator, settings: Settings) -> int:
+    """Random numbers that one sample takes; none if the temperature is 0.
 
     Raises:
-        ValueError: they are for another kind of generator, or a list has more or fewer numbers than its tokens have
-            sub-tokens; or see `settings_type`.
+        ValueError: the settings are for another kind of generator, or a list has more or fewer numbers than its
+            tokens have sub-tokens; or see `settings_type`.
     """
     expected = settings_type(generator)
     if not isinstance(settings, expected):
         raise ValueError(
             f"a {type(generator).__name__} takes {expected.__name__}, not {type(settings).__name__}"
         )
-    if isinstance(generator, AutoregressiveGenerator):
-        for key, value in vars(settings).items():
-            per_sub_token(key, value, generator.factors)
-
-
-def numbers_needed(generator: Generator, settings: SamplingSettings | MaskedSamplingSettings) -> int:
-    """Random numbers that one sample takes; none if the temperature is 0.
-
-    Raises:
-        ValueError: see `check_settings`.
-    """
-    check_settings(generator, settings)
-    if isinstance(settings, MaskedSamplingSettings):
-        return 0 if settings.temperature == 0 else settings.num_steps * 2 * generator.num_tokens
-    if not any(per_sub_token("temperature", settings.temperature, generator.factors)):
-        return 0
-    return generator.num_tokens * len(generator.factors)
+    return settings.numbers_needed(generator)
 
 
 def draw(
     generator: Generator,
     labels: Tensor,
     uniforms: Tensor | None,
-    settings: SamplingSettings | MaskedSamplingSettings,
+    settings: Settings,
     progress: Callable[[int, int], None] | None = None,
     trace: Callable[[int, Tensor], None] | None = None,
 ) -> Tensor:
@@ -94,14 +114,8 @@ def draw(
         raise ValueError(f"uniforms have shape {found}, expected {[labels.shape[0], count]}")
     else:
         uniforms = uniforms.to(device=labels.device, dtype=torch.float64)
-    if isinstance(settings, MaskedSamplingSettings):
-        noise = None
-        if uniforms is not None:
-            noise = SampleNoise(uniforms.unflatten(1, (settings.num_steps, 2, generator.num_tokens)))
-        return sample_masked(generator, labels, **vars(settings), noise=noise, progress=progress, trace=trace)
-    if trace is not None:
-        raise ValueError(f"trace is for masked generators, not for a {type(generator).__name__}")
-    return sample(generator, labels, **vars(settings), uniforms=uniforms, progress=progress)
+    sampler = _sampler(generator)[1]
+    return sampler(generator, labels, uniforms, settings, progress=progress, trace=trace)
 
 
 def generator_uniforms(generators: Sequence[torch.Generator], count: int) -> Tensor:

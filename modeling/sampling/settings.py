@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from common.config import option
+from modeling.generators.base import Generator
 from modeling.sampling.filtering import check_filters
 from modeling.sampling.guidance import GUIDANCE_SCHEDULES
 
@@ -69,6 +70,15 @@ class SamplingSettings:
         for top_p in _numbers(self.top_p):
             check_filters(0, top_p)
 
+    def numbers_needed(self, generator: Generator) -> int:
+        """Random numbers that one sample takes; none if the temperature is 0.
+
+        Raises:
+            ValueError: a list has more or fewer numbers than the generator's tokens have sub-tokens.
+        """
+        numbers = {key: per_sub_token(key, value, generator.factors) for key, value in vars(self).items()}
+        return generator.num_tokens * len(generator.factors) if any(numbers["temperature"]) else 0
+
 
 @dataclass(kw_only=True)
 class MaskedSamplingSettings:
@@ -92,3 +102,7 @@ class MaskedSamplingSettings:
             choices = ", ".join(GUIDANCE_SCHEDULES)
             raise ValueError(f"guidance_schedule={self.guidance_schedule!r} is unknown; choose {choices}")
         _refuse_negative(self, "guidance_scale", "guidance_power", "temperature")
+
+    def numbers_needed(self, generator: Generator) -> int:
+        """Random numbers that one sample takes; none if the temperature is 0."""
+        return self.num_steps * 2 * generator.num_tokens if self.temperature else 0
