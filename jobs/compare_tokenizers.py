@@ -1,24 +1,14 @@
 """Several tokenizers in one table: trained, measured, and with a generator on the tokens of each."""
 
 import json
-import subprocess
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from common.config import (
-    REPOSITORY,
-    find_file,
-    first_difference,
-    load_settings,
-    option,
-    read_yaml,
-)
-from common.config import to_tree as plain
+from common.config import find_file, option, read_yaml, to_tree
 from common.console import Clock, banner, duration, say
 from common.launch import processes
 from evaluator.evaluator import Evaluator
@@ -29,6 +19,7 @@ from jobs.comparison_table import LN2, TRAINED_HERE, draw_comparison, markdown_t
 from jobs.fit_codebook import FitOptions, fit_codebook
 from jobs.measuring import ReconstructionMeasurement, SourceImages, pass_through
 from jobs.pretokenize import PretokenizeOptions, pretokenize
+from jobs.recipe_runs import run_recipe
 from jobs.sampling import SampleOptions, draw_samples
 from jobs.teacher_training import write_teacher
 from modeling.pipeline import load_tokenizer
@@ -39,7 +30,7 @@ from storage.weights import weight_hash
 from training.generator_run import GeneratorRun
 from training.tokenizer_run import ImageData, TokenizerRun
 
-SMALL = (
+SMALL = [
     "vqgan",
     "cvq",
     "fsq",
@@ -51,9 +42,7 @@ SMALL = (
     "cluster_pixels",
     "titok_vq",
     "titok_fsq",
-)
-# Sections of a run that decide its result; paths and evaluation do not.
-DECIDING = ("tokenizer", "generator", "losses", "discriminator", "optimizer", "schedule", "training")
+]
 
 
 @dataclass(kw_only=True)
@@ -99,58 +88,25 @@ class CompareOptions:
             if value is not None and value < 1:
                 raise ValueError(f"{key}={value} must be at least 1")
         if self.train is None:
-            small = [f"configs/compare/{name}.yaml" for name in SMALL]
-            self.train = [] if self.tokenizers else small
-        names = self.names
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
+            self.train = [] if self.tokenizers else [f"configs/compare/{name}.yaml" for name in SMALL]
+        if twice := sorted({name for name in self.names if self.names.count(name) > 1}):
             raise ValueError(
                 f"train and tokenizers name {', '.join(twice)} twice; results would overwrite each other"
             )
 
     @property
     def names(self) -> list[str]:
-        """Of all tokenizers, as folders and rows are called."""
+        """Names of all tokenizers: of their rows and folders."""
         return [*(Path(path).stem for path in self.train), *(Path(name).name for name in self.tokenizers)]
 
     @property
     def folder(self) -> Path:
-        """Where everything goes."""
+        """The folder for everything."""
         return Path(self.output).expanduser()
 
     def run_folder(self, name: str) -> Path:
-        """Of a tokenizer that is trained here."""
+        """Run folder of a tokenizer that is trained here."""
         return self.folder / "tokenizers" / name
-
-
-def launch(program: str, arguments: Sequence[str]) -> None:
-    """Run an entry point in a process of its own.
-
-    Raises:
-        ValueError: it failed; it has said why.
-    """
-    done = subprocess.run([sys.executable, str(REPOSITORY / program), *arguments])
-    if done.returncode:
-        raise ValueError(f"{program} {' '.join(arguments)} ended with code {done.returncode}; see above")
-
-
-def finished(folder: Path, settings: type, arguments: Sequence[str]) -> bool:
-    """Whether a run folder holds the result of these arguments.
-
-    Raises:
-        ValueError: it holds another one.
-    """
-    if not (folder / "model.safetensors").is_file():
-        return False
-    wanted, found = plain(load_settings(settings, arguments)), read_yaml(folder / "config.yaml")
-    for key in (key for key in DECIDING if key in wanted):
-        held = found.get(key)
-        if key == "generator":  # the sizes come from its tokens
-            held = {name: held.get(name) for name in wanted[key]}
-        difference = first_difference(held, wanted[key], key)
-        if difference:
-            raise ValueError(f"{folder} is finished, but {difference}; name another output")
-    return True
 
 
 def teacher_file(
@@ -168,37 +124,32 @@ def teacher_file(
 
 
 def train(options: CompareOptions, recipe: str) -> dict[str, Any]:
-    """Train the tokenizer of a recipe, if it is not there; returns what a reader should know about the training."""
-    name, tree = Path(recipe).stem, read_yaml(recipe)
-    folder, section = options.run_folder(name), dict(tree.get("tokenizer") or {})
-    arguments, notes = [f"config={find_file(recipe)}", f"experiment.output_dir={folder}"], {}
-    if options.steps is not None:
-        arguments.append(f"training.max_steps={options.steps}")
+    """Train the tokenizer of a recipe, if it is not there; returns notes on the training for the reader."""
+    tree = read_yaml(recipe)
+    folder, section = options.run_folder(Path(recipe).stem), dict(tree.get("tokenizer") or {})
+    overrides, notes = {"training.max_steps": options.steps}, {}
     teacher = tree.get("teacher") if isinstance(tree.get("teacher"), Mapping) else section.get("teacher")
     if teacher:
         weights, notes["teacher"] = teacher_file(options, teacher, tree["data"])
-        if tree.get("teacher") and weights is not None:
-            arguments.append(f"teacher.weights={weights}")
+        if tree.get("teacher"):
+            overrides["teacher.weights"] = weights
     if tree.get("initialize"):
-        start = Path(reference_name(tree["initialize"])).name
-        if section.get("name") == "cluster" and not Path(reference_name(tree["initialize"])).exists():
+        reference = reference_name(tree["initialize"])
+        start = options.run_folder(Path(reference).name)
+        if section.get("name") == "cluster" and not Path(reference).exists():
             fit(options, start, tree, {**section["teacher"], "weights": weights})
-        if options.run_folder(start).exists():
-            arguments.append(f"initialize={options.run_folder(start)}")
-            notes |= json.loads((options.run_folder(start) / "notes.json").read_text())
-    if finished(folder, TokenizerRun, arguments):
-        say(f"{folder} is trained")
-    else:
-        launch("train_titok.py", arguments)
-    settings = read_yaml(folder / "config.yaml")["training"]
-    notes["training_steps"] = settings["max_steps"]
+        if start.exists():
+            overrides["initialize"] = start
+            notes |= json.loads((start / "notes.json").read_text())
+    run_recipe("train_titok.py", TokenizerRun, recipe, folder, overrides)
+    notes["training_steps"] = read_yaml(folder / "config.yaml")["training"]["max_steps"]
     write_json(folder / "notes.json", notes)
     return notes
 
 
-def fit(options: CompareOptions, name: str, tree: Mapping[str, Any], teacher: Mapping[str, Any]) -> None:
+def fit(options: CompareOptions, folder: Path, tree: Mapping[str, Any], teacher: Mapping[str, Any]) -> None:
     """Fit the codes that a recipe of a cluster tokenizer starts from, if they are not there."""
-    section, folder = tree["tokenizer"], options.run_folder(name)
+    section = tree["tokenizer"]
     fit_codebook(
         FitOptions(
             teacher={key: value for key, value in teacher.items() if value is not None},
@@ -238,27 +189,22 @@ def measure(
     return {"held_out_images": stream.count, **measurement.result()}
 
 
-def generate(options: CompareOptions, name: str, reference: str, tokenizer: Tokenizer) -> dict[str, float]:
-    """Tokens of all images, and a generator that has learnt them; what it makes of held-out ones."""
-    tokens = {
-        split: options.folder / "tokens" / f"{name}.{split}.tokens" for split in ("train", "validation")
-    }
-    for split, path in tokens.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        section = getattr(options.data, split)
-        kept = {"batch_size": options.batch_size, "num_workers": options.num_workers}
-        job = PretokenizeOptions(tokenizer=reference, output=str(path), data=section, **kept)
-        pretokenize(job)
+def generate(options: CompareOptions, name: str, reference: str, tokenizer: Tokenizer) -> dict[str, Any]:
+    """Make tokens of all images and train a generator on them; returns how well it predicts held-out ones."""
+    overrides = {"data.tokenizer": reference, "training.max_steps": options.gpt_steps}
+    for split, key in (("train", "data.tokens"), ("validation", "data.validation")):
+        overrides[key] = options.folder / "tokens" / f"{name}.{split}.tokens"
+        pretokenize(
+            PretokenizeOptions(
+                tokenizer=reference,
+                output=str(overrides[key]),
+                data=getattr(options.data, split),
+                batch_size=options.batch_size,
+                num_workers=options.num_workers,
+            )
+        )
     folder = options.folder / "gpt" / name
-    arguments = [f"config={find_file(options.gpt)}", f"experiment.output_dir={folder}"]
-    arguments += [f"data.tokens={tokens['train']}", f"data.validation={tokens['validation']}"]
-    arguments.append(f"data.tokenizer={reference}")
-    if options.gpt_steps is not None:
-        arguments.append(f"training.max_steps={options.gpt_steps}")
-    if finished(folder, GeneratorRun, arguments):
-        say(f"{folder} is trained")
-    else:
-        launch("train_rar.py", arguments)
+    run_recipe("train_rar.py", GeneratorRun, options.gpt, folder, overrides)
     loss = json.loads((folder / "metrics.json").read_text())["loss"]
     bits = loss * tokenizer.num_tokens / LN2
     return {"gpt_nats_per_token": loss, "gpt_bits_per_image": bits, "gpt": str(folder)}
@@ -330,23 +276,23 @@ def row(
 def compare_tokenizers(options: CompareOptions) -> None:
     """Train, measure, generate, one tokenizer after the other; then the table."""
     clock, rows = Clock(), []
-    jobs = [(path, None) for path in options.train] + [(None, name) for name in options.tokenizers]
+    sources = [(path, None) for path in options.train] + [(None, name) for name in options.tokenizers]
     for path in (*options.train, options.gpt):
         find_file(path, "recipe")
     options.folder.mkdir(parents=True, exist_ok=True)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     networks = LocalNetworks.load(options.inception_weights, options.lpips_weights, device)
-    for number, (name, (recipe, reference)) in enumerate(zip(options.names, jobs, strict=True), start=1):
-        title = f"[{number}/{len(jobs)}] {name}"
+    for number, (name, (recipe, reference)) in enumerate(zip(options.names, sources, strict=True), start=1):
+        title = f"[{number}/{len(sources)}] {name}"
         banner(title, {"from": recipe or reference, "output": options.folder})
         notes = train(options, recipe) if recipe else {}
         values = row(options, name, reference or str(options.run_folder(name)), notes, networks)
         if values is None:
-            say(f"{name} makes no pixels: a first stage, without a row of its own")
+            say(f"{name} makes no pixels: a first stage, which gets no row")
             continue
         rows.append(values)
-        # After every tokenizer: whoever interrupts has the rows so far.
-        write_json(options.folder / "comparison.json", {"settings": plain(options), "rows": rows})
+        # After every tokenizer, so that an interrupted comparison has the rows so far.
+        write_json(options.folder / "comparison.json", {"settings": to_tree(options), "rows": rows})
         write_text(options.folder / "comparison.md", markdown_table(rows))
         draw_comparison(rows, options.folder / "comparison.png")
     if not rows:

@@ -14,8 +14,9 @@ from common.config import REPOSITORY, read_yaml
 from data.token_memmap import TokenMemmap
 from evaluator.codebook_usage import CodebookUsage
 from evaluator.local_networks import LocalNetworks
-from jobs.compare_tokenizers import CompareOptions, compare_tokenizers, images_of, launch
+from jobs.compare_tokenizers import CompareOptions, compare_tokenizers, images_of
 from jobs.comparison_table import markdown_table
+from jobs.recipe_runs import launch
 from modeling.pipeline import load_tokenizer
 from storage.files import write_yaml
 from tests.evaluator.toy import ToyInception
@@ -40,7 +41,7 @@ def launched(monkeypatch, program):
         done = program(module, settings, *arguments)
         assert done.code == 0, done.err
 
-    monkeypatch.setattr("jobs.compare_tokenizers.launch", call)
+    monkeypatch.setattr("jobs.recipe_runs.launch", call)
     monkeypatch.delenv("INCEPTION_WEIGHTS", raising=False)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: "/nowhere")
     return calls
