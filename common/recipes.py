@@ -63,23 +63,15 @@ def merge(old: Any, new: Any) -> Any:
     return old if old is not None and isinstance(new, Entry) and new.value is REMOVED else new
 
 
-def inherit(base: dict, own: dict, prefix: str = "") -> dict:
-    """A base with what a recipe varies: as `merge`, and null removes the key of the base.
-
-    Raises:
-        ConfigError: null stands at a key that the base does not have.
-    """
+def inherit(base: dict, own: dict) -> dict:
+    """A base with what a recipe varies: as `merge`, and null removes a key that the base has."""
     merged = dict(base)
     for key, value in own.items():
         if isinstance(value, dict):
             old = base.get(key)
-            merged[key] = inherit(old if isinstance(old, dict) else {}, value, f"{prefix}{key}.")
-        elif value.value is not None:
-            merged[key] = value
-        elif key in base:
+            merged[key] = inherit(old if isinstance(old, dict) else {}, value)
+        elif value.value is None and key in base:
             merged[key] = Entry(REMOVED, value.origin)
         else:
-            raise ConfigError(
-                f"{value.origin}: {prefix}{key}: null removes a key of the base, which has no {prefix}{key}"
-            )
+            merged[key] = value
     return merged

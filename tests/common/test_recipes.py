@@ -71,12 +71,13 @@ def test_null_removes_keys_and_sections(write):
     assert tree["model"]["quantizer"] == {"name": "fsq"} and "teacher" not in tree
 
 
-def test_null_needs_something_to_remove(write):
-    write("own.yaml", "base: _base.yaml\nmodel: {quantizer: {cods: null}}\n")
-    with pytest.raises(
-        ConfigError, match=r"own.yaml: model.quantizer.cods: null removes a key of the base, which has"
-    ):
-        read_yaml("own.yaml")
+def test_null_is_a_value_where_the_base_has_no_such_key(write):
+    write("own.yaml", "base: _base.yaml\nmodel: {clip: null}\n")
+    assert read_yaml("own.yaml")["model"]["clip"] is None
+    assert load_settings(Run, ["config=own.yaml"]).model.clip is None
+    write("own.yaml", "base: _base.yaml\nmodel: {clib: null}\n")
+    with pytest.raises(ConfigError, match=r"model\.clib is not an option \(did you mean 'clip'\?\)"):
+        load_settings(Run, ["config=own.yaml"])
 
 
 def test_null_does_not_bring_back_a_default_unseen(write):
