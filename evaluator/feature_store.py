@@ -33,7 +33,7 @@ class FeatureStore:
         self._file.write(memoryview(rows).cast("B"))
         self._positions.append(positions.cpu().numpy().astype(np.int64))
 
-    def gathered(self) -> torch.Tensor | None:
+    def result(self, device: torch.device | str = "cpu") -> torch.Tensor | None:
         """The vectors of all processes by position, float32 [N, dim]: mapped from disk on the main process, None on
         the others. Every process must call it."""
         self._file.flush()

@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 
 from common.console import warn
-from evaluator.evaluator import extractor_facts
 from evaluator.inception_fast import FastInception, full_precision
 from evaluator.inception_network import DIMS, IMAGE_SIDE, InceptionV3
 from evaluator.inception_weights import (
@@ -21,9 +20,10 @@ from evaluator.inception_weights import (
     load_inception_weights,
     sha256_of_weights,
 )
+from evaluator.metrics import result_name
 from evaluator.metrics.fid import frechet_distance
 from evaluator.moments import Moments
-from evaluator.protocol import result_name
+from evaluator.networks import extractor_facts
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 

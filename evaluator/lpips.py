@@ -68,12 +68,15 @@ def alexnet_entry(name: str) -> str | None:
     return f"net.slice{ALEXNET_SLICES[int(rest.split('.')[0])]}.{rest}" if kind == "features" else name
 
 
-def load_lpips(network: Literal["vgg", "alex"], paths: str | Sequence[str]) -> LPIPS:
+def load_lpips(
+    network: Literal["vgg", "alex"], paths: str | Sequence[str], *, device: torch.device | str = "cpu"
+) -> LPIPS:
     """Frozen LPIPS in eval mode, with weights from local files.
 
     Args:
         network: "vgg" (the usual choice for tokenizers) or "alex".
         paths: one file with all entries, or the torchvision trunk and the linear heads.
+        device: where it computes.
 
     Raises:
         FileNotFoundError: naming a missing file.
@@ -83,4 +86,4 @@ def load_lpips(network: Literal["vgg", "alex"], paths: str | Sequence[str]) -> L
         raise ValueError(f"network={network!r} must be 'vgg' or 'alex'")
     module = LPIPS() if network == "vgg" else AlexNetLPIPS()
     load_frozen(module, paths, lpips_entry if network == "vgg" else alexnet_entry)
-    return module.requires_grad_(False).eval()
+    return module.requires_grad_(False).eval().to(device)

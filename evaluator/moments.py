@@ -1,10 +1,22 @@
 """Mean and covariance of a stream of feature vectors, from sums that add up over batches and processes."""
 
+from dataclasses import dataclass
+
+import numpy as np
 import torch
 
 from common import distributed
 
 ROWS = 4096  # rows widened to float64 at a time; bounds the memory of one large update
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Mean float64 [d] and covariance float64 [d, d] (divisor N - 1) of `count` features (None: not known)."""
+
+    mean: np.ndarray
+    covariance: np.ndarray
+    count: int | None = None
 
 
 class Moments:
@@ -30,8 +42,8 @@ class Moments:
         self.products = torch.zeros(dim, dim, dtype=torch.float64, device=device)
 
     @torch.no_grad()
-    def update(self, features: torch.Tensor) -> None:
-        """Add feature vectors [B, d] of any floating type.
+    def update(self, features: torch.Tensor, positions: torch.Tensor | None = None) -> None:
+        """Add feature vectors [B, d] of any floating type; sums do not depend on positions.
 
         Raises:
             ValueError: for another shape, or values that are not finite (they would spoil every later result).
@@ -83,3 +95,8 @@ class Moments:
             result.total = distributed.all_reduce_sum(self.total.to(device)).cpu()
             result.products = distributed.all_reduce_sum(self.products.to(device)).cpu()
         return result
+
+    def result(self, device: torch.device | str = "cpu") -> Statistics:
+        """Mean and covariance over all processes; see `reduced`."""
+        total = self.reduced(device)
+        return Statistics(total.mean.numpy(), total.covariance.numpy(), total.count)

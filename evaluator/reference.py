@@ -11,30 +11,31 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from evaluator.image_files import ArrayImages, open_images
 from evaluator.image_stream import ImageStream, Transform, file_hash
+from evaluator.moments import Statistics
 from storage.npz import Rows, write_npz
 
-STATISTICS = {
-    "pool": ("mu", "sigma"),
-    "spatial": ("mu_s", "sigma_s"),
-    "dinov2": ("mu_dinov2", "sigma_dinov2"),
-}
+# Endings of `mu` and `sigma` by kind of features; other kinds have their names.
+ENDINGS = {"pool": "", "spatial": "_s"}
 FORMAT = 1
-ImageSet = Literal["training", "validation"]
 
 
-@dataclass(frozen=True)
-class Statistics:
-    """Mean float64 [d] and covariance float64 [d, d] (divisor N - 1) of `count` features (None: not known)."""
+def statistics_keys(kind: str) -> tuple[str, str]:
+    """Names of mean and covariance of a kind of features in a file."""
+    ending = ENDINGS.get(kind, f"_{kind}")
+    return f"mu{ending}", f"sigma{ending}"
 
-    mean: np.ndarray
-    covariance: np.ndarray
-    count: int | None = None
+
+def _kinds(names: set[str]) -> list[str]:
+    """Kinds of features of which a file with these arrays holds something."""
+    endings = {name.removeprefix(key) for key in ("mu", "sigma") for name in names if name.startswith(key)}
+    known = [kind for kind, ending in ENDINGS.items() if ending in endings]
+    return known + sorted(e[1:] for e in endings - set(ENDINGS.values()) if e.startswith("_"))
 
 
 @dataclass(kw_only=True)
@@ -44,7 +45,7 @@ class Reference:
     Attributes:
         source: path, or what else to call it.
         sha256: of the file; of the description of the files for images.
-        statistics: by kind of features: pool, spatial, dinov2.
+        statistics: by kind of features: pool, spatial, dinov2, ...
         images: those stored in the file, or the reference itself; None if there are only statistics.
         protocol: what the file says about its making; empty for foreign files and for images.
         image_set: what it shows: "training", "validation" or "originals" (of the reconstructions that are measured)
@@ -86,18 +87,24 @@ class Reference:
             facts["protocol"] = self.protocol
         return facts
 
-    def require_network(self, kind: str, weights_hash: str, approximate: bool) -> None:
+    def same_count(self, num_images: int | None) -> bool:
+        """Whether undescribed images may be those that `num_images` samples were made of (None: not known)."""
+        described = self.image_set != "images" or self.images is None
+        return described or num_images in (None, self.images.count)
+
+    def require_network(self, name: str, kind: str, weights_hash: str, approximate: bool) -> None:
         """Refuse statistics that another network made than the one that measures the samples.
 
         Args:
+            name: of the network.
             kind: of features, see `statistics`.
-            weights_hash: SHA-256 of the weights in use.
+            weights_hash: of the weights in use.
             approximate: whether they are used in reduced precision.
 
         Raises:
             ValueError: the file's protocol names other weights, or another precision class.
         """
-        recorded = self.protocol.get("extractors", {}).get(_network(kind))
+        recorded = self.protocol.get("extractors", {}).get(name)
         if not recorded:
             return
         if recorded["weights_hash"] != weights_hash:
@@ -111,10 +118,6 @@ class Reference:
                 f"reference {self.source}: its {kind} statistics were made in {words[not approximate]} precision,"
                 f" the samples are measured in {words[approximate]}; that alone moves a distance"
             )
-
-
-def _network(kind: str) -> str:
-    return "dinov2" if kind == "dinov2" else "inception"
 
 
 def open_reference(path: str | Path, *, transform: Transform | None = None) -> Reference:
@@ -154,9 +157,8 @@ def _read_statistics(path: Path) -> tuple[dict[str, Statistics], dict[str, Any],
             held = set(arrays.files)
             protocol = _read_protocol(path, arrays["protocol"]) if "protocol" in held else {}
             counts, statistics = protocol.get("counts", {}), {}
-            for kind, keys in STATISTICS.items():
-                if held.isdisjoint(keys):
-                    continue
+            for kind in _kinds(held):
+                keys = statistics_keys(kind)
                 if not held.issuperset(keys):
                     raise ValueError(f"it holds only one of {' and '.join(keys)}")
                 mean, covariance = (np.asarray(arrays[key], dtype=np.float64) for key in keys)
@@ -211,7 +213,7 @@ def write_reference(
     about = {**protocol, "format": FORMAT, "counts": {kind: s.count for kind, s in statistics.items()}}
     arrays: dict[str, np.ndarray | Rows] = {"protocol": np.array(json.dumps(about))}
     for kind, values in statistics.items():
-        for key, array in zip(STATISTICS[kind], (values.mean, values.covariance), strict=True):
+        for key, array in zip(statistics_keys(kind), (values.mean, values.covariance), strict=True):
             arrays[key] = np.asarray(array, dtype=np.float64)
     if images is not None and keep_images:
         count = min(keep_images, images.count)

@@ -13,7 +13,7 @@ from common.console import Clock, banner, duration, say
 from common.launch import processes
 from evaluator.evaluator import Evaluator
 from evaluator.image_files import open_images
-from evaluator.local_networks import LocalNetworks
+from evaluator.networks import comparing_metrics, local_networks
 from evaluator.reference import image_reference
 from jobs.comparison_table import LN2, TRAINED_HERE, draw_comparison, markdown_table
 from jobs.fit_codebook import FitOptions, fit_codebook
@@ -172,16 +172,15 @@ def images_of(section: Mapping[str, Any], tokenizer: Tokenizer) -> SourceImages:
 
 
 def measure(
-    tokenizer: Tokenizer, options: CompareOptions, networks: LocalNetworks, device: torch.device
+    tokenizer: Tokenizer, options: CompareOptions, networks: Mapping[str, Any], device: torch.device
 ) -> dict[str, float]:
     """Reconstructions of the held-out images, beside these, and the use of the codebook."""
     stream = images_of(options.data.validation, tokenizer)
     evaluator = Evaluator(
-        extractors=networks.extractors,
-        metrics=networks.pair_metrics(),
+        networks=networks,
+        metrics=comparing_metrics(networks),
         protocol="tokenizer",
         num_images=stream.count,
-        lpips=networks.lpips,
         device=device,
     )
     measurement = ReconstructionMeasurement(evaluator, codebook_size=tokenizer.codebook_size, device=device)
@@ -215,7 +214,7 @@ def sample(
     name: str,
     reference: str,
     tokenizer: Tokenizer,
-    networks: LocalNetworks,
+    networks: Mapping[str, Any],
     device: torch.device,
 ) -> dict[str, float]:
     """Samples of a generator, and their distance to the training images where it can be measured."""
@@ -230,11 +229,11 @@ def sample(
         png=False,
     )
     draw_samples(drawn, device)
-    if networks.inception is None:
+    if "inception" not in networks:
         return {}
     samples, images = open_images(folder), images_of(options.data.train, tokenizer)
     evaluator = Evaluator(
-        extractors=networks.extractors,
+        networks=networks,
         metrics=["gfid"],
         num_images=samples.count,
         reference=image_reference(images, "training"),
@@ -246,7 +245,7 @@ def sample(
 
 
 def row(
-    options: CompareOptions, name: str, reference: str, notes: Mapping[str, Any], networks: LocalNetworks
+    options: CompareOptions, name: str, reference: str, notes: Mapping[str, Any], networks: Mapping[str, Any]
 ) -> dict[str, Any] | None:
     """Everything about one tokenizer; None for one that makes no pixels yet."""
     with processes() as device:
@@ -281,7 +280,7 @@ def compare_tokenizers(options: CompareOptions) -> None:
         find_file(path, "recipe")
     options.folder.mkdir(parents=True, exist_ok=True)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    networks = LocalNetworks.load(options.inception_weights, options.lpips_weights, device)
+    networks = local_networks(options.inception_weights, options.lpips_weights, device)
     for number, (name, (recipe, reference)) in enumerate(zip(options.names, sources, strict=True), start=1):
         title = f"[{number}/{len(sources)}] {name}"
         banner(title, {"from": recipe or reference, "output": options.folder})

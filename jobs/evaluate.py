@@ -14,14 +14,16 @@ from common.config import option
 from common.console import Clock, banner, duration, say, warn
 from common.launch import processes
 from data.transforms import CROPS, Resize
-from evaluator import protocol as protocols
-from evaluator.dino import load_dino
-from evaluator.evaluator import Evaluator, ImageSet, extractor_facts
+from evaluator.evaluator import Evaluator
 from evaluator.image_files import open_images
+from evaluator.image_set import ImageSet, statistics_of
 from evaluator.image_stream import Transform
-from evaluator.inception import load_inception
-from evaluator.lpips import load_lpips
+from evaluator.metrics import METRICS, check_metrics, check_names, usual_metrics
+from evaluator.metrics.base import Metric
 from evaluator.metrics.image_quality import QualityName
+from evaluator.networks import Weights, extractor_facts, load_networks
+from evaluator.protocol import PROTOCOLS
+from evaluator.provenance import image_facts, network_warnings, sampler_facts, warnings_about
 from evaluator.reference import Reference, image_reference, open_reference, write_reference
 from jobs.measuring import ReconstructionMeasurement, batches, found, pass_through
 from modeling.pipeline import load_tokenizer
@@ -37,7 +39,7 @@ class EvaluateOptions:
     samples: str = option(help="images to be measured; with a tokenizer, to be reconstructed")
     reference: str | None = option(None, "ADM statistics (.npz), or images")
     output: str = option("result.json", "where the result goes")
-    metrics: list[str] | None = option(None, f"of {', '.join(protocols.METRICS)}; null = the usual ones")
+    metrics: list[str] | None = option(None, f"of {', '.join(METRICS)}; null = the usual ones")
     protocol: Literal["adm", "torch-fidelity", "tokenizer"] | None = option(
         None, "splits, subsets, distances as that tool has them; null = tokenizer with a tokenizer, else adm"
     )
@@ -74,22 +76,14 @@ class EvaluateOptions:
                 "reference_set: with a tokenizer and no reference, the originals are the reference"
             )
 
-
-def load_extractors(
-    options: EvaluateOptions, metrics: tuple[str, ...], device: torch.device
-) -> dict[str, Any]:
-    """The networks that the metrics need. The main process goes first and fills the caches."""
-    extractors: dict[str, Any] = {}
-    for turn in range(2):
-        if distributed.is_main() == (turn == 0):
-            if set(metrics) & (set(protocols.SET_METRICS) - {"fd_dinov2"}):
-                extractors["inception"] = load_inception(
-                    options.inception_weights, device=device, precision=options.precision
-                )
-            if "fd_dinov2" in metrics:
-                extractors["dinov2"] = load_dino(options.dino_weights, device=device)
-        distributed.barrier()
-    return extractors
+    @property
+    def weights(self) -> dict[str, Weights]:
+        """Files of the networks by name."""
+        return {
+            "inception": self.inception_weights,
+            "dinov2": self.dino_weights,
+            "lpips": self.lpips_weights,
+        }
 
 
 def crop_of(options: EvaluateOptions, tokenizer: Tokenizer | None) -> tuple[str, Transform | None]:
@@ -101,17 +95,21 @@ def crop_of(options: EvaluateOptions, tokenizer: Tokenizer | None) -> tuple[str,
     return f"{crop} {size}", partial(CROPS[crop], size=size)
 
 
-def default_metrics(options: EvaluateOptions, reference: Reference | None) -> tuple[str, ...]:
-    """The usual metrics for what was given."""
-    if options.make_ref is not None:
-        return ("fid", "sfid")
+def default_metrics(options: EvaluateOptions, reference: Reference | None) -> list[str]:
+    """The usual metrics, as far as the reference holds what they compare with."""
     if options.tokenizer is not None:
-        return ("rfid", "is", "psnr", "ssim") if reference is None else ("fid", "is", "psnr", "ssim")
-    if reference is None:
-        return ("is",)
-    has_spatial = not reference.statistics or "spatial" in reference.statistics
-    has_images = reference.images is not None
-    return ("fid", *(["sfid"] if has_spatial else []), "is", *(["precision_recall"] if has_images else []))
+        return [m.name for m in usual_metrics("reconstructions" if reference is None else "other_images")]
+    if options.make_ref is not None:
+        return [m.name for m in usual_metrics("samples") if m.in_references]
+
+    def held(metric: Metric) -> bool:
+        if reference is None or metric.compares == "nothing":
+            return metric.compares == "nothing"
+        if metric.in_references and reference.statistics:
+            return metric.features in reference.statistics
+        return reference.images is not None
+
+    return [metric.name for metric in usual_metrics("samples") if held(metric)]
 
 
 class Run:
@@ -140,16 +138,16 @@ class Run:
                 self.reference.images.limit(options.max_images)
                 self.reference.image_set = options.reference_set or self.reference.image_set
         self.metrics = tuple(options.metrics or default_metrics(options, self.reference))
-        protocols.check_metrics(self.metrics)
+        check_metrics(self.metrics)
         self.protocol = options.protocol or ("adm" if tokenizer is None else "tokenizer")
-        self.paired = bool(set(self.metrics) & set(protocols.PAIR_METRICS))
+        self.paired = any(METRICS[name].compares == "pairs" for name in self.metrics)
         self._check()
 
     def _check(self) -> None:
         """Contradictions that would otherwise show after an hour of work."""
         if self.tokenizer is not None:
             return
-        compared = [m for m in self.metrics if m in (*protocols.COMPARED, *protocols.PAIR_METRICS)]
+        compared = [name for name in self.metrics if METRICS[name].compares != "nothing"]
         if self.options.make_ref is None and self.reference is None and compared:
             raise ValueError(f"metrics {', '.join(compared)} need a reference")
         images = None if self.reference is None else self.reference.images
@@ -162,26 +160,25 @@ class Run:
 
     def evaluator(self) -> Evaluator:
         """The evaluator of the metrics, with its networks."""
-        options = self.options
+        options, reference = self.options, self.reference
         # What is refused is refused before networks are looked for.
-        image_set = "originals" if self.reference is None else self.reference.image_set
-        undescribed = image_set == "images"
-        same = not undescribed or self.reference.images.count == self.samples.count
-        protocols.check_names(self.metrics, image_set, same)
-        if "lpips" in self.metrics and not options.lpips_weights:
-            raise ValueError("metric lpips needs lpips_weights=[VGG-16 trunk, linear heads]")
-        lpips = load_lpips("vgg", options.lpips_weights).to(self.device) if "lpips" in self.metrics else None
+        image_set = "originals" if reference is None else reference.image_set
+        check_names(self.metrics, image_set, reference is None or reference.same_count(self.samples.count))
         return Evaluator(
-            extractors=load_extractors(options, self.metrics, self.device),
+            networks=self.networks(),
             metrics=self.metrics,
             protocol=self.protocol,
             num_images=self.samples.count,
-            reference=self.reference,
-            lpips=lpips,
+            reference=reference,
             device=self.device,
             truncate=options.truncate,
             quality=options.quality,
         )
+
+    def networks(self) -> dict[str, Any]:
+        """The networks that the metrics need."""
+        options = self.options
+        return load_networks(self.metrics, options.weights, device=self.device, precision=options.precision)
 
     def measure(self, evaluator: Evaluator) -> dict[str, float]:
         """Pass all images through."""
@@ -210,8 +207,8 @@ class Run:
 
     def facts(self) -> dict[str, Any]:
         """Provenance of samples and reference."""
-        facts: dict[str, Any] = {"samples": protocols.image_facts(self.samples), "crop": self.crop}
-        facts["sampler"] = protocols.sampler_facts(found(self.options.samples))
+        facts: dict[str, Any] = {"samples": image_facts(self.samples), "crop": self.crop}
+        facts["sampler"] = sampler_facts(found(self.options.samples))
         if self.tokenizer is not None:
             facts["tokenizer"] = {
                 "name": self.options.tokenizer,
@@ -226,11 +223,11 @@ class Run:
         return facts
 
     def warnings(self, facts: Mapping[str, Any]) -> list[str]:
-        """See `evaluator.protocol.warnings_about`."""
-        return protocols.warnings_about(
+        """See `evaluator.provenance.warnings_about`."""
+        return warnings_about(
             facts["samples"],
             metrics=self.metrics,
-            protocol=protocols.PROTOCOLS[self.protocol],
+            protocol=PROTOCOLS[self.protocol],
             has_statistics=self.samples.has_statistics,
             reference=facts.get("reference"),
             reconstructed=self.tokenizer is not None,
@@ -239,23 +236,22 @@ class Run:
 
 def make_reference(run: Run) -> None:
     """Measure mean and covariance of the samples and write them."""
-    options, kinds = run.options, {"fid": "pool", "sfid": "spatial", "fd_dinov2": "dinov2"}
-    wrong = [m for m in run.metrics if m not in kinds]
+    options, metrics = run.options, [METRICS[name] for name in run.metrics]
+    wrong = [m.name for m in metrics if not m.in_references]
     if wrong:
-        raise ValueError(
-            f"make_ref: metrics {', '.join(wrong)} have no statistics; expected {', '.join(kinds)}"
-        )
-    extractors = load_extractors(options, run.metrics, run.device)
-    images = ImageSet(list(extractors.values()), moments=[kinds[m] for m in run.metrics])
+        known = ", ".join(m.name for m in METRICS.values() if m.in_references)
+        raise ValueError(f"make_ref: metrics {', '.join(wrong)} have no statistics; expected some of {known}")
+    networks = run.networks()
+    images = ImageSet(list(networks.values()), metrics)
     pass_through(images.update, run.samples, options.batch_size, "reference")
     count, fingerprint = images.counted()
-    statistics = images.statistics(run.device)
+    statistics = statistics_of(images.results(run.device))
     about = {
         "image_set": options.reference_set or "unknown",
-        "images": protocols.image_facts(run.samples),
+        "images": image_facts(run.samples),
         "crop": run.crop,
         "pixels_fingerprint": fingerprint,
-        "extractors": extractor_facts(extractors),
+        "extractors": extractor_facts(networks),
     }
     if distributed.is_main():
         write_reference(options.make_ref, statistics, about, run.samples, options.keep_images)
@@ -278,7 +274,7 @@ def evaluate(options: EvaluateOptions) -> None:
             return
         evaluator = run.evaluator()
         facts = run.facts()
-        notes = run.warnings(facts) + protocols.network_warnings(extractor_facts(evaluator.extractors))
+        notes = run.warnings(facts) + network_warnings(extractor_facts(evaluator.extractors))
         for note in notes:
             warn(note)
         values = run.measure(evaluator)

@@ -6,18 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from common.console import say
-from evaluator.evaluator import Evaluator, Extractor
+from evaluator.evaluator import Evaluator
 from evaluator.float_rfid import FloatExtractor, FloatRFID
-from evaluator.protocol import network_warnings, result_name
+from evaluator.metrics import METRICS, result_name
+from evaluator.provenance import network_warnings
 from jobs.measuring import ReconstructionMeasurement
 from modeling.pretrained.catalog import RAR, TITOK
 from modeling.pretrained.release import Release
 
 REFERENCE = "VIRTUAL_imagenet256_labeled.npz"
-TABLE = ("gfid", "rfid", "sfid", "is", "precision", "recall", "psnr", "ssim", "lpips", "codebook_usage")
+TABLE = (*(value for metric in METRICS.values() for value in metric.values), "codebook_usage")
 CATALOG = {"is": "inception_score"}  # where the catalog calls a metric otherwise
 TOLERANCE = 0.05  # published FIDs have two digits
 
@@ -28,7 +28,7 @@ class Family:
 
     Attributes:
         crop: of the validation images, a key of `data.transforms.CROPS`.
-        quality: PSNR and SSIM, a key of `evaluator.metrics.image_quality.PROTOCOLS`.
+        quality: PSNR and SSIM, a key of `evaluator.metrics.image_quality.QUALITY_PROTOCOLS`.
         metrics: measured in one pass.
         float_rfid: rFID is of reconstructions that were not stored as 8 bit, see `evaluator.float_rfid`.
     """
@@ -72,9 +72,8 @@ def published_at(release: Release, image_size: int | None) -> Mapping[str, float
 def family_measurement(
     family: Family,
     *,
-    extractors: Mapping[str, Extractor],
+    networks: Mapping[str, Any],
     float_network: FloatExtractor | None = None,
-    lpips: nn.Module | None = None,
     codebook_size: int | None = None,
     num_images: int | None = None,
     device: torch.device | str = "cpu",
@@ -82,19 +81,17 @@ def family_measurement(
     """Measures reconstructions in one pass, as the authors of a tokenizer did.
 
     Args:
-        extractors: networks of the metrics, as `evaluator.evaluator.Evaluator` takes them.
+        networks: of the metrics, as `evaluator.evaluator.Evaluator` takes them; with "lpips", LPIPS is measured too.
         float_network: for rFID of images that were not stored as 8 bit; None for other families.
-        lpips: network of LPIPS, which is then measured too.
         codebook_size: number of codes whose use is counted; None for continuous tokenizers.
         num_images: over all processes.
         device: where sums over processes are made.
     """
     evaluator = Evaluator(
-        extractors=extractors,
-        metrics=(*family.on_stored, *(() if lpips is None else ("lpips",))),
+        networks=networks,
+        metrics=(*family.on_stored, *(("lpips",) if "lpips" in networks else ())),
         protocol="tokenizer",
         num_images=num_images,
-        lpips=lpips,
         device=device,
         quality=family.quality,
     )

@@ -21,8 +21,8 @@ from data.still import evenly_chosen, still_source
 from data.transforms import CROPS, Resize
 from evaluator.evaluator import Evaluator
 from evaluator.float_rfid import FloatRFID, load_float_inception
-from evaluator.inception import load_inception
 from evaluator.metrics.image_quality import ImageQuality, QualityName
+from evaluator.networks import load_networks
 from jobs.measuring import ReconstructionMeasurement
 from modeling.pipeline import decode, encode, load_tokenizer, reconstruct_any_size
 from modeling.pretrained.references import open_model
@@ -177,8 +177,8 @@ def open_measurement(
         network = load_float_inception(options.inception_weights, device=device)
         float_rfid = FloatRFID(extractor=network, device=device)
     elif options.rfid:
-        networks = {"inception": load_inception(options.inception_weights, device=device)}
-        evaluator = Evaluator(extractors=networks, metrics=["rfid"], protocol="tokenizer", device=device)
+        networks = load_networks(["rfid"], {"inception": options.inception_weights}, device=device)
+        evaluator = Evaluator(networks=networks, metrics=["rfid"], protocol="tokenizer", device=device)
     return ReconstructionMeasurement(
         evaluator, float_rfid=float_rfid, codebook_size=tokenizer.codebook_size, device=device
     )

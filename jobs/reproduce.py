@@ -15,14 +15,14 @@ from common.console import Clock, duration, say, warn
 from common.launch import processes
 from common.requirements import require_all, require_files
 from data.transforms import CROPS
-from evaluator import protocol as protocols
 from evaluator.float_rfid import DTYPES, load_float_inception
 from evaluator.image_files import open_images
 from evaluator.image_stream import ImageStream
 from evaluator.inception_weights import find_inception_weights
-from evaluator.lpips import load_lpips
+from evaluator.networks import load_networks
+from evaluator.provenance import image_facts, warnings_about
 from evaluator.reference import image_reference
-from jobs.evaluate import EvaluateOptions, Run, load_extractors
+from jobs.evaluate import EvaluateOptions, Run
 from jobs.measuring import ReconstructionMeasurement, SourceImages, found
 from jobs.published import REFERENCE, conclude, family_measurement, family_of, report
 from jobs.sampling import SampleOptions, draw_samples
@@ -197,18 +197,17 @@ def open_measurement(
     options: ReproduceOptions, tokenizer: Tokenizer, stream: ImageStream, device: torch.device
 ) -> ReconstructionMeasurement:
     """The measurement of the tokenizer's family with its networks."""
-    family, lpips, network = family_of(options.model), None, None
-    extractors = load_extractors(options.evaluation(samples=stream.source), family.on_stored, device)
+    family, network = family_of(options.model), None
+    metrics = [*family.on_stored, *(["lpips"] if options.lpips_weights is not None else [])]
+    weights = {"inception": options.inception_weights, "lpips": options.lpips_weights}
+    networks = load_networks(metrics, weights, device=device, precision=options.precision)
     if family.float_rfid:
         place = {"device": device, "precision": options.precision}
         network = load_float_inception(options.inception_weights, **place)
-    if options.lpips_weights is not None:
-        lpips = load_lpips("vgg", options.lpips_weights).to(device)
     return family_measurement(
         family,
-        extractors=extractors,
+        networks=networks,
         float_network=network,
-        lpips=lpips,
         codebook_size=tokenizer.codebook_size,
         num_images=stream.count,
         device=device,
@@ -226,7 +225,7 @@ def measure_tokenizer(options: ReproduceOptions, release: Release, device: torch
     stream, captions = open_validation(options, config, tokenizer)
     measurement = open_measurement(options, tokenizer, stream, device)
     facts = {
-        "samples": protocols.image_facts(stream),
+        "samples": image_facts(stream),
         "family": family.facts(),
         "crop": f"{family.crop} {size}",
         "captions": captions(torch.tensor([0]))[0] if encoder is not None else None,
@@ -238,10 +237,10 @@ def measure_tokenizer(options: ReproduceOptions, release: Release, device: torch
             "bits_per_image": None if bits is None else bits * share,
         },
     }
-    notes = protocols.warnings_about(
+    notes = warnings_about(
         facts["samples"],
         metrics=(*family.metrics, *(["lpips"] if options.lpips_weights else [])),
-        protocol=measurement.evaluator.protocol,
+        protocol=measurement.evaluator.settings,
         reference=facts["reference"],
         reconstructed=True,
     )

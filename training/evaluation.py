@@ -1,7 +1,7 @@
 """What runs measure while they train, by the same evaluator that measures their results."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,37 +13,31 @@ from common.build import ConfigError
 from common.config import option
 from common.images import to_uint8
 from evaluator.evaluator import Evaluator
-from evaluator.inception import FeatureExtractor, load_inception
-from evaluator.lpips import load_lpips
-from evaluator.protocol import METRICS, PAIR_METRICS
+from evaluator.metrics import METRICS, training_metrics
+from evaluator.networks import load_networks, network_of
 from evaluator.reference import Reference, open_reference
 from modeling.pretrained.perceptual import LPIPS_HEADS, VGG16, download
 from modeling.sampling import draw, numbers_needed, sample_uniforms
 from modeling.tokenizers.base import Tokenizer
-
-# Of reconstructions: paired ones, and those that take the originals as their reference.
-TOKENIZER_METRICS = (*PAIR_METRICS, "rfid", "is")
-# Of samples; these need a reference and the images behind it, or statistics alone.
-GENERATOR_METRICS = ("fid", "sfid", "is")
 
 
 @dataclass(kw_only=True)
 class TokenizerEvaluation:
     """Metrics of all held-out images, besides codebook usage."""
 
-    metrics: list[str] = option(["psnr", "ssim"], f"any of {', '.join(TOKENIZER_METRICS)}")
+    metrics: list[str] = option(["psnr", "ssim"], f"any of {', '.join(training_metrics('tokenizer'))}")
     inception: str | None = option(None, "weights for rfid and is; null = $INCEPTION_WEIGHTS, or downloaded")
     lpips_path: str | list[str] | None = option(None, "weights for lpips; null = downloaded")
 
     def __post_init__(self) -> None:
-        _check(self.metrics, TOKENIZER_METRICS)
+        _check(self.metrics, training_metrics("tokenizer"))
 
 
 @dataclass(kw_only=True)
 class GeneratorEvaluation:
     """Metrics of samples that the run draws; held-out loss is measured besides if there are held-out tokens."""
 
-    metrics: list[str] = option([], f"any of {', '.join(GENERATOR_METRICS)}")
+    metrics: list[str] = option([], f"any of {', '.join(training_metrics('generator'))}")
     num_samples: int = option(5000, "class-balanced; FID is biased upward by about 1 / num_samples")
     reference: str | None = option(
         None, "statistics for fid and sfid: an .npz of ADM or of scripts/evaluate.py"
@@ -51,9 +45,10 @@ class GeneratorEvaluation:
     inception: str | None = option(None, "weights; null = $INCEPTION_WEIGHTS, or downloaded")
 
     def __post_init__(self) -> None:
-        _check(self.metrics, GENERATOR_METRICS)
-        if {"fid", "sfid"} & set(self.metrics) and self.reference is None:
-            raise ConfigError("evaluation.reference is missing; fid and sfid compare samples with it")
+        _check(self.metrics, training_metrics("generator"))
+        compared = [name for name in self.metrics if METRICS[name].compares == "sets"]
+        if compared and self.reference is None:
+            raise ConfigError(f"evaluation.reference is missing; {', '.join(compared)} need it")
         if self.num_samples < 2:
             raise ConfigError(f"evaluation.num_samples={self.num_samples} must be at least 2")
 
@@ -76,24 +71,19 @@ class ReconstructionEvaluator:
 
     settings: TokenizerEvaluation
     device: torch.device
-    extractors: dict[str, FeatureExtractor] = field(init=False, default_factory=dict)
-    lpips: nn.Module | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
-        metrics = set(self.settings.metrics)
-        if metrics - set(PAIR_METRICS):
-            self.extractors["inception"] = load_inception(self.settings.inception, device=self.device)
-        if "lpips" in metrics:
-            paths = self.settings.lpips_path or _download_lpips()
-            self.lpips = load_lpips("vgg", paths).to(self.device)
+        weights = {"inception": self.settings.inception, "lpips": self.settings.lpips_path}
+        if not weights["lpips"] and "lpips" in map(network_of, self.settings.metrics):
+            weights["lpips"] = _download_lpips()
+        self.networks = load_networks(self.settings.metrics, weights, device=self.device)
 
     def start(self) -> Evaluator:
         """An evaluator that has seen nothing."""
         return Evaluator(
-            extractors=self.extractors,
+            networks=self.networks,
             metrics=self.settings.metrics,
             protocol="tokenizer",
-            lpips=self.lpips,
             device=self.device,
         )
 
@@ -131,9 +121,7 @@ class SampleEvaluator:
     ) -> None:
         self.settings, self.tokenizer, self.sampling = settings, tokenizer, sampling
         self.seed, self.batch_size, self.device = seed, batch_size, device
-        self.extractors: Mapping[str, FeatureExtractor] = {
-            "inception": load_inception(settings.inception, device=device)
-        }
+        self.networks = load_networks(settings.metrics, {"inception": settings.inception}, device=device)
         self.reference: Reference | None = (
             open_reference(Path(settings.reference)) if settings.reference else None
         )
@@ -146,7 +134,7 @@ class SampleEvaluator:
 
     def _start(self) -> Evaluator:
         return Evaluator(
-            extractors=self.extractors,
+            networks=self.networks,
             metrics=self.settings.metrics,
             protocol="tokenizer",  # the Inception Score of one split, which few samples suffice for
             reference=self.reference,

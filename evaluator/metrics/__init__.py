@@ -1,1 +1,74 @@
-"""What is measured: one file per metric."""
+"""All metrics. A new one is a file beside this one, and a line in `METRICS`."""
+
+from collections.abc import Sequence
+
+from common.build import ConfigError, nearest
+from evaluator.metrics.base import Metric, with_count
+from evaluator.metrics.fid import FrechetMetric, GenerationFID, ReconstructionFID
+from evaluator.metrics.image_quality import QualityMetric
+from evaluator.metrics.inception_score import InceptionScoreMetric
+from evaluator.metrics.kid import KernelMetric
+from evaluator.metrics.precision_recall import PrecisionRecallMetric
+
+SAMPLES, RECONSTRUCTIONS, OTHER_IMAGES = "samples", "reconstructions", "other_images"
+_PAIRS = {"usual_for": (RECONSTRUCTIONS, OTHER_IMAGES), "training": ("tokenizer",)}
+_ALL = {"usual_for": (SAMPLES, RECONSTRUCTIONS, OTHER_IMAGES), "training": ("tokenizer", "generator")}
+
+METRICS: dict[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        FrechetMetric(
+            name="fid", features="pool", usual_for=(SAMPLES, OTHER_IMAGES), training=("generator",)
+        ),
+        ReconstructionFID(
+            name="rfid", features="pool", usual_for=(RECONSTRUCTIONS,), training=("tokenizer",)
+        ),
+        GenerationFID(name="gfid", features="pool"),
+        FrechetMetric(name="sfid", features="spatial", usual_for=(SAMPLES,), training=("generator",)),
+        InceptionScoreMetric(name="is", features="logits", **_ALL),
+        KernelMetric(name="kid", features="pool"),
+        PrecisionRecallMetric(name="precision_recall", features="pool", usual_for=(SAMPLES,)),
+        FrechetMetric(name="fd_dinov2", features="dinov2"),
+        QualityMetric(name="psnr", **_PAIRS),
+        QualityMetric(name="ssim", **_PAIRS),
+        QualityMetric(name="lpips", network="lpips", training=("tokenizer",)),
+    )
+}
+
+
+def usual_metrics(what: str) -> list[Metric]:
+    """Those measured of `what` (see `Metric.usual_for`) if none are named."""
+    return [metric for metric in METRICS.values() if what in metric.usual_for]
+
+
+def training_metrics(run: str) -> list[str]:
+    """Names of those that runs of a "tokenizer" or a "generator" can measure."""
+    return [name for name, metric in METRICS.items() if run in metric.training]
+
+
+def check_metrics(metrics: Sequence[str]) -> None:
+    """Refuse names that are not metrics.
+
+    Raises:
+        ConfigError: a name is unknown or given twice, or there is none.
+    """
+    expected = f"expected some of {', '.join(METRICS)}"
+    if not metrics:
+        raise ConfigError(f"metrics=[] names no metric; {expected}")
+    for name in metrics:
+        if name not in METRICS:
+            raise ConfigError(f"metrics: {name!r} is unknown{nearest(name, list(METRICS))}; {expected}")
+    if len(set(metrics)) < len(metrics):
+        raise ConfigError(f"metrics={list(metrics)} names one twice")
+
+
+def check_names(metrics: Sequence[str], image_set: str, same_count: bool = True) -> None:
+    """Raise ConfigError if a metric's name promises another reference, see `Metric.misnamed`."""
+    for name in metrics:
+        if reason := METRICS[name].misnamed(image_set, same_count):
+            raise ConfigError(f"metrics: {reason}")
+
+
+def result_name(name: str, count: int) -> str:
+    """A metric's name in results: fid_5k if it is biased by the number of images, see `with_count`."""
+    return with_count(name, count) if name in METRICS and METRICS[name].counted else name

@@ -7,14 +7,61 @@ factor S1 = L L^T the trace of the root is the sum of the square roots of the ei
 which come out accurately.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import torch
+
+from evaluator.metrics.base import Metric
+from evaluator.moments import Moments
 
 Array = torch.Tensor | np.ndarray
 
 # A covariance has no eigenvalue below zero; statistics once stored in float32 have some by rounding, damaged ones
 # more. Relative to the largest eigenvalue.
 NEGATIVE = 1e-4
+
+
+class FrechetMetric(Metric):
+    """Frechet distance of any kind of features."""
+
+    counted = True
+    in_references = True
+    keeps = Moments
+
+    def compute(self, own: Any, reference: Any, **_: Any) -> Sequence[float]:
+        """Of two `evaluator.moments.Statistics`."""
+        statistics = (reference.mean, reference.covariance, own.mean, own.covariance)
+        return [frechet_distance(*statistics, count1=reference.count, count2=own.count)]
+
+
+class ReconstructionFID(FrechetMetric):
+    """rFID: the reference are the images that were reconstructed."""
+
+    def misnamed(self, image_set: str, same_count: bool) -> str | None:
+        """Originals, validation images, or undescribed images of the same number are accepted."""
+        if image_set in ("originals", "validation") or (image_set == "images" and same_count):
+            return None
+        shown = {"training": "training images", "images": "another number of images"}
+        return (
+            f"{self.name} compares reconstructions with the validation images they were made of, but the reference"
+            f" shows {shown.get(image_set, 'images that it does not describe')}; ask for fid, or give the validation"
+            " images as reference"
+        )
+
+
+class GenerationFID(FrechetMetric):
+    """gFID: generated images against training images."""
+
+    def misnamed(self, image_set: str, same_count: bool) -> str | None:
+        """The originals of reconstructions are refused."""
+        if image_set != "originals":
+            return None
+        return (
+            f"{self.name} compares generated images with training images, but the reference are the originals of the"
+            " samples; ask for rfid"
+        )
 
 
 def frechet_distance(

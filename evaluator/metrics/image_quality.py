@@ -1,13 +1,13 @@
 """Similarity of reconstructions to originals: PSNR, SSIM and LPIPS, averaged over images.
 
-Published scripts round, truncate and window differently; `PROTOCOLS` names the ways whose numbers are quoted. Their
-batch means are not repeated: every image weighs the same.
+Published scripts round, truncate and window differently; `QUALITY_PROTOCOLS` names the ways whose numbers are quoted.
+Their batch means are not repeated: every image weighs the same.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -16,8 +16,9 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 
 from common import distributed
 from common.images import to_float, to_uint8
+from evaluator.metrics.base import Metric
 
-# The keys of `PROTOCOLS`, for options.
+# The keys of `QUALITY_PROTOCOLS`, for options.
 QualityName = Literal["rounded", "maskbit", "seed_voken", "llamagen", "vector_quantization"]
 PIXELS = 2**20  # values of one image batch that SSIM works on at a time; bounds its memory to about 100 MB
 
@@ -155,7 +156,7 @@ def _truncated_from_halves(images: torch.Tensor) -> torch.Tensor:
 
 
 @dataclass(frozen=True)
-class Protocol:
+class QualityProtocol:
     """How one tool compares an original with its reconstruction.
 
     Attributes:
@@ -173,51 +174,48 @@ class Protocol:
     psnr_limit: float = math.inf
 
 
-PROTOCOLS = {
+QUALITY_PROTOCOLS = {
     # What is right: originals as they are, reconstructions as stored. 8-bit rounding alone is at 59 dB.
-    "rounded": Protocol(torch.Tensor.float, _stored, "reflected", psnr_limit=60.0),
-    "maskbit": Protocol(torch.Tensor.float, _stored, "reflected", psnr_guard=1e-10),
-    "seed_voken": Protocol(_truncated_from_signed, _truncated, "uniform"),
-    "llamagen": Protocol(torch.Tensor.float, _stored, "uniform_range2"),  # GigaTok too
-    "vector_quantization": Protocol(_truncated_from_halves, _truncated, "uniform"),
+    "rounded": QualityProtocol(torch.Tensor.float, _stored, "reflected", psnr_limit=60.0),
+    "maskbit": QualityProtocol(torch.Tensor.float, _stored, "reflected", psnr_guard=1e-10),
+    "seed_voken": QualityProtocol(_truncated_from_signed, _truncated, "uniform"),
+    "llamagen": QualityProtocol(torch.Tensor.float, _stored, "uniform_range2"),  # GigaTok too
+    "vector_quantization": QualityProtocol(_truncated_from_halves, _truncated, "uniform"),
 }
 
 
 class ImageQuality:
-    """Mean per-image PSNR (dB), SSIM and, with a network, LPIPS; sums only, reduced once over processes.
+    """Mean per-image PSNR (dB), SSIM and the distances of networks (LPIPS); sums only, reduced once over processes.
 
     By default reconstructions are clamped and rounded to 8 bit first, as they would be when stored. LPIPS sees them
     clamped but not rounded, as the published tools have it.
 
     Args:
-        protocol: one of `PROTOCOLS`; belongs beside every number that is reported.
-        lpips: a network with the signature of `modeling.losses.lpips.LPIPS` (images in [0, 1] to a distance per
-            image), frozen and in eval mode, on the device of the images; or several under the names of their results.
+        protocol: one of `QUALITY_PROTOCOLS`; belongs beside every number that is reported.
+        networks: further distances by name: networks with the signature of `modeling.losses.lpips.LPIPS` (images in
+            [0, 1] to a distance per image), frozen and in eval mode, on the device of the images.
 
     Raises:
         ValueError: for an unknown protocol, or a network in training mode, whose dropout would be random.
     """
 
-    def __init__(
-        self, *, protocol: str = "rounded", lpips: nn.Module | Mapping[str, nn.Module] | None = None
-    ) -> None:
-        if protocol not in PROTOCOLS:
-            raise ValueError(f"protocol={protocol!r} must be one of {', '.join(PROTOCOLS)}")
+    def __init__(self, *, protocol: str = "rounded", networks: Mapping[str, nn.Module] | None = None) -> None:
+        if protocol not in QUALITY_PROTOCOLS:
+            raise ValueError(f"protocol={protocol!r} must be one of {', '.join(QUALITY_PROTOCOLS)}")
         self.protocol = protocol
-        networks = {} if lpips is None else {"lpips": lpips} if isinstance(lpips, nn.Module) else dict(lpips)
-        training = [name for name, network in networks.items() if network.training]
+        self.networks = dict(networks or {})
+        training = [name for name, network in self.networks.items() if network.training]
         if training:
             raise ValueError(f"{', '.join(training)} must be in eval mode")
-        self.networks = networks
         self.psnr = self.ssim = 0.0
-        self.distances = dict.fromkeys(networks, 0.0)
+        self.distances = dict.fromkeys(self.networks, 0.0)
         self.count = 0
 
     @torch.no_grad()
     def update(self, images: torch.Tensor, reconstructions: torch.Tensor) -> torch.Tensor:
         """Add a batch: both [B, 3, H, W], originals in [0, 1]; returns the PSNR of every image, [B]."""
         _check_pair(images, reconstructions)
-        rule, device = PROTOCOLS[self.protocol], images.device
+        rule, device = QUALITY_PROTOCOLS[self.protocol], images.device
         # Differences of rounded pixels are small against them; only MPS lacks the type.
         kind = torch.float32 if device.type == "mps" else torch.float64
         with torch.autocast(device.type, enabled=False):
@@ -242,3 +240,13 @@ class ImageQuality:
         scale = 1.0 / max(count, 1.0)
         means = {name: value * scale for name, value in zip(self.distances, rest, strict=True)}
         return {"psnr": total_psnr * scale, "ssim": total_ssim * scale, "images": count} | means
+
+
+class QualityMetric(Metric):
+    """One of the means of `ImageQuality`."""
+
+    compares = "pairs"
+
+    def compute(self, own: Mapping[str, float], reference: None, **_: Any) -> Sequence[float]:
+        """Picked from `ImageQuality.result`."""
+        return [own[self.name]]

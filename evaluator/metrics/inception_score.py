@@ -1,12 +1,15 @@
 """Inception Score (arXiv:1606.03498) as a stream: exp of the mean KL of class predictions from their average."""
 
 import math
-from typing import Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 
 from common import distributed
+from evaluator.metrics.base import Metric
+from evaluator.protocol import ProtocolSettings
 
 ROWS = 4096  # predictions widened to float64 at a time
 
@@ -151,3 +154,35 @@ class InceptionScore:
         divergence = sums[:, -2] / counts - torch.xlogy(average, average).sum(1)
         scores = divergence.exp()
         return ScoreResult(float(scores.mean()), float(scores.std(correction=0)))
+
+
+class InceptionScoreMetric(Metric):
+    """Inception Score with the splits of the protocol."""
+
+    compares = "nothing"
+    counted = True
+    spread = True
+    keeps = InceptionScore
+
+    def collector(self, dim: int, settings: ProtocolSettings, num_images: int | None) -> InceptionScore:
+        """See `Metric.collector`."""
+        return InceptionScore(
+            splits=settings.is_splits,
+            order=settings.is_order,
+            block=settings.is_block,
+            num_images=num_images,
+            num_classes=dim,
+        )
+
+    def compute(self, own: ScoreResult, reference: None, **_: Any) -> Sequence[float]:
+        """Mean and spread are known already."""
+        return own
+
+    def warnings(
+        self, samples: Mapping[str, Any], reference: Mapping[str, Any] | None, settings: ProtocolSettings
+    ) -> list[str]:
+        """Splits of images in class order see only some of the classes."""
+        in_order = samples.get("labels", {}).get("in_class_order")
+        if not in_order or settings.is_order != "stored" or settings.is_splits == 1:
+            return []
+        return ["samples are stored in class order, which makes the Inception Score of this protocol useless"]

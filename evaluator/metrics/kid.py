@@ -1,9 +1,14 @@
 """Kernel Inception Distance (arXiv:1801.01401): unbiased squared MMD of features under a polynomial kernel."""
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+
+from evaluator.feature_store import FeatureStore
+from evaluator.metrics.base import Metric
+from evaluator.protocol import ProtocolSettings
 
 ROWS = 2048  # rows of a kernel matrix held at a time
 
@@ -77,3 +82,21 @@ def kernel_distance(
 def _kernel_sum(x: torch.Tensor, y: torch.Tensor, gamma: float, offset: float, degree: int) -> float:
     """Sum of the kernel over all pairs, a block of rows at a time."""
     return sum(float((rows @ y.T).mul_(gamma).add_(offset).pow_(degree).sum()) for rows in x.split(ROWS))
+
+
+class KernelMetric(Metric):
+    """Kernel distance of any kind of features, with the subsets of the protocol, no larger than the smaller set."""
+
+    spread = True
+    keeps = FeatureStore
+
+    def compute(
+        self, own: torch.Tensor, reference: torch.Tensor, *, settings: ProtocolSettings, **_: Any
+    ) -> Sequence[float]:
+        """Of features [N, d] and [M, d]."""
+        size = min(settings.kid_subset_size, len(own), len(reference))
+        return kernel_distance(own, reference, subsets=settings.kid_subsets, subset_size=size)
+
+    def facts(self, settings: ProtocolSettings, count: int, reference_count: int) -> dict[str, Any]:
+        """The size of the subsets."""
+        return {f"{self.name}_subset_size": min(settings.kid_subset_size, count, reference_count)}

@@ -3,11 +3,15 @@
 A set is taken for the union of balls around its points, each reaching to the k-th nearest neighbour in the set.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
+
+from evaluator.feature_store import FeatureStore
+from evaluator.metrics.base import Metric
+from evaluator.protocol import ProtocolSettings
 
 Rule = Literal["float32", "float64", "adm_float16"]
 
@@ -150,3 +154,36 @@ def _full_precision() -> Iterator[None]:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+class PrecisionRecallMetric(Metric):
+    """Precision and recall on any kind of features: `precision_recall` or `precision_recall_<space>`."""
+
+    keeps = FeatureStore
+
+    @property
+    def values(self) -> tuple[str, ...]:
+        """Both, with the end of the metric's name."""
+        space = self.name.removeprefix("precision_recall")
+        return (f"precision{space}", f"recall{space}")
+
+    def compute(
+        self,
+        own: torch.Tensor,
+        reference: torch.Tensor,
+        *,
+        settings: ProtocolSettings,
+        device: torch.device | str,
+    ) -> Sequence[float]:
+        """Of features [N, d] and [M, d]."""
+        rule: Rule = "adm_float16" if settings.half_distances else "float32"
+        return precision_recall(own, reference, neighbours=settings.neighbours, rule=rule, device=device)
+
+    def warnings(
+        self, samples: Mapping[str, Any], reference: Mapping[str, Any] | None, settings: ProtocolSettings
+    ) -> list[str]:
+        """Both depend on the number of reference images."""
+        stored = (reference or {}).get("stored_images")
+        if stored in (None, 10_000):
+            return []
+        return [f"precision and recall use {stored} reference images; published ones use 10000"]

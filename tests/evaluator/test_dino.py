@@ -73,12 +73,12 @@ def test_images_are_resized_as_pillow_does():
 
 def test_it_feeds_the_evaluator(published):
     extractor = load_dino(published[1], device="cpu", side=28, **TINY)
-    evaluator = Evaluator(extractors={"dinov2": extractor}, metrics=("fd_dinov2",))
+    evaluator = Evaluator(networks={"dinov2": extractor}, metrics=("fd_dinov2",))
     images = tensor(toy_images(40))
     evaluator.update(images[:20])
     evaluator.update_reference(images[20:])
     first = evaluator.result()["fd_dinov2_20"]
-    same = Evaluator(extractors={"dinov2": extractor}, metrics=("fd_dinov2",))
+    same = Evaluator(networks={"dinov2": extractor}, metrics=("fd_dinov2",))
     same.update(images[:20])
     same.update_reference(images[:20])
     assert first > 0.01 and abs(same.result()["fd_dinov2_20"]) < 1e-6

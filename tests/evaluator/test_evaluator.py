@@ -9,17 +9,21 @@ from torch import multiprocessing
 from common.build import ConfigError
 from evaluator import evaluator as evaluator_module
 from evaluator import protocol as protocols
-from evaluator.evaluator import Evaluator, ImageSet
+from evaluator.evaluator import Evaluator
 from evaluator.feature_store import FeatureStore
 from evaluator.image_files import open_images
+from evaluator.image_set import ImageSet, statistics_of
 from evaluator.image_stream import MemoryImages
 from evaluator.inception import FastInception, FeatureExtractor, InceptionV3
+from evaluator.metrics import METRICS
 from evaluator.metrics.fid import frechet_distance_of_features
 from evaluator.metrics.image_quality import ImageQuality
 from evaluator.metrics.inception_score import InceptionScore
 from evaluator.metrics.kid import kernel_distance
 from evaluator.metrics.precision_recall import precision_recall
-from evaluator.reference import Statistics, image_reference, open_reference, write_reference
+from evaluator.moments import Statistics
+from evaluator.networks import extractor_facts
+from evaluator.reference import image_reference, open_reference, write_reference
 from tests.evaluator.toy import ToyInception, tensor, toy_images, write_folder, write_tars
 from tests.parity import filled, golden, golden_json
 
@@ -28,7 +32,7 @@ EVERYTHING = ("fid", "sfid", "is", "kid", "precision_recall")
 
 
 def measure(samples=FAKE, reference=REAL, metrics=EVERYTHING, size=16, extractor=None, **options):
-    evaluator = Evaluator(extractors={"inception": extractor or ToyInception()}, metrics=metrics, **options)
+    evaluator = Evaluator(networks={"inception": extractor or ToyInception()}, metrics=metrics, **options)
     for batch in MemoryImages(samples).batches(size):
         evaluator.update(*batch)
     if evaluator.needs_reference_images:
@@ -67,7 +71,7 @@ def test_neither_batches_nor_order_change_anything():
     whole = measure(protocol="torch-fidelity", num_images=50)
     assert measure(size=7, protocol="torch-fidelity", num_images=50) == pytest.approx(whole, rel=1e-6)
     evaluator = Evaluator(
-        extractors={"inception": ToyInception()}, metrics=EVERYTHING, protocol="torch-fidelity", num_images=50
+        networks={"inception": ToyInception()}, metrics=EVERYTHING, protocol="torch-fidelity", num_images=50
     )
     for part in torch.randperm(50, generator=torch.Generator().manual_seed(0)).split(9):
         evaluator.update(FAKE[part], part)
@@ -85,7 +89,7 @@ def test_folder_npz_and_tars_give_identical_results(tmp_path):
     ]
     results, facts = [], []
     for path in paths:
-        evaluator = Evaluator(extractors={"inception": ToyInception()}, metrics=("fid", "is", "kid"))
+        evaluator = Evaluator(networks={"inception": ToyInception()}, metrics=("fid", "is", "kid"))
         for batch in open_images(path).batches(8):
             evaluator.update(*batch)
         evaluator.update_reference(REAL)
@@ -98,7 +102,7 @@ def test_folder_npz_and_tars_give_identical_results(tmp_path):
 def test_the_fingerprint_knows_pixels_and_order():
     prints = set()
     for images in (FAKE, FAKE.flip(0), FAKE + torch.tensor([1, 0, 0], dtype=torch.uint8)[:, None, None]):
-        evaluator = Evaluator(extractors={"inception": ToyInception()}, metrics=("is",))
+        evaluator = Evaluator(networks={"inception": ToyInception()}, metrics=("is",))
         evaluator.update(images)
         prints.add(evaluator.facts()["pixels_fingerprint"])
     assert len(prints) == 3
@@ -106,7 +110,7 @@ def test_the_fingerprint_knows_pixels_and_order():
 
 def test_floats_are_rounded_as_files_are_or_cut():
     def stored(images, **options):
-        evaluator = Evaluator(extractors={"inception": ToyInception()}, metrics=("is",), **options)
+        evaluator = Evaluator(networks={"inception": ToyInception()}, metrics=("is",), **options)
         evaluator.update(images)
         return evaluator.facts()["pixels_fingerprint"], evaluator.facts()["rounding"]
 
@@ -119,10 +123,12 @@ def test_floats_are_rounded_as_files_are_or_cut():
 
 def test_stored_statistics_equal_those_of_the_images(tmp_path):
     toy = ToyInception()
-    images = ImageSet([toy], moments=["pool", "spatial"])
+    images = ImageSet([toy], [METRICS["fid"], METRICS["sfid"]])
     images.update(REAL)
-    about = {"extractors": evaluator_module.extractor_facts({"inception": toy})}
-    write_reference(tmp_path / "r.npz", images.statistics(), about, MemoryImages(REAL), keep_images=60)
+    about = {"extractors": extractor_facts({"inception": toy})}
+    write_reference(
+        tmp_path / "r.npz", statistics_of(images.results()), about, MemoryImages(REAL), keep_images=60
+    )
     reference = open_reference(tmp_path / "r.npz")
     assert measure(reference=REAL, metrics=EVERYTHING) == pytest.approx(
         measure_against(reference, REAL), rel=1e-6
@@ -130,7 +136,7 @@ def test_stored_statistics_equal_those_of_the_images(tmp_path):
 
 
 def measure_against(reference, images, metrics=EVERYTHING):
-    evaluator = Evaluator(extractors={"inception": ToyInception()}, metrics=metrics, reference=reference)
+    evaluator = Evaluator(networks={"inception": ToyInception()}, metrics=metrics, reference=reference)
     evaluator.update(FAKE)
     if evaluator.needs_reference_images:
         evaluator.update_reference(images)
@@ -165,7 +171,7 @@ def test_pairs_give_image_quality_and_rfid_in_the_same_pass():
     originals, noise = REAL.float() / 255, torch.Generator().manual_seed(0)
     results = originals + 0.05 * torch.randn(originals.shape, generator=noise)  # outside [0, 1] too
     evaluator = Evaluator(
-        extractors={"inception": ToyInception()}, metrics=("rfid", "is", "psnr", "ssim"), protocol="tokenizer"
+        networks={"inception": ToyInception()}, metrics=("rfid", "is", "psnr", "ssim"), protocol="tokenizer"
     )
     for part in torch.arange(60).split(11):
         evaluator.update_pairs(results[part], originals[part], part)
@@ -182,13 +188,13 @@ def test_pairs_give_image_quality_and_rfid_in_the_same_pass():
 
 
 def test_paired_metrics_need_no_network():
-    evaluator = Evaluator(extractors={}, metrics=("psnr",))
+    evaluator = Evaluator(networks={}, metrics=("psnr",))
     evaluator.update_pairs(FAKE, FAKE)
     assert evaluator.result() == {"psnr": 60.0}
 
 
 def test_images_count_once_and_exactly():
-    evaluator = Evaluator(extractors={"inception": ToyInception()}, metrics=("is",), num_images=50)
+    evaluator = Evaluator(networks={"inception": ToyInception()}, metrics=("is",), num_images=50)
     evaluator.update(FAKE[:4], torch.tensor([0, 1, 40, 3]))
     for positions in ([5, 40], [7, 7]):
         with pytest.raises(ValueError, match="position was given twice"):
@@ -204,7 +210,7 @@ def test_positions_by_default_do_not_meet(monkeypatch):
     seen = []
     for rank in range(3):
         monkeypatch.setattr(evaluator_module.distributed, "rank", lambda rank=rank: rank)
-        images = ImageSet([])
+        images = ImageSet([], [])
         for part in FAKE.split(20):
             images.update(part)
         seen += np.flatnonzero(images._seen).tolist()
@@ -221,7 +227,7 @@ def test_positions_by_default_do_not_meet(monkeypatch):
     ],
 )
 def test_other_images_are_refused(images, message):
-    evaluator = Evaluator(extractors={"inception": ToyInception()}, metrics=("is",))
+    evaluator = Evaluator(networks={"inception": ToyInception()}, metrics=("is",))
     with pytest.raises(ValueError, match=message):
         evaluator.update(images)
 
@@ -229,18 +235,16 @@ def test_other_images_are_refused(images, message):
 def test_contradictions_show_before_the_work():
     toy = {"inception": ToyInception()}
     with pytest.raises(ConfigError, match="'fdi' is unknown"):
-        Evaluator(extractors=toy, metrics=["fdi"])
+        Evaluator(networks=toy, metrics=["fdi"])
     with pytest.raises(ValueError, match="features pool are needed, but no network"):
-        Evaluator(extractors={}, metrics=["fid"])
+        Evaluator(networks={}, metrics=["fid"])
     with pytest.raises(ValueError, match="features dinov2 are needed"):
-        Evaluator(extractors=toy, metrics=["fd_dinov2"])
+        Evaluator(networks=toy, metrics=["fd_dinov2"])
     with pytest.raises(ValueError, match="lpips needs"):
-        Evaluator(extractors=toy, metrics=["lpips"])
+        Evaluator(networks=toy, metrics=["lpips"])
     with pytest.raises(ConfigError, match="rfid .* another number"):
-        Evaluator(
-            extractors=toy, metrics=["rfid"], num_images=5, reference=image_reference(MemoryImages(REAL))
-        )
-    evaluator = Evaluator(extractors=toy, metrics=["fid"])
+        Evaluator(networks=toy, metrics=["rfid"], num_images=5, reference=image_reference(MemoryImages(REAL)))
+    evaluator = Evaluator(networks=toy, metrics=["fid"])
     evaluator.update(FAKE)
     with pytest.raises(ValueError, match="0 reference images were given"):
         evaluator.result()
@@ -251,8 +255,8 @@ def test_features_are_kept_by_position():
     rows = torch.randn(30, 4, generator=torch.Generator().manual_seed(0))
     for part in torch.arange(30).flip(0).split(7):
         store.update(rows[part].double(), part)
-    assert torch.equal(store.gathered(), rows)
-    assert FeatureStore(4).gathered().shape == (0, 4)
+    assert torch.equal(store.result(), rows)
+    assert FeatureStore(4).result().shape == (0, 4)
 
 
 def _share(rank: int, folder: str) -> None:
@@ -262,7 +266,7 @@ def _share(rank: int, folder: str) -> None:
     )
     options = {"protocol": "torch-fidelity", "num_images": 50}
     values = measure(size=9, **options)
-    evaluator = Evaluator(extractors={"inception": ToyInception()}, metrics=("is",))
+    evaluator = Evaluator(networks={"inception": ToyInception()}, metrics=("is",))
     for batch in MemoryImages(FAKE).batches(9):
         evaluator.update(*batch)
     print_of_pixels = evaluator.facts()["pixels_fingerprint"]
@@ -272,7 +276,7 @@ def _share(rank: int, folder: str) -> None:
     # An error of the main process reaches the others, which would otherwise wait for it.
     with pytest.raises(ValueError, match="neighbours=3"):
         measure(FAKE[:4], REAL[:3], ("precision_recall",))
-    twice = Evaluator(extractors={"inception": ToyInception()}, metrics=("is",))
+    twice = Evaluator(networks={"inception": ToyInception()}, metrics=("is",))
     twice.update(FAKE[:5], torch.arange(5))
     with pytest.raises(ValueError, match="5 images were given to more than one process"):
         twice.result()
@@ -288,7 +292,7 @@ def test_two_processes_equal_one(tmp_path):
     multiprocessing.start_processes(_share, (str(tmp_path),), nprocs=2, start_method="fork")
     values, print_of_pixels = json.loads((tmp_path / "result.json").read_text())
     assert values == pytest.approx(measure(protocol="torch-fidelity", num_images=50), rel=1e-6)
-    evaluator = Evaluator(extractors={"inception": ToyInception()}, metrics=("is",))
+    evaluator = Evaluator(networks={"inception": ToyInception()}, metrics=("is",))
     evaluator.update(FAKE)
     assert evaluator.facts()["pixels_fingerprint"] == print_of_pixels
 
@@ -330,7 +334,7 @@ def test_the_whole_of_it_gives_the_numbers_of_the_published_tools(monkeypatch):
     score.update(torch.cat([plain(part).logits for part in fake.split(8)]))
     assert tuple(score.result()) == pytest.approx((mean, spread), rel=1e-6)
     assert [values["precision"], values["recall"]] == pytest.approx(expected["pr_f64_k3"], abs=1e-6)
-    pair = Evaluator(extractors={"inception": network}, metrics=("rfid", "is"), protocol="tokenizer")
+    pair = Evaluator(networks={"inception": network}, metrics=("rfid", "is"), protocol="tokenizer")
     pair.update_pairs(fake.float() / 255, real[:24].float() / 255)
     found, theirs = pair.result(), expected["one_d_tokenizer_first24"]
     assert found["rfid_24"] == pytest.approx(theirs["rFID"], abs=1e-3)
@@ -345,7 +349,7 @@ def test_the_tokenizer_evaluator_to_the_last_digit():
     plain = golden_network().double()
     network = FeatureExtractor(plain, weights_hash="golden", precision="float64", device="cpu")
     fake, real = tensor(arrays["fake"]).float() / 255, tensor(arrays["real"])[:24].float() / 255
-    pair = Evaluator(extractors={"inception": network}, metrics=("rfid", "is"), protocol="tokenizer")
+    pair = Evaluator(networks={"inception": network}, metrics=("rfid", "is"), protocol="tokenizer")
     for part in range(0, 24, 8):
         pair.update_pairs(fake[part : part + 8], real[part : part + 8], torch.arange(part, part + 8))
     found = pair.result()

@@ -79,7 +79,7 @@ def test_it_is_the_formula_on_features_of_unrounded_images():
     originals, results = pairs(40)
     rfid, rounded = (
         FloatRFID(extractor=ToyFloat()),
-        Evaluator(extractors={"i": ToyInception()}, metrics=["rfid"]),
+        Evaluator(networks={"i": ToyInception()}, metrics=["rfid"]),
     )
     for part in (slice(0, 25), slice(25, 40)):
         rfid.update_pairs(results[part], originals[part])

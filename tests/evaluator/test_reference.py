@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from evaluator.image_stream import MemoryImages
-from evaluator.reference import Statistics, image_reference, open_reference, write_reference
+from evaluator.moments import Statistics
+from evaluator.reference import image_reference, open_reference, write_reference
 from tests.evaluator.toy import tensor, toy_images, write_folder
 
 PIXELS = toy_images(6)
@@ -47,7 +48,7 @@ def test_foreign_files_are_read_as_they_are(tmp_path):
     facts = reference.facts()
     assert facts["stored_images"] == 6 and facts["count"] is None and len(facts["sha256"]) == 64
     assert (facts["height"], facts["width"]) == (16, 16)
-    reference.require_network("pool", "anything", False)  # nothing is known that could disagree
+    reference.require_network("inception", "pool", "anything", False)  # nothing is known that could disagree
 
 
 def test_statistics_alone_are_enough(tmp_path):
@@ -86,12 +87,12 @@ def test_another_network_is_refused(tmp_path):
     about = {"extractors": {"inception": {"weights_hash": "abc", "approximate": False}}}
     write_reference(tmp_path / "a.npz", {"pool": statistics(5)}, about)
     reference = open_reference(tmp_path / "a.npz")
-    reference.require_network("pool", "abc", False)
-    reference.require_network("dinov2", "xyz", False)
+    reference.require_network("inception", "pool", "abc", False)
+    reference.require_network("dinov2", "dinov2", "xyz", False)
     with pytest.raises(ValueError, match="weights abc, the samples are measured with xyz"):
-        reference.require_network("pool", "xyz", False)
+        reference.require_network("inception", "pool", "xyz", False)
     with pytest.raises(ValueError, match="full precision, the samples are measured in reduced"):
-        reference.require_network("pool", "abc", True)
+        reference.require_network("inception", "pool", "abc", True)
 
 
 def test_images_are_a_reference_too(tmp_path):

@@ -60,7 +60,7 @@ def test_agrees_on_the_same_images(weights, folders, monkeypatch):
     small = {"is_splits": 4, "kid_subsets": 5, "kid_subset_size": 12}
     monkeypatch.setitem(protocols.PROTOCOLS, "torch-fidelity", type(rule)(**{**vars(rule), **small}))
     evaluator = Evaluator(
-        extractors={"inception": load_inception(weights)},
+        networks={"inception": load_inception(weights)},
         metrics=("fid", "is", "kid", "precision_recall"),
         protocol="torch-fidelity",
         num_images=24,

@@ -13,7 +13,7 @@ import train_titok
 from common.config import REPOSITORY, read_yaml
 from data.token_memmap import TokenMemmap
 from evaluator.codebook_usage import CodebookUsage
-from evaluator.local_networks import LocalNetworks
+from evaluator.networks import comparing_metrics, local_networks
 from jobs.compare_tokenizers import CompareOptions, compare_tokenizers, images_of
 from jobs.comparison_table import markdown_table
 from jobs.recipe_runs import launch
@@ -145,8 +145,8 @@ def test_a_program_that_fails_is_named():
 
 
 def test_distances_are_there_with_a_network(options, tiny_tokenizer_run, launched, monkeypatch):
-    networks = LocalNetworks(ToyInception(), None)
-    monkeypatch.setattr(LocalNetworks, "load", lambda *arguments: networks)
+    networks = {"inception": ToyInception()}
+    monkeypatch.setattr("jobs.compare_tokenizers.local_networks", lambda *arguments: networks)
     chosen = options(tokenizers=[str(tiny_tokenizer_run)], num_samples=30)
     (row,) = rows(chosen)
     stream = images_of(DATA.validation, load_tokenizer(tiny_tokenizer_run))
@@ -172,7 +172,7 @@ def fid_of(one, other):
 def test_nothing_is_downloaded(monkeypatch, tmp_path):
     monkeypatch.delenv("INCEPTION_WEIGHTS", raising=False)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    networks = LocalNetworks.load(None, None, torch.device("cpu"))
-    assert networks.extractors == {} and networks.pair_metrics() == ["psnr", "ssim"]
+    networks = local_networks(None, None, torch.device("cpu"))
+    assert networks == {} and comparing_metrics(networks) == ["psnr", "ssim"]
     with pytest.raises(FileNotFoundError, match=r"absent\.pth"):
-        LocalNetworks.load("absent.pth", None, torch.device("cpu"))
+        local_networks("absent.pth", None, torch.device("cpu"))

@@ -13,7 +13,7 @@ from evaluator.image_files import open_images
 from evaluator.metrics.image_quality import ImageQuality
 from jobs.evaluate import EvaluateOptions, evaluate
 from modeling.pipeline import load_tokenizer, reconstruct
-from tests.evaluator.toy import ToyInception, tensor, toy_images, write_folder, write_tars
+from tests.evaluator.toy import ToyInception, put_in_place, tensor, toy_images, write_folder, write_tars
 
 REAL, FAKE = toy_images(60, seed=1), toy_images(50, seed=2)
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture(autouse=True)
 def toy(monkeypatch):
     """Everything but the network is real."""
-    monkeypatch.setattr("jobs.evaluate.load_inception", lambda *_, **__: ToyInception())
+    put_in_place(monkeypatch, "inception", ToyInception())
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def test_another_network_or_kind_of_reference_is_refused(files, monkeypatch):
         run(files, files / "fake", reference=str(stored), metrics=["rfid"])
     with pytest.raises(ValueError, match="rfid compares .* another number"):
         run(files, files / "fake", reference=str(files / "real"), metrics=["rfid"])
-    monkeypatch.setattr("jobs.evaluate.load_inception", lambda *_, **__: ToyInception("other"))
+    put_in_place(monkeypatch, "inception", ToyInception("other"))
     with pytest.raises(ValueError, match="weights toy, the samples are measured with other"):
         run(files, files / "fake", reference=str(stored))
 
@@ -137,7 +137,7 @@ def test_tokenizers_that_read_captions_are_refused(tiny_tokenizer_run, tmp_path,
 
 
 def test_paired_files_need_no_network(files, monkeypatch):
-    monkeypatch.setattr("jobs.evaluate.load_inception", None)
+    monkeypatch.setattr("evaluator.networks.NETWORKS", {})
     values = run(files, files / "fake", reference=str(files / "fake.npz"), metrics=["psnr", "ssim"])[
         "metrics"
     ]

@@ -6,8 +6,8 @@ from data.transforms import CROPS
 from evaluator.codebook_usage import CodebookUsage
 from evaluator.evaluator import Evaluator
 from evaluator.float_rfid import FloatRFID
-from evaluator.metrics.image_quality import PROTOCOLS, ImageQuality
-from evaluator.protocol import check_metrics, result_name
+from evaluator.metrics import check_metrics, result_name
+from evaluator.metrics.image_quality import QUALITY_PROTOCOLS, ImageQuality
 from jobs.published import (
     FAMILIES,
     OTHER_SIZES,
@@ -26,7 +26,9 @@ from tests.evaluator.toy import ToyFloat, ToyInception, tensor, toy_images
 
 def test_every_family_is_measured_by_what_there_is():
     for family in [Family(), *FAMILIES.values()]:
-        assert family.crop in CROPS and family.quality in PROTOCOLS and set(family.metrics) <= set(TABLE)
+        assert (
+            family.crop in CROPS and family.quality in QUALITY_PROTOCOLS and set(family.metrics) <= set(TABLE)
+        )
         check_metrics(family.metrics)
         assert ("rfid" in family.on_stored) != family.float_rfid
     tokenizers = [name for name, release in RELEASES.items() if release.kind == "tokenizer"]
@@ -91,10 +93,8 @@ def pairs():
 
 def test_the_usual_family_is_measured_by_the_usual_evaluator():
     originals, results, positions = pairs()
-    measurement = family_measurement(Family(), extractors={"inception": ToyInception()}, codebook_size=40)
-    usual = Evaluator(
-        extractors={"inception": ToyInception()}, metrics=Family().metrics, protocol="tokenizer"
-    )
+    measurement = family_measurement(Family(), networks={"inception": ToyInception()}, codebook_size=40)
+    usual = Evaluator(networks={"inception": ToyInception()}, metrics=Family().metrics, protocol="tokenizer")
     measurement.update(results, originals, positions[:, None], positions)
     usual.update_pairs(results, originals, positions)
     usage = CodebookUsage(40)
@@ -106,7 +106,7 @@ def test_the_usual_family_is_measured_by_the_usual_evaluator():
 def test_the_tool_of_open_magvit2_sees_floats_and_cuts_pixels():
     originals, results, positions = pairs()
     measurement = family_measurement(
-        FAMILIES["magvit2"], extractors={}, float_network=ToyFloat(), lpips=Distance().eval()
+        FAMILIES["magvit2"], networks={"lpips": Distance().eval()}, float_network=ToyFloat()
     )
     rfid, quality = FloatRFID(extractor=ToyFloat()), ImageQuality(protocol="seed_voken")
     for half in (positions[:10], positions[10:]):

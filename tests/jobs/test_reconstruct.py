@@ -15,7 +15,7 @@ from jobs.reconstruct import ReconstructOptions, reconstruct
 from modeling.factory import build_tokenizer
 from modeling.pipeline import load_tokenizer, reconstruct_any_size
 from tests.conftest import TOKENIZER, write_run
-from tests.evaluator.toy import ToyFloat, ToyInception
+from tests.evaluator.toy import ToyFloat, ToyInception, put_in_place
 from tests.parity import fill_module
 
 
@@ -141,7 +141,7 @@ def test_original_size_equals_the_ordinary_way_where_nothing_is_padded(side, tmp
 
 
 def test_images_of_all_sizes_keep_them(tmp_path, monkeypatch):
-    monkeypatch.setattr("jobs.reconstruct.load_inception", lambda *_, **__: ToyInception())
+    put_in_place(monkeypatch, "inception", ToyInception())
     sizes = [(37, 50), (20, 21), (64, 30), (16, 16)]
     tokenizer, images = vqgan_run(tmp_path / "run", 16), noise(tmp_path / "in", sizes)
     report = run(tokenizer, tmp_path / "out", input=str(images), original_size=True, rfid=True)

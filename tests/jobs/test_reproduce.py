@@ -25,14 +25,14 @@ from modeling.pretrained.catalog import RELEASES, Release
 from modeling.pretrained.text import class_captions, load_text_encoder
 from storage.files import save_png
 from tests.conftest import TOKENIZER, write_run
-from tests.evaluator.toy import ToyFloat, ToyInception, tensor, toy_images, write_folder
+from tests.evaluator.toy import ToyFloat, ToyInception, put_in_place, tensor, toy_images, write_folder
 from tests.parity import fill_module
 
 
 @pytest.fixture
 def toy(monkeypatch, tmp_path):
     """A file that stands for the weights of Inception; everything but the network is real."""
-    monkeypatch.setattr("jobs.evaluate.load_inception", lambda *_, **__: ToyInception())
+    put_in_place(monkeypatch, "inception", ToyInception())
     (tmp_path / "inception.pth").touch()
     return str(tmp_path / "inception.pth")
 
@@ -264,7 +264,7 @@ def test_lpips_if_its_files_are_there(toy, convolutional, image_folder, tmp_path
             return (images - reconstructions).square().mean((1, 2, 3), keepdim=True)
 
     (tmp_path / "lpips.pth").touch()
-    monkeypatch.setattr("jobs.reproduce.load_lpips", lambda *_: Distance().eval())
+    put_in_place(monkeypatch, "lpips", Distance().eval())
     options = {"images": str(image_folder), "lpips_weights": [str(tmp_path / "lpips.pth")]}
     result = run("tiny", tmp_path / "out", toy, **options)
     assert "lpips" in measured(result) and 0 < result["metrics"]["lpips"] < 1

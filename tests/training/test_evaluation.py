@@ -9,18 +9,19 @@ import torch
 import train_rar
 import train_titok
 from common.images import to_float, to_uint8
-from evaluator.evaluator import Evaluator, ImageSet
+from evaluator.evaluator import Evaluator
+from evaluator.image_set import ImageSet, statistics_of
+from evaluator.metrics import METRICS
 from evaluator.reference import write_reference
 from modeling.pipeline import generate, load_generator, load_tokenizer, reconstruct
-from tests.evaluator.toy import ToyInception, tensor, toy_images
-from training import evaluation
+from tests.evaluator.toy import ToyInception, put_in_place, tensor, toy_images
 from training.generator_run import GeneratorRun
 from training.tokenizer_run import TokenizerRun, build_images
 
 
 @pytest.fixture(autouse=True)
 def toy(monkeypatch):
-    monkeypatch.setattr(evaluation, "load_inception", lambda weights, device: ToyInception())
+    put_in_place(monkeypatch, "inception", ToyInception())
 
 
 def test_reconstructions_are_measured_by_the_evaluator(tmp_path, program):
@@ -40,7 +41,7 @@ def test_reconstructions_are_measured_by_the_evaluator(tmp_path, program):
     source = build_images("x", section, 16)
     originals = torch.stack([source.load(i, np.random.default_rng(0))[0] for i in range(len(source))])
     expected = Evaluator(
-        extractors={"inception": ToyInception()},
+        networks={"inception": ToyInception()},
         metrics=["psnr", "ssim", "rfid", "is"],
         protocol="tokenizer",
     )
@@ -54,11 +55,11 @@ def test_reconstructions_are_measured_by_the_evaluator(tmp_path, program):
 @pytest.fixture
 def reference(tmp_path):
     """Statistics of toy images."""
-    images = ImageSet([ToyInception()], moments=["pool", "spatial"])
+    images = ImageSet([ToyInception()], [METRICS["fid"], METRICS["sfid"]])
     images.update(tensor(toy_images(60)))
     path = tmp_path / "reference.npz"
     facts = {"inception": {"weights_hash": "toy", "approximate": False}}
-    write_reference(path, images.statistics(), {"image_set": "training", "extractors": facts})
+    write_reference(path, statistics_of(images.results()), {"image_set": "training", "extractors": facts})
     return path
 
 
@@ -88,7 +89,7 @@ def test_samples_are_measured_against_a_reference(
     from evaluator.reference import open_reference
 
     expected = Evaluator(
-        extractors={"inception": ToyInception()},
+        networks={"inception": ToyInception()},
         metrics=["fid", "sfid", "is"],
         protocol="tokenizer",
         reference=open_reference(reference),

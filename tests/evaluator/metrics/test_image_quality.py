@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from evaluator.metrics import image_quality
-from evaluator.metrics.image_quality import PROTOCOLS, ImageQuality, QualityName, psnr, ssim
+from evaluator.metrics.image_quality import QUALITY_PROTOCOLS, ImageQuality, QualityName, psnr, ssim
 from tests.evaluator.processes import in_two_processes, needs_fork
 from tests.parity import golden, golden_json
 
@@ -156,7 +156,7 @@ def test_protocols_of_published_tools(number, protocol, psnr_key, ssim_key, psnr
 )
 def test_grey_levels_that_survive(protocol, key, lost):
     levels = torch.arange(256, dtype=torch.uint8)
-    result = PROTOCOLS[protocol].original(levels.float() / 255) * 255
+    result = QUALITY_PROTOCOLS[protocol].original(levels.float() / 255) * 255
     assert np.array_equal(result.round().numpy(), ARRAYS[f"roundtrip_{key}"])
     assert int((result.round() != levels).sum()) == VALUES[f"grey_levels_lost_{key}"] == lost
 
@@ -164,20 +164,22 @@ def test_grey_levels_that_survive(protocol, key, lost):
 @pytest.mark.parametrize("number", PAIRS)
 def test_levels_seed_voken_loses(number):
     original = pair(number)[0]
-    change = (PROTOCOLS["seed_voken"].original(original) - original).double().sum() * 255
+    change = (QUALITY_PROTOCOLS["seed_voken"].original(original) - original).double().sum() * 255
     assert round(float(change)) == VALUES[f"pair_{number}"]["seed_voken_gt_level_sum_change"]
 
 
 def test_seed_voken_cuts_reconstructions_as_its_evaluation_does():
     known = golden("magvit2_misc")
     images = (torch.from_numpy(known["u8_in"]) + 1.0) / 2.0
-    cut = PROTOCOLS["seed_voken"].reconstruction(images) * 255
+    cut = QUALITY_PROTOCOLS["seed_voken"].reconstruction(images) * 255
     assert np.array_equal(cut.round().numpy(), known["u8_eval"])
-    assert not np.array_equal((PROTOCOLS["rounded"].reconstruction(images) * 255).round(), known["u8_eval"])
+    assert not np.array_equal(
+        (QUALITY_PROTOCOLS["rounded"].reconstruction(images) * 255).round(), known["u8_eval"]
+    )
 
 
 def test_names_for_options_are_those_of_the_protocols():
-    assert set(get_args(QualityName)) == set(PROTOCOLS)
+    assert set(get_args(QualityName)) == set(QUALITY_PROTOCOLS)
 
 
 def test_vector_quantization_truncates_reconstructions():
@@ -219,20 +221,20 @@ def test_perceptual_distances_are_means_over_images():
     wrong = images.clone()
     wrong[0] += 0.3 + 0.4 / 255  # not rounded
     wrong[1] += 9.0  # clamped
-    quality = ImageQuality(lpips=Distance().eval())
+    quality = ImageQuality(networks={"lpips": Distance().eval()})
     quality.update(images[:2], wrong[:2])
     quality.update(images[2:], wrong[2:])
     assert quality.result()["lpips"] == pytest.approx((0.3 + 0.4 / 255 + 0.5) / 3, abs=1e-6)
-    named = ImageQuality(lpips={"lpips_vgg": Distance().eval(), "lpips_alex": Distance().eval().half()})
+    named = ImageQuality(networks={"lpips_vgg": Distance().eval(), "lpips_alex": Distance().eval().half()})
     named.update(images, wrong)
     assert list(named.result()) == ["psnr", "ssim", "images", "lpips_vgg", "lpips_alex"]
     with pytest.raises(ValueError, match="lpips must be in eval mode"):
-        ImageQuality(lpips=Distance())
+        ImageQuality(networks={"lpips": Distance()})
 
 
 def _share(rank: int) -> None:
     images, wrong = batch(5), batch(5).flip(0)
-    own, whole = (ImageQuality(lpips=Distance().eval()) for _ in range(2))
+    own, whole = (ImageQuality(networks={"lpips": Distance().eval()}) for _ in range(2))
     part = slice(0, 2) if rank else slice(2, 5)
     own.update(images[part], wrong[part])
     whole.update(images, wrong)

@@ -1,0 +1,104 @@
+"""What is known about one set of images: how many, which, and what metrics keep of their features."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from common import distributed
+from evaluator.metrics.base import Collector, Metric
+from evaluator.moments import Statistics
+from evaluator.networks import Extractor
+from evaluator.protocol import PROTOCOLS, ProtocolSettings
+
+Key = tuple[str, type]  # kind of features, and what is kept of them
+
+
+class ImageSet:
+    """Counts images and feeds every collector of the metrics once, however many of them share it.
+
+    Args:
+        extractors: networks that images go through, if they give features that are needed.
+        metrics: those that need features of this set.
+        settings: of the protocol.
+        num_images: number over all processes, if it is known.
+
+    Raises:
+        ValueError: no network gives the features that a metric needs.
+    """
+
+    def __init__(
+        self,
+        extractors: Sequence[Extractor],
+        metrics: Sequence[Metric],
+        *,
+        settings: ProtocolSettings = PROTOCOLS["adm"],
+        num_images: int | None = None,
+    ) -> None:
+        needed = {metric.features for metric in metrics}
+        self._extractors = [e for e in extractors if needed & set(e.dims)]
+        dims = {name: dim for e in self._extractors for name, dim in e.dims.items()}
+        missing = sorted(needed - set(dims))
+        if missing:
+            raise ValueError(
+                f"features {', '.join(missing)} are needed, but no network that gives them was passed"
+            )
+        self.collectors: dict[Key, Collector] = {}
+        for metric in metrics:
+            if metric.key not in self.collectors:
+                collector = metric.collector(dims[metric.features], settings, num_images)
+                self.collectors[metric.key] = collector
+        self._seen = np.zeros(0, dtype=np.uint8)
+        self._fingerprint = 0
+        self._next = distributed.rank()
+
+    def update(self, images: torch.Tensor, positions: torch.Tensor | None = None) -> None:
+        """Add uint8 images [B, 3, H, W] at positions int64 [B]; without these every process numbers its own."""
+        if positions is None:
+            positions = self._next + distributed.world_size() * torch.arange(len(images))
+            self._next += distributed.world_size() * len(images)
+        self._remember(images, positions)
+        for extractor in self._extractors:
+            features = extractor(images)
+            for (kind, _), collector in self.collectors.items():
+                if kind in extractor.dims:
+                    collector.update(getattr(features, kind), positions)
+
+    def _remember(self, images: torch.Tensor, positions: torch.Tensor) -> None:
+        numbers = positions.cpu().numpy()
+        if len(numbers) != len(images) or (len(numbers) and numbers.min() < 0):
+            raise ValueError(f"{len(numbers)} positions for {len(images)} images, expected one >= 0 for each")
+        if len(numbers) and numbers.max() >= len(self._seen):
+            self._seen = np.pad(self._seen, (0, 2 * int(numbers.max()) + 64 - len(self._seen)))
+        if self._seen[numbers].any() or len(set(numbers.tolist())) < len(numbers):
+            raise ValueError("an image position was given twice; every image counts once")
+        self._seen[numbers] = 1
+        for number, image in zip(numbers, images.cpu(), strict=True):
+            content = int(number).to_bytes(8, "little") + image.contiguous().numpy().tobytes()
+            self._fingerprint += int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
+
+    def counted(self) -> tuple[int, str]:
+        """Number of images and a fingerprint of their pixels and positions, over all processes.
+
+        Raises:
+            ValueError: two processes had the same position.
+        """
+        everyone = distributed.gather_objects((np.flatnonzero(self._seen), self._fingerprint))
+        positions = np.concatenate([p for p, _ in everyone])
+        if len(np.unique(positions)) < len(positions):
+            repeated = len(positions) - len(np.unique(positions))
+            raise ValueError(
+                f"{repeated} images were given to more than one process; every image counts once"
+            )
+        return len(positions), f"{sum(f for _, f in everyone) % 2**64:016x}"
+
+    def results(self, device: torch.device | str = "cpu") -> dict[Key, Any]:
+        """What every collector found, over all processes."""
+        return {key: collector.result(device) for key, collector in self.collectors.items()}
+
+
+def statistics_of(results: Mapping[Key, Any]) -> dict[str, Statistics]:
+    """What reference files hold of the results of an `ImageSet`, by kind of features."""
+    return {kind: found for (kind, _), found in results.items() if isinstance(found, Statistics)}

@@ -1,0 +1,160 @@
+"""What stands beside a number, so that it can be compared: where images come from, and what a reader must know."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from evaluator.image_files import member_shape
+from evaluator.image_stream import ImageStream
+from evaluator.metrics import METRICS
+from evaluator.metrics.base import HEADLINE_COUNT
+from evaluator.protocol import ProtocolSettings
+
+
+def sampler_facts(path: str | Path) -> dict[str, Any]:
+    """How samples were made, as `sample_imagenet.py` or `scripts/reconstruct.py` wrote it beside them.
+
+    Returns:
+        The content of `samples.json` or the means of `reconstructions.json`, long lists replaced by their lengths,
+        with `tokens_per_image` and `bits_per_image` where they can be told; empty if there is no such file.
+    """
+    place = Path(path).expanduser()
+    folder = place if place.is_dir() else place.parent
+    for name in ("samples.json", "reconstructions.json"):
+        try:
+            content = json.loads((folder / name).read_text())
+        except (OSError, ValueError):
+            continue
+        if not isinstance(content, Mapping):
+            continue
+        facts = {"file": name, **{k: _short(v) for k, v in content.items()}}
+        tokens = content.get("num_tokens") or _stored_tokens(folder, content)
+        if tokens:
+            facts["tokens_per_image"] = int(tokens)
+            size = content.get("codebook_size")
+            if size and "bits_per_image" not in facts:
+                facts["bits_per_image"] = int(tokens) * math.log2(size)
+        return facts
+    return {}
+
+
+def _short(value: Any) -> Any:
+    return f"{len(value)} values" if isinstance(value, list) and len(value) > 20 else value
+
+
+def _stored_tokens(folder: Path, content: Mapping) -> int | None:
+    images = content.get("images")
+    if isinstance(images, list) and images and "tokens" in images[0]:
+        return len(images[0]["tokens"])
+    shape = member_shape(folder / "samples.npz", "tokens")
+    return shape[1] if shape and len(shape) == 2 else None
+
+
+def image_facts(images: ImageStream) -> dict[str, Any]:
+    """Where images come from, their number, size and balance of labels."""
+    facts: dict[str, Any] = {
+        "source": images.source,
+        "digest": images.digest(),
+        "count": images.count,
+        "height": images.size[0],
+        "width": images.size[1],
+        "lossy_files": images.lossy,
+    }
+    if images.labels is not None:
+        counts = np.unique(images.labels, return_counts=True)[1]
+        facts["labels"] = {
+            "classes": len(counts),
+            "fewest_images": int(counts.min()),
+            "most_images": int(counts.max()),
+            "in_class_order": in_class_order(images.labels),
+        }
+    return facts
+
+
+def in_class_order(labels: np.ndarray) -> bool:
+    """Whether int64 [N] lists one class after the other (and there are several)."""
+    steps = np.diff(labels)
+    return bool(len(labels) > 1 and (steps >= 0).all() and (steps > 0).any())
+
+
+def warnings_about(
+    samples: Mapping[str, Any],
+    *,
+    metrics: Sequence[str],
+    protocol: ProtocolSettings,
+    has_statistics: bool = False,
+    reference: Mapping[str, Any] | None = None,
+    reconstructed: bool = False,
+) -> list[str]:
+    """What a reader of the numbers must know.
+
+    Args:
+        samples: `image_facts` of the samples.
+        metrics: those computed.
+        protocol: settings used.
+        has_statistics: the samples' file also holds statistics, as reference files do.
+        reference: facts of the reference (`Reference.facts`), None without one.
+        reconstructed: the samples are originals whose reconstructions are measured; they may be JPEG files.
+    """
+    notes, count = [], samples["count"]
+    counted = [m for m in metrics if METRICS[m].counted]
+    if counted and count != HEADLINE_COUNT:
+        notes.append(
+            f"{count} images instead of {HEADLINE_COUNT}: {', '.join(counted)} cannot be compared with published"
+            " numbers, and their names say so"
+        )
+    if samples.get("lossy_files") and not reconstructed:
+        notes.append(
+            f"{samples['lossy_files']} samples are JPEG or WebP files; their losses count as differences, use PNG"
+        )
+    if has_statistics:
+        notes.append(
+            f"{samples['source']} is a reference file (it holds mu): only the images stored in it are measured,"
+            " while the ADM evaluator would take its statistics"
+        )
+    elif not reconstructed and "VIRTUAL" in Path(str(samples["source"])).name:
+        notes.append(f"{samples['source']} is named like a reference file and holds real images")
+    for metric in metrics:
+        notes += METRICS[metric].warnings(samples, reference, protocol)
+    if reference is not None:
+        notes += _reference_warnings(samples, reference)
+    return notes
+
+
+def _reference_warnings(samples: Mapping[str, Any], reference: Mapping[str, Any]) -> list[str]:
+    notes = []
+    if not reference.get("verified"):
+        notes.append(
+            f"reference {reference['source']}: unverified recipe, it does not say by which network, resize and crop"
+            " its statistics were made"
+        )
+    if reference.get("lossy_files") and reference.get("image_set") != "originals":
+        notes.append(f"{reference['lossy_files']} reference images are JPEG or WebP files")
+    size = (reference.get("height"), reference.get("width"))
+    if None not in size and size != (samples["height"], samples["width"]):
+        notes.append(
+            f"samples have {samples['height']} x {samples['width']} pixels, the reference {size[0]} x {size[1]}:"
+            " the distance is not a published one"
+        )
+    return notes
+
+
+def network_warnings(extractors: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What a reader must know about the networks.
+
+    Args:
+        extractors: `evaluator.networks.extractor_facts`.
+    """
+    notes = []
+    for name, facts in extractors.items():
+        if facts.get("official") is False:
+            notes.append(
+                f"the weights of {name} are not the published file: no number compares with one from elsewhere"
+            )
+        if facts["approximate"]:
+            notes.append(f"{name} ran in reduced precision: good for curves, not for a number to be reported")
+    return notes
