@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from modeling.pretrained.perceptual import download
+from modeling.pretrained.perceptual_weights import download
 from storage.weights import CheckpointError, read_weights
 
 ENVIRONMENT = "INCEPTION_WEIGHTS"

@@ -23,7 +23,7 @@ from jobs.recipe_runs import run_recipe
 from jobs.sampling import SampleOptions, draw_samples
 from jobs.teacher_training import write_teacher
 from modeling.pipeline import load_tokenizer
-from modeling.pretrained.references import reference_name
+from modeling.pretrained.model_names import shown_name
 from modeling.tokenizers.base import Tokenizer
 from storage.files import write_json, write_text
 from storage.weights import weight_hash
@@ -134,7 +134,7 @@ def train(options: CompareOptions, recipe: str) -> dict[str, Any]:
         if tree.get("teacher"):
             overrides["teacher.weights"] = weights
     if tree.get("initialize"):
-        reference = reference_name(tree["initialize"])
+        reference = shown_name(tree["initialize"])
         start = options.run_folder(Path(reference).name)
         if section.get("name") == "cluster" and not Path(reference).exists():
             fit(options, start, tree, {**section["teacher"], "weights": weights})

@@ -7,7 +7,7 @@ from common.config import option
 from common.console import say
 from modeling.pretrained.hub import save_pretrained
 from modeling.pretrained.loading import load_files
-from modeling.pretrained.references import open_model
+from modeling.pretrained.model_names import open_model
 from storage.weights import weight_hash
 
 

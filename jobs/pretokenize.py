@@ -18,7 +18,7 @@ from data.token_memmap import TokenHeader, TokenMemmap, TokenWriter
 from data.transforms import ten_crop, ten_crop_side
 from evaluator.codebook_usage import CodebookUsage
 from modeling.pipeline import load_tokenizer
-from modeling.pretrained.references import open_model, reference_name
+from modeling.pretrained.model_names import open_model, shown_name
 from modeling.tokenizers.base import Tokenizer
 from storage.rows import differences
 from storage.weights import weight_hash
@@ -120,7 +120,7 @@ def pretokenize(options: PretokenizeOptions) -> None:
         tokenizer = load_tokenizer(options.tokenizer, device)
         if tokenizer.codebook_size is None:
             raise ValueError(
-                f"{reference_name(options.tokenizer)} has a continuous bottleneck; only discrete tokens can be stored"
+                f"{shown_name(options.tokenizer)} has a continuous bottleneck; only discrete tokens can be stored"
             )
         source, output = open_source(options, tokenizer.image_size), Path(options.output)
         header = TokenHeader(
@@ -128,7 +128,7 @@ def pretokenize(options: PretokenizeOptions) -> None:
             crops=NUM_CROPS[options.crops],
             num_tokens=tokenizer.num_tokens,
             codebook_size=tokenizer.codebook_size,
-            tokenizer=reference_name(options.tokenizer),
+            tokenizer=shown_name(options.tokenizer),
             weight_hash=weight_hash(tokenizer),
             image_size=tokenizer.image_size,
             class_names=list(source.class_names),

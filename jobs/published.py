@@ -149,7 +149,7 @@ def known_differences(release: Release, facts: Mapping[str, Any]) -> list[str]:
         balance = facts["samples"].get("labels", {})
         if balance.get("fewest_images") != balance.get("most_images"):
             notes.append("the classes have different numbers of samples")
-        if release.repo in (TITOK, RAR) or release.layout == "magvit2_generator":
+        if release.repo in (TITOK, RAR) or release.format == "magvit2_generator":
             notes.append("pixels are rounded to 8 bit; the authors' sampler cut them: half a level darker")
         notes.append("the random numbers are not the authors' (with TF32); each seed gives another FID")
         return notes

@@ -25,7 +25,7 @@ from evaluator.metrics.image_quality import ImageQuality, QualityName
 from evaluator.networks import load_networks
 from jobs.measuring import ReconstructionMeasurement
 from modeling.pipeline import decode, encode, load_tokenizer, reconstruct_any_size
-from modeling.pretrained.references import open_model
+from modeling.pretrained.model_names import open_model
 from modeling.pretrained.text import TextEncoder, class_captions, load_text_encoder
 from modeling.tokenizers.base import Tokenizer
 from storage.files import save_png, write_text

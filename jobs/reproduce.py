@@ -28,7 +28,7 @@ from jobs.published import REFERENCE, conclude, family_measurement, family_of, r
 from jobs.sampling import SampleOptions, draw_samples
 from modeling.pipeline import load_tokenizer
 from modeling.pretrained.catalog import find_release
-from modeling.pretrained.references import open_model
+from modeling.pretrained.model_names import open_model
 from modeling.pretrained.release import Release, imagenet_classes
 from modeling.pretrained.text import class_captions, load_text_encoder
 from modeling.tokenizers.base import Tokenizer

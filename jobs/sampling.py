@@ -5,10 +5,10 @@ from dataclasses import dataclass, fields
 import torch
 
 from common.build import build_dataclass
-from common.captions import GRID_COLUMNS, GRID_ROWS, class_rows
 from common.config import option
 from common.console import Clock, banner, duration, say
 from common.distributed import is_main, world_size
+from common.image_rows import GRID_COLUMNS, GRID_ROWS, class_rows
 from common.launch import processes
 from compat.runs import translate_sampling
 from modeling.pipeline import find_classes, generate_into, load_image_model

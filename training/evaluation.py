@@ -16,7 +16,7 @@ from evaluator.evaluator import Evaluator
 from evaluator.metrics import METRICS, training_metrics
 from evaluator.networks import load_networks, network_of
 from evaluator.reference import Reference, open_reference
-from modeling.pretrained.perceptual import LPIPS_HEADS, VGG16, download
+from modeling.pretrained.perceptual_weights import LPIPS_HEADS, VGG16, download
 from modeling.sampling import draw, numbers_needed, sample_uniforms
 from modeling.tokenizers.base import Tokenizer
 

@@ -18,7 +18,7 @@ from modeling.factory import build_generator
 from modeling.generators import GENERATORS
 from modeling.generators.base import Generator
 from modeling.pretrained.loading import load_tokenizer, require_tokenizer
-from modeling.pretrained.references import reference_name
+from modeling.pretrained.model_names import shown_name
 from modeling.sampling import numbers_needed, settings_type
 from modeling.token_factors import TokenFactors
 from modeling.tokenizers.base import Tokenizer
@@ -192,18 +192,18 @@ def _open_data(run: GeneratorRun, device: torch.device) -> tuple[Tokenizer | Non
         tokens = _open_tokens(run, data.tokens, tokenizer)
         header = tokens.header
         if tokenizer is not None:
-            name = reference_name(data.tokenizer)
+            name = shown_name(data.tokenizer)
             require_tokenizer(tokenizer, header.weight_hash, what=data.tokens, tokenizer_name=name)
         sizes = (header.codebook_size, header.num_tokens, header.image_size)
         return tokenizer, TokenOrigin(tokens, *sizes, header.tokenizer, header.weight_hash)
     if not tokenizer.is_discrete:
-        name = reference_name(data.tokenizer)
+        name = shown_name(data.tokenizer)
         raise ConfigError(
             f"data.tokenizer={name} has a continuous bottleneck; generators learn discrete tokens"
         )
     images = build_images("data.images", data.images, tokenizer.image_size)
     sizes = (tokenizer.codebook_size, tokenizer.num_tokens, tokenizer.image_size)
-    return tokenizer, TokenOrigin(images, *sizes, reference_name(data.tokenizer), weight_hash(tokenizer))
+    return tokenizer, TokenOrigin(images, *sizes, shown_name(data.tokenizer), weight_hash(tokenizer))
 
 
 def _factored(
@@ -247,7 +247,7 @@ def _open_tokens(run: GeneratorRun, path: str, tokenizer: Tokenizer | None) -> T
     about = {key: run.generator.get(key) for key in ("codebook_size", "num_classes")}
     if tokenizer is not None:
         about |= {"codebook_size": tokenizer.codebook_size, "image_size": tokenizer.image_size}
-        about["tokenizer"] = reference_name(run.data.tokenizer)
+        about["tokenizer"] = shown_name(run.data.tokenizer)
     if run.data.factors is not None:  # the generator's codebook is of sub-tokens, files hold whole tokens
         about["codebook_size"] = equal_factors(run.data.factors).codebook_size
     return open_tokens(Path(path), **{key: value for key, value in about.items() if value is not None})

@@ -32,7 +32,7 @@ def _vq(codes: int, channels: int, unit: bool) -> dict[str, Any]:
     }
 
 
-QUANTIZERS = {
+TITOK_QUANTIZERS = {
     "vq4k": _vq(4096, 12, True),
     "vq8k": _vq(8192, 64, False),
     "vae": {"name": "vae", "code_dim": 16},
@@ -58,7 +58,7 @@ def _titok_section(sizes: str, tokens: int, quantizer: str, text: bool) -> dict[
         section |= {"text_length": 77, "text_width": 768}
     else:
         section["layout"] = "two_stage" if quantizer == "vq4k" else "single_stage"
-    return section | {"quantizer": dict(QUANTIZERS[quantizer])}
+    return section | {"quantizer": dict(TITOK_QUANTIZERS[quantizer])}
 
 
 def _titok(
@@ -66,7 +66,7 @@ def _titok(
 ) -> Release:
     """A TiTok, or with the Inception Score that is published for all of them, a TA-TiTok."""
     text, short = bool(published), f"{sizes}{tokens}"
-    codes = QUANTIZERS[quantizer].get("codebook_size")
+    codes = TITOK_QUANTIZERS[quantizer].get("codebook_size")
     if text:
         kind = "vae" if codes is None else "vq"
         name, manifest, hub = (

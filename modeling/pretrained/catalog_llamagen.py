@@ -64,27 +64,27 @@ def _gpt(size: str, pixels: int, scale: float, fid: float, parameters: int, file
         repo=LLAMAGEN,
         file=file,
         manifest={"b": "llamagen_gpt_b", "l": "llamagen_gpt_l"}.get(size),
-        layout="llamagen_gpt",
+        format="llamagen_gpt",
     )
 
 
 LLAMAGEN_FAMILY = (
     _vqgan(
         "taming-vqgan-f16", {"quantizer": _codes(256, False)}, 256, 76_073_859, 4.98,
-        file="vqgan_imagenet_f16_16384.ckpt", manifest="taming_vqgan_f16_16384", layout="taming",
+        file="vqgan_imagenet_f16_16384.ckpt", manifest="taming_vqgan_f16_16384", format="taming",
         origin="the table of pretrained models of github.com/CompVis/taming-transformers, where it is called last.ckpt",
     ),
     _vqgan(
         "llamagen-vq16", {"quantizer": _codes(8, True)}, 256, 71_883_403, 2.19,
-        repo=LLAMAGEN, file="vq_ds16_c2i.pt", manifest="llamagen_vq16", layout="llamagen_vq",
+        repo=LLAMAGEN, file="vq_ds16_c2i.pt", manifest="llamagen_vq16", format="llamagen_vq",
     ),
     _vqgan(
         "llamagen-vq16-384", {"quantizer": _codes(8, True), "image_size": 384}, 576, 71_883_403, 0.94,
-        repo=LLAMAGEN, file="vq_ds16_c2i.pt", manifest="llamagen_vq16", layout="llamagen_vq",
+        repo=LLAMAGEN, file="vq_ds16_c2i.pt", manifest="llamagen_vq16", format="llamagen_vq",
     ),
     _vqgan(
         "llamagen-vq8", {"multipliers": [1, 2, 2, 4], "quantizer": _codes(8, True)}, 1024, 70_109_835, 0.59,
-        repo=LLAMAGEN, file="vq_ds8_c2i.pt", manifest="llamagen_vq8", layout="llamagen_vq",
+        repo=LLAMAGEN, file="vq_ds8_c2i.pt", manifest="llamagen_vq8", format="llamagen_vq",
     ),
     _gpt("b", 256, 2.0, 5.46, 110_888_448, "c2i_B_256.pt"),
     _gpt("l", 256, 2.0, 3.80, 342_910_976, "c2i_L_256.pt"),

@@ -1,8 +1,8 @@
 """The catalog's entries of Open-MAGVIT2 (arXiv:2409.04410) and of IBQ (arXiv:2412.02692).
 
 Files of Open-MAGVIT2 have the names of the authors' release. The names that IBQ's files have there are not known here,
-so they are looked for under names of ours; of IBQ's tokenizers, the layout is known for 16384 codes, and other sizes
-are taken to differ in the codebook alone. A generator's tokenizer lies in the generator's file (see `magvit2_layouts`)
+so they are looked for under names of ours; of IBQ's tokenizers, the entries are known for 16384 codes, and other sizes
+are taken to differ in the codebook alone. A generator's tokenizer lies in the generator's file (see `magvit2_formats`)
 and has an entry of its own.
 """
 
@@ -69,7 +69,7 @@ def _magvit2(
         section=section,
         file=file,
         manifest=f"magvit2_tokenizer_{manifest}",
-        layout="magvit2",
+        format="magvit2",
         origin=ORIGIN,
     )
 
@@ -84,7 +84,7 @@ def _ibq(name: str, codes: int, metrics: dict[str, float]) -> Release:
         section=_ibq_section(codes),
         file=f"ibq_{name.replace('-', '_')}.ckpt",
         manifest="ibq_tokenizer_16384" if codes == 16_384 else None,
-        layout="magvit2",
+        format="magvit2",
         origin=f"{ORIGIN}, where it has another name",
     )
 
@@ -118,7 +118,7 @@ def _generator(
         sampling={"guidance_scale": scale, "guidance_power": 0.0, "temperature": temperature, **filters},
         tokenizer=f"{name}-tokenizer",
         manifest=name.replace("-", "_"),
-        layout="magvit2_generator",
+        format="magvit2_generator",
         **where,
     )
     tokenizer = _release(
@@ -129,7 +129,7 @@ def _generator(
         metrics={},
         section=first_stage.section,
         manifest=first_stage.manifest,
-        layout="magvit2_first_stage",
+        format="magvit2_first_stage",
         **where,
     )
     return generator, tokenizer

@@ -12,7 +12,7 @@ from torch import nn
 
 from common.config import one_line
 from modeling.pretrained.loading import load_files
-from modeling.pretrained.references import HUB_CONFIG, Reference, open_model
+from modeling.pretrained.model_names import HUB_CONFIG, ModelName, open_model
 from modeling.tokenizers.base import Tokenizer
 from storage.files import write_text
 from storage.weights import write_weights
@@ -26,7 +26,7 @@ def save_pretrained(module: nn.Module, folder: str | Path, **extra: Any) -> Path
     Args:
         module: made by `build_tokenizer` or `build_generator`, or loaded: it must know its section.
         extra: further sections of config.json. A generator's loaders use `sampling` (keywords of `generate`) and
-            `tokens` (`tokenizer`: a reference, `class_names`: a list).
+            `tokens` (`tokenizer`: as `load_tokenizer` takes it, `class_names`: a list).
 
     Returns:
         The folder.
@@ -51,9 +51,9 @@ def save_pretrained(module: nn.Module, folder: str | Path, **extra: Any) -> Path
     return folder
 
 
-def from_pretrained(reference: Reference, device: torch.device | str = "cpu") -> nn.Module:
+def from_pretrained(name: ModelName, device: torch.device | str = "cpu") -> nn.Module:
     """A tokenizer or a generator, whichever it is; arguments and errors as `load_tokenizer`."""
-    return load_files(open_model(reference), device)
+    return load_files(open_model(name), device)
 
 
 def push_to_hub(

@@ -14,11 +14,11 @@ from common.build import ConfigError
 from modeling.factory import build_generator, build_tokenizer
 from modeling.generators.base import Generator
 from modeling.pretrained.llamagen import adapt_llama, adapt_llamagen
-from modeling.pretrained.magvit2_layouts import MAGVIT2_LAYOUTS
+from modeling.pretrained.magvit2_formats import MAGVIT2_FORMATS
+from modeling.pretrained.model_names import ModelName, open_model
 from modeling.pretrained.nested_files import read_nested_weights
-from modeling.pretrained.references import Reference, open_model
 from modeling.pretrained.run_folder import ModelFiles
-from modeling.pretrained.vqgan_layouts import LAYOUTS
+from modeling.pretrained.vqgan_formats import VQGAN_FORMATS
 from modeling.tokenizers.base import Tokenizer
 from modeling.tokenizers.sub_tokens import SubTokenView
 from storage.weights import CheckpointError, load_weights, read_weights, weight_hash
@@ -30,28 +30,24 @@ BUILDERS: dict[str, Callable[[Mapping[str, Any]], nn.Module]] = {
 }
 
 
-def load_tokenizer(
-    reference: Reference, device: torch.device | str = "cpu", config: Config = None
-) -> Tokenizer:
+def load_tokenizer(name: ModelName, device: torch.device | str = "cpu", config: Config = None) -> Tokenizer:
     """A trained tokenizer in eval mode and without gradient.
 
     Args:
-        reference: a name such as "titok-l32", a run or checkpoint folder, a weight file, a Hub repository, ...: see
-            `modeling.pretrained.references`.
+        name: a name such as "titok-l32", a run or checkpoint folder, a weight file, a Hub repository, ...: see
+            `modeling.pretrained.model_names`.
         config: configuration of a weight file that has none beside it, of ours or of the original project.
 
     Raises:
         OSError: the folder, its configuration or its weights do not exist, or cannot be downloaded.
         ValueError: it holds another kind of model, or weights that are damaged or do not fit.
     """
-    return _load(open_model(reference, "tokenizer", config), "tokenizer", device)
+    return _load(open_model(name, "tokenizer", config), "tokenizer", device)
 
 
-def load_generator(
-    reference: Reference, device: torch.device | str = "cpu", config: Config = None
-) -> Generator:
+def load_generator(name: ModelName, device: torch.device | str = "cpu", config: Config = None) -> Generator:
     """A trained generator in eval mode and without gradient; arguments and errors as `load_tokenizer`."""
-    return _load(open_model(reference, "generator", config), "generator", device)
+    return _load(open_model(name, "generator", config), "generator", device)
 
 
 def load_files(files: ModelFiles, device: torch.device | str = "cpu") -> nn.Module:
@@ -62,26 +58,25 @@ def load_files(files: ModelFiles, device: torch.device | str = "cpu") -> nn.Modu
 def _load(files: ModelFiles, kind: str, device: torch.device | str) -> Any:
     section = files.section(kind)
     module = _allocate(BUILDERS[kind], section)
-    layout = files.layout or files.config.get("layout")
+    written = files.format or files.config.get("format")
     read: Callable[[Any], dict[str, torch.Tensor]] = read_weights
-    if layout is not None:
-        read = partial(_read_foreign, layout=_known_layout(layout, files), section=section)
+    if written is not None:
+        if not isinstance(written, str) or written not in FORMATS:
+            raise ConfigError(f"{files.name}: format={written!r} is unknown; choose {', '.join(FORMATS)}")
+        read = partial(_read_foreign, translate=FORMATS[written], section=section)
     load_weights(files.weights, module, files.drop, read)
     return module.to(device).eval().requires_grad_(False)
 
 
-# How files of other projects are read: their entries under our names. Keyword arguments are options of the section.
-FOREIGN = {**LAYOUTS, **MAGVIT2_LAYOUTS, "llamagen_gpt": adapt_llamagen, "llama": adapt_llama}
+# How weight files of other projects are read: their entries under our names. Keyword arguments are options of the
+# model's section.
+FORMATS = {**VQGAN_FORMATS, **MAGVIT2_FORMATS, "llamagen_gpt": adapt_llamagen, "llama": adapt_llama}
 
 
-def _known_layout(layout: object, files: ModelFiles) -> str:
-    if not isinstance(layout, str) or layout not in FOREIGN:
-        raise ConfigError(f"{files.name}: layout={layout!r} is unknown; choose {', '.join(FOREIGN)}")
-    return layout
-
-
-def _read_foreign(path: str | Path, layout: str, section: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    state, translate = read_nested_weights(path), FOREIGN[layout]
+def _read_foreign(
+    path: str | Path, translate: Callable[..., dict[str, torch.Tensor]], section: Mapping[str, Any]
+) -> dict[str, torch.Tensor]:
+    state = read_nested_weights(path)
     parameters = inspect.signature(translate).parameters.values()
     options = {p.name: section[p.name] for p in parameters if p.kind is p.KEYWORD_ONLY}
     try:
@@ -117,8 +112,8 @@ class ImageModel:
 
 
 def load_image_model(
-    generator: Reference,
-    tokenizer: Reference | None = None,
+    generator: ModelName,
+    tokenizer: ModelName | None = None,
     device: torch.device | str = "cpu",
     config: Config = None,
 ) -> ImageModel:

@@ -29,7 +29,7 @@ class Release:
         repo, file: Hub repository and file of the plain state dict.
         hub_repo: Hub repository with config.json and model.safetensors, if there is one.
         manifest: name of the list of state-dict entries that the tests compare with.
-        layout: key of `loading.FOREIGN` for a file whose entries have other names than ours, or that holds more
+        format: key of `loading.FORMATS` for a file whose entries have other names than ours, or that holds more
             than weights; `manifest` lists the names of the file.
         origin: where people get a file that is in no Hub repository.
         folder: run folder of a model that comes with this repository.
@@ -49,7 +49,7 @@ class Release:
     file: str | None = None
     hub_repo: str | None = None
     manifest: str | None = None
-    layout: str | None = None
+    format: str | None = None
     origin: str | None = None
     folder: str | None = None
 

@@ -34,14 +34,14 @@ class ModelFiles:
             `sampling`, `data`, and in `tokens` the tokenizer and the class names of a generator.
         weights: the weight file to load.
         drop: entries, with wildcards, that this file may hold and no model of ours needs.
-        layout: key of `loading.FOREIGN` if the file has other names than ours; see `catalog.Release`.
+        format: key of `loading.FORMATS` if the file has other names than ours; see `catalog.Release`.
     """
 
     name: str
     config: dict[str, Any]
     weights: Path
     drop: tuple[str, ...] = ()
-    layout: str | None = None
+    format: str | None = None
 
     @property
     def kind(self) -> str:

@@ -127,7 +127,7 @@ def load_teacher(
     """A teacher with trained weights.
 
     Args:
-        weights: local file of the network in the layout that timm reads, `.safetensors` or a state dict that torch
+        weights: local file of the network in the format that timm reads, `.safetensors` or a state dict that torch
             saved; None takes it from the Hugging Face cache, downloading it on first use.
         name, grid, project, input_size: see `build_teacher`.
         device: where to compute.

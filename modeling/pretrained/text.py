@@ -78,7 +78,7 @@ def load_text_encoder(weights: str | Path | None = None, device: torch.device | 
     """
     open_clip = _open_clip()
     path = Path(weights).expanduser() if weights is not None else _download()
-    # Two layouts exist: the text tower at the top level, beside `visual.`, or below `text.`.
+    # Two forms exist: the text tower at the top level, beside `visual.`, or below `text.`.
     state = {name.removeprefix("text."): tensor for name, tensor in read_weights(path).items()}
     tower = build_text_tower(**_sizes(state))
     _fill(tower, state, path)

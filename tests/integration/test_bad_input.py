@@ -325,10 +325,10 @@ def test_some_unreadable_images(refused, titok, image_folder, tmp_path):
 
 def test_weights_of_an_unknown_layout(refused, tiny_tokenizer_run, image_folder, tmp_path):
     foreign = shutil.copytree(tiny_tokenizer_run, tmp_path / "foreign")
-    write_yaml(foreign / "config.yaml", read_yaml(foreign / "config.yaml") | {"layout": "magvit"})
+    write_yaml(foreign / "config.yaml", read_yaml(foreign / "config.yaml") | {"format": "magvit"})
     images = f"input={next(image_folder.iterdir())}"
     said = refused("reconstruct", f"tokenizer={foreign}", f"output={tmp_path}/out", images)
-    assert "layout='magvit' is unknown; choose" in said and "magvit2_first_stage" in said
+    assert "format='magvit' is unknown; choose" in said and "magvit2_first_stage" in said
     assert not (tmp_path / "out").exists()
 
 

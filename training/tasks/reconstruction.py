@@ -9,7 +9,7 @@ from common.build import ConfigError
 from modeling.factory import build_discriminator
 from modeling.losses.perceptual import PerceptualLoss
 from modeling.pretrained.loading import load_tokenizer
-from modeling.pretrained.perceptual import find_perceptual
+from modeling.pretrained.perceptual_weights import find_perceptual
 from modeling.tokenizers.base import Tokenizer, TokenizerOutput
 from training.settings import OptimizerSettings
 from training.task import Batch, Phase, Scalars, StepContext

@@ -8,7 +8,7 @@ import torch
 from common.config import REPOSITORY
 from modeling.factory import build_generator, build_tokenizer
 from modeling.pretrained.catalog import RELEASES, find_release, release_of_file, release_of_section
-from modeling.pretrained.loading import FOREIGN, load_image_model
+from modeling.pretrained.loading import FORMATS, load_image_model
 from modeling.pretrained.release import imagenet_classes
 from modeling.sampling import settings_type
 from storage.weights import read_weights
@@ -27,7 +27,7 @@ def file_entries(release):
     tree = manifest(release.manifest)
     if "model" not in tree:
         return tree
-    if release.layout == "magvit2_first_stage":
+    if release.format == "magvit2_first_stage":
         return {f"first_stage_model.{name}": entry for name, entry in tree["model"].items()}
     return {**tree["model"], **tree["training_only"]}
 
@@ -36,12 +36,12 @@ def file_entries(release):
 def test_sections_build_the_released_layout(name):
     release = RELEASES[name]
     module = build(release)
-    if release.layout is None:
+    if release.format is None:
         assert_layout(module, release.manifest)
     elif release.manifest is not None:  # LlamaGen's largest generators differ from the others in sizes alone
         entries = file_entries(release).items()
         file = {name: torch.empty(shape, device="meta") for name, (shape, _) in entries}
-        adapted = FOREIGN[release.layout](file)
+        adapted = FORMATS[release.format](file)
         assert {k: v.shape for k, v in adapted.items()} == {
             k: v.shape for k, v in module.state_dict().items()
         }
@@ -59,7 +59,7 @@ def test_sections_build_the_released_layout(name):
     assert release_of_file(release.file, release.kind) is shared
     if release.kind == "tokenizer":  # the first of those with one design
         same = [r for r in RELEASES.values() if r.kind == "tokenizer" and r.section == release.section]
-        assert release_of_section(release.section) is same[0] and (same[0] is release or release.layout)
+        assert release_of_section(release.section) is same[0] and (same[0] is release or release.format)
     else:
         tokenizer = RELEASES[release.tokenizer]
         assert (tokenizer.tokens, tokenizer.bits_per_image) == (release.tokens, release.bits_per_image)

@@ -108,10 +108,10 @@ def test_a_llama_file_loads_by_its_layout(tmp_path):
     state, section = llama(107), {"name": "gpt", "codebook_size": 96, "num_classes": 10, "num_tokens": 24}
     section |= {"rope": "1d", "hidden_size": WIDTH, "depth": LAYERS, "num_heads": 4, "mlp_size": MLP}
     torch.save(state, tmp_path / "gpt.pth")
-    loaded = load_generator(tmp_path / "gpt.pth", config={"generator": section, "layout": "llama"})
+    loaded = load_generator(tmp_path / "gpt.pth", config={"generator": section, "format": "llama"})
     assert torch.equal(loaded.tok_embeddings.weight, state["model.embed_tokens.weight"][11:])
     with pytest.raises(ValueError, match=r"gpt.pth: entry 'model.embed_tokens.weight' has 107 rows"):
-        config = {"generator": section | {"codebook_size": 95}, "layout": "llama"}
+        config = {"generator": section | {"codebook_size": 95}, "format": "llama"}
         load_generator(tmp_path / "gpt.pth", config=config)
 
 

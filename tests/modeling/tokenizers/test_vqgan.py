@@ -6,7 +6,7 @@ import torch
 
 from modeling.factory import build_tokenizer
 from modeling.pretrained.catalog import RELEASES
-from modeling.pretrained.vqgan_layouts import LAYOUTS
+from modeling.pretrained.vqgan_formats import VQGAN_FORMATS
 from modeling.tokenizers import VQGAN
 from modeling.tokenizers.vqgan_parts import PixelDecoder
 from tests.parity import assert_close, assert_layout, fill_values, golden, manifest
@@ -54,7 +54,7 @@ def released(name: str) -> VQGAN:
         model = build_tokenizer(release.section)
     entries = manifest(release.manifest).items()
     state = {entry: fill_values(entry, torch.empty(shape)) for entry, (shape, _) in entries}
-    model.load_state_dict(LAYOUTS[release.layout](state), strict=True, assign=True)
+    model.load_state_dict(VQGAN_FORMATS[release.format](state), strict=True, assign=True)
     return model.eval()
 
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from modeling.pretrained.loading import load_tokenizer
-from modeling.pretrained.vqgan_layouts import from_beit
+from modeling.pretrained.vqgan_formats import from_beit
 from modeling.quantizers import QUANTIZERS
 from modeling.tokenizers.vqkd import VQKD, GridTransformer
 from tests.parity import assert_close, fill_module, fill_values, filled, golden, manifest, state_layout
@@ -89,7 +89,7 @@ def test_a_released_file_loads_without_what_it_holds_besides(tmp_path):
     torch.save({"model": state | extra, "epoch": 3}, tmp_path / "vqkd.pth")
     quantizer = {"name": "spherical_vq", "codebook_size": 16, "code_dim": 4}
     section = {"name": "vqkd", **SMALL, "quantizer": quantizer}
-    loaded = load_tokenizer(tmp_path / "vqkd.pth", config={"tokenizer": section, "layout": "beit_vqkd"})
+    loaded = load_tokenizer(tmp_path / "vqkd.pth", config={"tokenizer": section, "format": "beit_vqkd"})
     assert loaded.state_dict().keys() == state.keys()
     assert all(torch.equal(tensor, state[name]) for name, tensor in loaded.state_dict().items())
 

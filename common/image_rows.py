@@ -11,12 +11,12 @@ GRID_ROWS, GRID_COLUMNS, GRID_SIDE = 20, 8, 96
 _PAD = 2
 
 
-def captioned_rows(images: torch.Tensor, names: Sequence[str]) -> torch.Tensor:
+def named_rows(images: torch.Tensor, names: Sequence[str]) -> torch.Tensor:
     """Lay images out in one row per name, the name to the left of its row.
 
     Args:
         images: float [len(names) * columns, 3, S, S] in [0, 1], row by row.
-        names: captions of the rows.
+        names: of the rows.
 
     Returns:
         float [3, h, w].
@@ -46,4 +46,4 @@ def class_rows(image: Callable[[int], torch.Tensor], count: int, class_names: Se
     columns = min(GRID_COLUMNS, max(1, count // len(class_names)))
     indices = [row + k * len(class_names) for row in range(len(names)) for k in range(columns)]
     images = to_float(torch.stack([image(i) for i in indices]))
-    return captioned_rows(enlarge(images, max(1, GRID_SIDE // images.shape[-1])), names)
+    return named_rows(enlarge(images, max(1, GRID_SIDE // images.shape[-1])), names)

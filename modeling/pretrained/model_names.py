@@ -1,4 +1,4 @@
-"""One way to name a model, wherever it lies: `open_model` finds configuration and weights of a reference.
+"""What a model may be called, wherever it lies: `open_model` finds its configuration and weights.
 
     titok-l32                              a name of the catalog
     runs/titok, runs/titok/checkpoints/... a run or checkpoint folder (config.yaml), also one of the original project
@@ -32,7 +32,7 @@ from modeling.pretrained.release import Release, imagenet_classes
 from modeling.pretrained.run_folder import CONFIG, MODEL_SECTIONS, ModelFiles, newest_weights, open_run
 from storage.weights import weight_names
 
-Reference = str | Path | Mapping[str, Any]
+ModelName = str | Path | Mapping[str, Any]
 
 HUB_CONFIG = "config.json"
 LOCAL_FOLDERS = ("runs", "assets", "configs")
@@ -44,24 +44,24 @@ TEXT_ENTRY = "decoder.text_guidance_proj.weight"
 
 
 def open_model(
-    reference: Reference, kind: str | None = None, config: str | Path | Mapping[str, Any] | None = None
+    name: ModelName, kind: str | None = None, config: str | Path | Mapping[str, Any] | None = None
 ) -> ModelFiles:
     """Find configuration and weights of a model, downloading them if they are only on the Hub.
 
     Args:
-        reference: see the module's documentation.
+        name: see the module's documentation.
         kind: "tokenizer" or "generator" where a configuration describes both; None lets the weights decide.
         config: configuration of a local weight file or folder, of ours or of the original, where none lies beside it.
-            Its key `layout`, of `loading.FOREIGN`, says how to read a file of another project.
+            Its key `format`, of `loading.FORMATS`, says how to read a file of another project.
 
     Raises:
         FileNotFoundError: nothing is there under this name; the message says what was looked for.
         ConnectionError: it has to be downloaded and cannot be.
         ValueError: the configuration cannot be read, or is of another kind of model.
     """
-    if isinstance(reference, Mapping):
-        return _from_parts(reference)
-    name = str(reference)
+    if isinstance(name, Mapping):
+        return _from_parts(name)
+    name = str(name)
     path = _existing(name)
     if config is not None:
         if path is None:
@@ -88,9 +88,9 @@ def open_model(
     )
 
 
-def reference_name(reference: Reference) -> str:
-    """What people call a model that is named by a word, a path, or its parts."""
-    return str(reference["weights"] if isinstance(reference, Mapping) else reference)
+def shown_name(name: ModelName) -> str:
+    """A model's name as text: the word or path, or the weight file of one that is given by its parts."""
+    return str(name["weights"] if isinstance(name, Mapping) else name)
 
 
 def _existing(name: str) -> Path | None:
@@ -114,7 +114,7 @@ def _from_release(release: Release, kind: str | None) -> ModelFiles:
     if release.folder:
         found = open_run(REPOSITORY / release.folder)
         return ModelFiles(name=release.name, config=found.config, weights=found.weights)
-    return ModelFiles(release.name, release.config, release_weights(release), DROP, release.layout)
+    return ModelFiles(release.name, release.config, release_weights(release), DROP, release.format)
 
 
 def _from_parts(parts: Mapping[str, Any]) -> ModelFiles:
@@ -145,7 +145,7 @@ def _from_path(name: str, path: Path, kind: str | None) -> ModelFiles:
         if release is not None:
             if kind not in (None, release.kind):
                 raise ValueError(f"{name} is the file of a {release.kind} ({release.name}), not of a {kind}")
-            return ModelFiles(name, _with_own_tokenizer(release, path), path, DROP, release.layout)
+            return ModelFiles(name, _with_own_tokenizer(release, path), path, DROP, release.format)
     run = open_run(path)
     return _describe(name, run.weights, run.config, kind) if is_original(run.config) else run
 
@@ -228,7 +228,7 @@ def _describe(
     return ModelFiles(name, config, weights, DROP)
 
 
-def _tokenizer_of(tree: Mapping[str, Any], folder: Path) -> Reference | None:
+def _tokenizer_of(tree: Mapping[str, Any], folder: Path) -> ModelName | None:
     """The tokenizer of an original generator: its own weight file, else the released one of the same design."""
     if not isinstance(tree["model"].get("vq_model"), Mapping):
         return None
@@ -245,7 +245,7 @@ def _tokenizer_of(tree: Mapping[str, Any], folder: Path) -> Reference | None:
     return named if release is None else release.name
 
 
-def _origin(generator: Mapping[str, Any], tokenizer: Reference | None) -> dict[str, Any]:
+def _origin(generator: Mapping[str, Any], tokenizer: ModelName | None) -> dict[str, Any]:
     """Section `tokens` of a generator of the original: all of them that know classes know those of ImageNet."""
     names = imagenet_classes()
     origin = {"class_names": names} if generator.get("num_classes") == len(names) else {}

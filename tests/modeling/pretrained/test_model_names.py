@@ -14,7 +14,7 @@ from compat import models as original
 from modeling.pipeline import load_generator, load_image_model, load_tokenizer
 from modeling.pretrained import downloads
 from modeling.pretrained.catalog import RELEASES
-from modeling.pretrained.references import open_model
+from modeling.pretrained.model_names import open_model
 from modeling.pretrained.release import imagenet_classes
 from storage.files import write_yaml
 from storage.weights import CheckpointError

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from modeling.factory import build_tokenizer
-from modeling.pretrained.vqgan_layouts import from_llamagen, from_taming, from_understanding
+from modeling.pretrained.vqgan_formats import from_llamagen, from_taming, from_understanding
 from tests.parity import manifest
 
 STUDY = {

@@ -5,8 +5,8 @@ from urllib.error import URLError
 import pytest
 import torch
 
-from modeling.pretrained import perceptual
-from modeling.pretrained.perceptual import download, find_perceptual
+from modeling.pretrained import perceptual_weights
+from modeling.pretrained.perceptual_weights import download, find_perceptual
 
 OPTIONS = {"lpips_weight": 1.0, "convnext_weight": 0.1, "lpips_path": None, "convnext_path": None}
 
@@ -45,5 +45,5 @@ def test_downloads_are_checked_and_kept(monkeypatch, tmp_path):
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", fetch)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    first, second = download(perceptual.CONVNEXT_SMALL), download(perceptual.CONVNEXT_SMALL)
+    first, second = download(perceptual_weights.CONVNEXT_SMALL), download(perceptual_weights.CONVNEXT_SMALL)
     assert first == second and calls == ["0c510722"]

@@ -63,7 +63,7 @@ def _part(state: Mapping[str, torch.Tensor], prefix: str, *, beside: str) -> Sta
     return {n.removeprefix(prefix): tensor for n, tensor in state.items() if not n.startswith(beside)}
 
 
-MAGVIT2_LAYOUTS: dict[str, Callable[[Mapping[str, torch.Tensor]], State]] = {
+MAGVIT2_FORMATS: dict[str, Callable[[Mapping[str, torch.Tensor]], State]] = {
     "magvit2": from_magvit2_tokenizer,
     "magvit2_first_stage": from_magvit2_first_stage,
     "magvit2_generator": from_magvit2_generator,

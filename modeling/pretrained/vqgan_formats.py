@@ -131,7 +131,7 @@ def _as_convolution(tensor: torch.Tensor) -> torch.Tensor:
     return tensor[:, :, None, None] if tensor.ndim == 2 else tensor
 
 
-LAYOUTS: dict[str, Callable[[Mapping[str, torch.Tensor]], State]] = {
+VQGAN_FORMATS: dict[str, Callable[[Mapping[str, torch.Tensor]], State]] = {
     "taming": from_taming,
     "llamagen_vq": from_llamagen,
     "understanding": from_understanding,

@@ -16,7 +16,7 @@ from modeling.factory import build_generator, build_tokenizer
 from modeling.pipeline import generate, load_generator, load_image_model, load_tokenizer, save_pretrained
 from modeling.pretrained import catalog, downloads
 from modeling.pretrained.catalog import RELEASES
-from modeling.pretrained.magvit2_layouts import (
+from modeling.pretrained.magvit2_formats import (
     from_magvit2_first_stage,
     from_magvit2_generator,
     from_magvit2_tokenizer,
@@ -129,7 +129,7 @@ def shifted(state: State) -> dict[str, torch.Tensor]:
 def test_a_file_of_a_tokenizer_gives_averaged_weights_if_it_has_any(family, save, tmp_path) -> None:
     section = TOKENIZERS[family]
     raw = model_of(section).state_dict()
-    config = {"tokenizer": section, "layout": "magvit2"}
+    config = {"tokenizer": section, "format": "magvit2"}
     both = save(tmp_path / "both.ckpt", tokenizer_file(raw, shifted(raw)))
     same(load_tokenizer(both, config=config), shifted(raw))
     same(load_tokenizer({"weights": str(both), **config}), shifted(raw))
@@ -144,8 +144,8 @@ def test_a_file_of_a_generator_holds_its_tokenizer_as_well(family, save, tmp_pat
     generator = model_of(GENERATORS[family], build_generator).state_dict()
     tokenizer = model_of(TOKENIZERS[family]).state_dict()
     path = save(tmp_path / "last.ckpt", generator_file(generator, tokenizer))
-    first_stage = {"weights": str(path), "layout": "magvit2_first_stage", "tokenizer": TOKENIZERS[family]}
-    config = {**sections, "layout": "magvit2_generator", "tokens": {"tokenizer": first_stage}}
+    first_stage = {"weights": str(path), "format": "magvit2_first_stage", "tokenizer": TOKENIZERS[family]}
+    config = {**sections, "format": "magvit2_generator", "tokens": {"tokenizer": first_stage}}
     same(load_generator(path, config=config), generator)
     same(load_tokenizer(first_stage), tokenizer)
     model = load_image_model(path, config=config)
@@ -221,7 +221,7 @@ def test_parts_of_a_generator_file_are_told_apart_and_strangers_stay() -> None:
 
 def test_files_that_do_not_fit_are_named(save, tmp_path) -> None:
     raw = model_of(MAGVIT2).state_dict()
-    config = {"tokenizer": MAGVIT2, "layout": "magvit2"}
+    config = {"tokenizer": MAGVIT2, "format": "magvit2"}
     state = tokenizer_file(raw, shifted(raw))
     del state["model_ema.decoderconv_outbias"]
     path = save(tmp_path / "a.ckpt", state)
@@ -230,10 +230,10 @@ def test_files_that_do_not_fit_are_named(save, tmp_path) -> None:
     with pytest.raises(
         CheckpointError, match="'loss.discriminator.main.0.weight', which the configured model does"
     ):
-        load_tokenizer(path, config={**config, "layout": "magvit2_first_stage"})
-    for layout in ("magvit3", ["magvit2"]):
-        with pytest.raises(ConfigError, match="layout=.*magvit.* is unknown; choose .*magvit2_first_stage"):
-            load_tokenizer(path, config={**config, "layout": layout})
+        load_tokenizer(path, config={**config, "format": "magvit2_first_stage"})
+    for unknown in ("magvit3", ["magvit2"]):
+        with pytest.raises(ConfigError, match="format=.*magvit.* is unknown; choose .*magvit2_first_stage"):
+            load_tokenizer(path, config={**config, "format": unknown})
     with pytest.raises(CheckpointError):  # a training file is no plain weight file
         load_tokenizer(path, config={"tokenizer": MAGVIT2})
     without = save(tmp_path / "b.ckpt", {k: v for k, v in raw.items() if k != "decoder.conv_in.bias"})
