@@ -20,6 +20,9 @@ from typing import Any
 
 import torch
 
+from common.build import ConfigError
+from common.config import first_difference
+from common.console import warn
 from storage.files import WriteError, atomic_folder, write_json, write_yaml
 from storage.weights import CheckpointError, load_weights, write_weights
 
@@ -49,6 +52,31 @@ class CheckpointFolder:
     def path(self, step: int) -> Path:
         """Folder of the checkpoint at `step`."""
         return self.folder / f"{PREFIX}{step:08d}"
+
+    def require_same_run(self, step: int, now: Mapping[str, Any]) -> None:
+        """Refuse a checkpoint that another run has written; another global batch is a warning.
+
+        Args:
+            step: of the checkpoint.
+            now: what `save` would get as `info`.
+
+        Raises:
+            ConfigError: another model or another seed.
+        """
+        info, advice = self.load_info(step), "choose another experiment.output_dir"
+        if info["global_batch"] != now["global_batch"]:
+            was = info["global_batch"]
+            warn(f"the global batch was {was} and is now {now['global_batch']}; data order changes")
+        for section in info["identity"] | now["identity"]:
+            difference = first_difference(
+                info["identity"].get(section), now["identity"].get(section), section
+            )
+            if difference:
+                raise ConfigError(f"{self.path(step)} was trained with another model: {difference}; {advice}")
+        if info["seed"] != now["seed"]:
+            raise ConfigError(
+                f"experiment.seed={now['seed']}, but {self.folder.parent} was begun with {info['seed']}; {advice}"
+            )
 
     def save(
         self, step: int, states: Mapping[str, Mapping[str, torch.Tensor]], optimizers: Any, info: dict

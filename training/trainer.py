@@ -11,7 +11,6 @@ from torch import nn
 
 from common import distributed
 from common.build import ConfigError
-from common.config import first_difference
 from common.console import Clock, say, warn
 from common.images import to_float
 from data.loaders import train_loader
@@ -123,7 +122,7 @@ class Trainer:
     def _finished(self) -> bool:
         steps, result = self.checkpoints.steps(), self.folder / "model.safetensors"
         if steps:
-            self._check_same_run(self.checkpoints.load_info(steps[-1]), steps[-1])
+            self.checkpoints.require_same_run(steps[-1], self._info())
         elif result.is_file():
             raise ConfigError(f"{result} has no checkpoint beside it; choose another experiment.output_dir")
         return bool(steps) and steps[-1] >= self.training.max_steps and result.is_file()
@@ -167,22 +166,16 @@ class Trainer:
         """What a checkpoint holds one weights file each of."""
         return {**modules, **self.task.state, **({"ema": self.ema.module} if self.ema else {})}
 
-    def _check_same_run(self, info: dict, step: int) -> None:
-        if info["global_batch"] != self.training.global_batch:
-            now = self.training.global_batch
-            warn(f"the global batch was {info['global_batch']} and is now {now}; data order changes")
-        for section in IDENTITY_SECTIONS:
-            difference = first_difference(info["identity"].get(section), self.config.get(section), section)
-            if difference:
-                raise ConfigError(
-                    f"{self.checkpoints.path(step)} was trained with another model: {difference};"
-                    " choose another experiment.output_dir"
-                )
-        if info["seed"] != self.experiment.seed:
-            raise ConfigError(
-                f"experiment.seed={self.experiment.seed}, but {self.folder} was begun with {info['seed']};"
-                " choose another experiment.output_dir"
-            )
+    def _info(self) -> dict:
+        """What a checkpoint says about its run."""
+        identity = {s: self.config[s] for s in IDENTITY_SECTIONS if s in self.config}
+        batch = self.training.global_batch
+        return {
+            "seed": self.experiment.seed,
+            "global_batch": batch,
+            "identity": identity,
+            "config": self.config,
+        }
 
     # ---- one step ----------------------------------------------------------------------------------------------
 
@@ -328,13 +321,7 @@ class Trainer:
         optimizers = {n: optimizer_state(self.modules[n], o) for n, o in self.optimizers.items()}
         scaler = self.accelerator.scaler.state_dict() if self.accelerator.scaler is not None else None
         if distributed.is_main():
-            info = {
-                "seed": self.experiment.seed,
-                "global_batch": self.training.global_batch,
-                "identity": {s: self.config[s] for s in IDENTITY_SECTIONS if s in self.config},
-                "config": self.config,
-            }
-            self.checkpoints.save(step, states, {"optimizers": optimizers, "scaler": scaler}, info)
+            self.checkpoints.save(step, states, {"optimizers": optimizers, "scaler": scaler}, self._info())
         distributed.barrier()
 
     def _finish(self) -> None:

@@ -16,22 +16,16 @@ class KVCache:
         rows: sequences in the batch (R).
         num_heads: heads (H).
         length: positions per sequence.
-        head_dim: width of a head (d).
+        example: `[..., D]`, tells the width, the device and, unless autocast decides, the dtype.
+
+    Attributes:
         dtype: of queries, keys and values.
-        device: where they live.
     """
 
-    def __init__(
-        self,
-        *,
-        depth: int,
-        rows: int,
-        num_heads: int,
-        length: int,
-        head_dim: int,
-        dtype: torch.dtype,
-        device: torch.device,
-    ) -> None:
+    def __init__(self, *, depth: int, rows: int, num_heads: int, length: int, example: Tensor) -> None:
+        device, head_dim = example.device, example.shape[-1] // num_heads
+        autocast = torch.is_autocast_enabled(device.type)
+        self.dtype = dtype = torch.get_autocast_dtype(device.type) if autocast else example.dtype
         # On a CPU, one query against keys laid out [d, length] takes half to two thirds of the time of the fused
         # kernel, which is made for many queries. Only in float32: the fused one keeps its softmax in float32.
         self._keys_transposed = device.type == "cpu" and dtype == torch.float32

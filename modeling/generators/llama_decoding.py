@@ -84,16 +84,12 @@ class DecodeStack:
         self, steps: Sequence[BlockStep], rotation: Rotation, *, length: int, num_heads: int, example: Tensor
     ) -> None:
         self._steps, self._rotation = list(steps), rotation
-        device = example.device
-        autocast = torch.is_autocast_enabled(device.type)
         self._cache = KVCache(
             depth=len(self._steps),
             rows=example.shape[0],
             num_heads=num_heads,
             length=length,
-            head_dim=example.shape[1] // num_heads,
-            dtype=torch.get_autocast_dtype(device.type) if autocast else example.dtype,
-            device=device,
+            example=example,
         )
 
     def __call__(self, x: Tensor, position: int) -> Tensor:

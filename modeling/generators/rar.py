@@ -290,22 +290,18 @@ class RARDecodeSession(DecodeSession):
         self._labels = model.embed_labels(distinct)
         self._blocks = [_BlockStep(block, labels.shape[0]) for block in model.blocks]
         self._head_modulation = FrozenLinear(model.adaln_before_head.adaLN_modulation.linear)
-        count, device = model.num_tokens, self._labels.device
+        count = model.num_tokens
         # Row k: sequence position k + 1, which predicts token k.
         self._places = model.pos_embed[0, 1 : count + 1] + model.target_aware_pos_embed[0, 2 : count + 2]
-        autocast = torch.is_autocast_enabled(device.type)
-        dtype = torch.get_autocast_dtype(device.type) if autocast else self._labels.dtype
         self._cache = KVCache(
             depth=model.depth,
             rows=labels.shape[0],
             num_heads=model.num_heads,
             length=count + 1,
-            head_dim=model.hidden_size // model.num_heads,
-            dtype=dtype,
-            device=device,
+            example=self._labels,
         )
         values = (6 * model.depth + 2) * model.hidden_size * distinct.shape[0]
-        self._chunk = min(max(_MODULATION_BYTES // (values * dtype.itemsize), 1), count + 1)
+        self._chunk = min(max(_MODULATION_BYTES // (values * self._cache.dtype.itemsize), 1), count + 1)
         self._chunk_start = 0
         self._modulations: list[Tensor] = []
         self._position = 0
