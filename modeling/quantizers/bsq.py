@@ -15,31 +15,12 @@ class BSQ(LFQ):
     probability sigmoid(4 u_c / (T sqrt(bits))). Scores tau u e with an inverse temperature tau, as in the paper, make
     that sigmoid(2 tau u_c / sqrt(bits)), the same for tau = 2 / T. The entropy of the mean over tokens is exact here,
     where the paper approximates it by the product of the means of the bits.
-
-    Args:
-        bits, commitment_cost, entropy_weight, sample_entropy_weight, batch_entropy_weight, entropy_temperature: see
-            `LFQ`.
     """
 
-    def __init__(
-        self,
-        *,
-        bits: int = 18,
-        commitment_cost: float = 0.25,
-        entropy_weight: float = 0.1,
-        sample_entropy_weight: float = 1.0,
-        batch_entropy_weight: float = 1.0,
-        entropy_temperature: float = 0.01,
-    ) -> None:
-        super().__init__(
-            bits=bits,
-            commitment_cost=commitment_cost,
-            entropy_weight=entropy_weight,
-            sample_entropy_weight=sample_entropy_weight,
-            batch_entropy_weight=batch_entropy_weight,
-            entropy_temperature=entropy_temperature,
-        )
-        self.magnitude = bits**-0.5
+    @property
+    def magnitude(self) -> float:
+        """Value of a channel of a code, up to its sign."""
+        return self.code_dim**-0.5
 
     def normalize(self, latents: torch.Tensor) -> torch.Tensor:
         """Latents [B, bits, H, W] on the unit sphere, float32, with gradient."""

@@ -4,11 +4,13 @@ import torch
 from torch.nn import functional as F
 
 from common.distributed import all_reduce_sum
+from modeling.quantizers.base import CodebookUpdate
+from modeling.quantizers.kmeans import accumulate
 from modeling.quantizers.vq import VectorQuantizer
 
 
 class EMAVectorQuantizer(VectorQuantizer):
-    """Nearest-code bottleneck; the codebook gets no gradient, every training forward moves it.
+    """Nearest-code bottleneck; the codebook gets no gradient, `update_codebook` moves it.
 
     With n_k vectors of sum s_k for code k in the batch of all processes: N <- decay N + (1 - decay) n,
     S <- decay S + (1 - decay) s, e = S / N', where N' = (N + eps) / (sum N + K eps) sum N.
@@ -50,8 +52,7 @@ class EMAVectorQuantizer(VectorQuantizer):
             raise ValueError(
                 f"epsilon={epsilon} must be above 0 and initial_count={initial_count} at least 0"
             )
-        self.decay = decay
-        self.epsilon = epsilon
+        self.decay, self.epsilon, self.moves = decay, epsilon, True
         self.embedding.requires_grad_(False)
         self.register_buffer("cluster_size", torch.full((codebook_size,), float(initial_count)))
         self.register_buffer("embed_avg", self.embedding.weight.detach() * (initial_count or 1.0))
@@ -63,21 +64,20 @@ class EMAVectorQuantizer(VectorQuantizer):
         commitment = self.commitment_cost * F.mse_loss(vectors, codes.detach())
         return {"quantizer_loss": commitment, "commitment_loss": commitment}
 
-    @torch.no_grad()
-    def _update_codebook(self, features: torch.Tensor, tokens: torch.Tensor) -> None:
+    def _move(self, features: torch.Tensor, tokens: torch.Tensor) -> CodebookUpdate:
         """Move the averages and the codes."""
-        counts = torch.zeros_like(self.cluster_size).index_add_(
-            0, tokens, torch.ones_like(tokens, dtype=torch.float32)
-        )
-        sums = torch.zeros_like(self.embed_avg).index_add_(0, tokens, features.to(self.embed_avg.dtype))
+        sums, counts = torch.zeros_like(self.embed_avg), torch.zeros_like(self.cluster_size)
+        accumulate(features, tokens, sums, counts)
         both = all_reduce_sum(torch.cat([counts[:, None], sums], dim=1))  # one message instead of two
         self.cluster_size.lerp_(both[:, 0], 1.0 - self.decay)
         self.embed_avg.lerp_(both[:, 1:], 1.0 - self.decay)
         total = self.cluster_size.sum()
         smooth = (self.cluster_size + self.epsilon) / (total + self.codebook_size * self.epsilon) * total
         self.embedding.weight.copy_(self.embed_avg / smooth[:, None])
-        if self.revive_below > 0:
-            dead = self._restart_dead_codes(features, tokens)
-            self.cluster_size.copy_(torch.where(dead, total / self.codebook_size, self.cluster_size))
-            fresh = self.embedding.weight * self.cluster_size[:, None]
-            self.embed_avg.copy_(torch.where(dead[:, None], fresh, self.embed_avg))
+        if not self.revive_below:
+            return CodebookUpdate()
+        dead = self._restart_dead_codes(features, tokens)
+        self.cluster_size.copy_(torch.where(dead, total / self.codebook_size, self.cluster_size))
+        fresh = self.embedding.weight * self.cluster_size[:, None]
+        self.embed_avg.copy_(torch.where(dead[:, None], fresh, self.embed_avg))
+        return CodebookUpdate(revived=dead.sum())

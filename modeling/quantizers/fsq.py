@@ -41,36 +41,34 @@ class FSQ(Quantizer):
         if not saturation_cost >= 0:
             raise ValueError(f"saturation_cost={saturation_cost} must not be negative")
         self.saturation_cost = saturation_cost
-        self.levels = tuple(levels)
-        self.eps = eps
         self.codebook_size = math.prod(levels)
         self.code_dim = self.latent_channels = len(levels)
         self.bits_per_token = math.log2(self.codebook_size)
-        self._halves = [level // 2 for level in levels]
-        self._steps = [math.prod(levels[:channel]) for channel in range(len(levels))]
+        bounds = [(level - 1) * (1.0 - eps) / 2.0 for level in levels]
+        offsets = [0.0 if level % 2 else 0.5 for level in levels]
+        shifts = [math.atanh(offset / bound) for offset, bound in zip(offsets, bounds, strict=True)]
+        halves = [float(level // 2) for level in levels]
+        steps = [math.prod(levels[:channel]) for channel in range(len(levels))]
+        # Buffers, because a tensor made of a list in every forward would be a copy to the device each time.
+        for name, values in dict(bounds=bounds, offsets=offsets, shifts=shifts, halves=halves).items():
+            self.register_buffer(f"_{name}", torch.tensor(values).view(1, -1, 1, 1), persistent=False)
+        for name, integers in dict(steps=steps, levels=list(levels)).items():
+            self.register_buffer(f"_{name}", torch.tensor(integers)[:, None], persistent=False)
 
-    def forward(self, latents: torch.Tensor, noise: torch.Tensor | None = None) -> QuantizerOutput:
+    def forward(self, latents: torch.Tensor) -> QuantizerOutput:
         """Round every channel.
 
         Args:
             latents: [B, C, H, W].
-            noise: must be None; this bottleneck is deterministic.
 
         Returns:
             quantized [B, C, H, W], tokens [B, H * W], and no losses but, with a cost, `quantizer_loss` = cost
             mean(relu(|latents| - 1.5)^2).
-
-        Raises:
-            ValueError: if noise is given.
         """
-        if noise is not None:
-            raise ValueError(
-                "finite scalar quantization takes no noise; noise belongs to the Gaussian bottleneck"
-            )
         with torch.autocast(latents.device.type, enabled=False):
             bounded = self._bound(latents)
             rounded = bounded.detach().round()
-            quantized = (bounded + (rounded - bounded).detach()) / self._channels(self._halves, bounded)
+            quantized = (bounded + (rounded - bounded).detach()) / self._halves
             losses = {}
             if self.saturation_cost:
                 beyond = torch.relu(latents.float().abs() - _STEEP)
@@ -80,17 +78,12 @@ class FSQ(Quantizer):
     def normalize(self, latents: torch.Tensor) -> torch.Tensor:
         """Latents [B, C, H, W] bounded like the codes but not rounded, with gradient."""
         with torch.autocast(latents.device.type, enabled=False):
-            bounded = self._bound(latents)
-            return bounded / self._channels(self._halves, bounded)
+            return self._bound(latents) / self._halves
 
     def lookup(self, tokens: torch.Tensor) -> torch.Tensor:
         """Codes of tokens [B, N] as [B, C, 1, N], float32."""
-        steps, levels, halves = (
-            torch.tensor(values, device=tokens.device)[:, None]
-            for values in (self._steps, self.levels, self._halves)
-        )
-        digits = torch.div(tokens[:, None], steps, rounding_mode="floor") % levels
-        return ((digits - halves).float() / halves).unsqueeze(2)
+        digits = torch.div(tokens[:, None], self._steps, rounding_mode="floor") % self._levels
+        return (digits.unsqueeze(2) - self._halves) / self._halves
 
     @torch.no_grad()
     def encode(self, latents: torch.Tensor) -> torch.Tensor:
@@ -101,21 +94,8 @@ class FSQ(Quantizer):
     def _bound(self, latents: torch.Tensor) -> torch.Tensor:
         """Channels squeezed into the range of their levels, float32 (the paper's appendix A.1, which shifts by tan
         where atanh maps 0 to 0 exactly)."""
-        x = latents.float()
-        halves = [(level - 1) * (1.0 - self.eps) / 2.0 for level in self.levels]
-        offsets = [0.0 if level % 2 else 0.5 for level in self.levels]
-        shifts = [math.atanh(offset / half) for offset, half in zip(offsets, halves, strict=True)]
-        squeezed = torch.tanh(x + self._channels(shifts, x)) * self._channels(halves, x)
-        return squeezed - self._channels(offsets, x)
+        return torch.tanh(latents.float() + self._shifts) * self._bounds - self._offsets
 
     def _tokens(self, rounded: torch.Tensor) -> torch.Tensor:
         """[B, C, H, W] of whole numbers -> int64 [B, H * W], by integer arithmetic."""
-        steps = torch.tensor(self._steps, device=rounded.device)
-        halves = torch.tensor(self._halves, device=rounded.device)
-        digits = rounded.long().flatten(2).transpose(1, 2) + halves
-        return (digits * steps).sum(dim=-1)
-
-    @staticmethod
-    def _channels(values: Sequence[float], like: torch.Tensor) -> torch.Tensor:
-        """One value per channel, [1, C, 1, 1], float32 on the device of `like`."""
-        return torch.tensor(values, dtype=torch.float32, device=like.device).view(1, -1, 1, 1)
+        return ((rounded + self._halves).long().flatten(2) * self._steps).sum(dim=1)

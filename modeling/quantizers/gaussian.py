@@ -13,19 +13,18 @@ class GaussianQuantizer(Quantizer):
         code_dim: channels C of a sample; the encoder delivers 2C.
     """
 
+    codebook_size = bits_per_token = None
+
     def __init__(self, *, code_dim: int) -> None:
         super().__init__()
-        self.codebook_size = None
-        self.code_dim = code_dim
-        self.latent_channels = 2 * code_dim
-        self.bits_per_token = None
+        self.code_dim, self.latent_channels = code_dim, 2 * code_dim
 
     def forward(self, latents: torch.Tensor, noise: torch.Tensor | None = None) -> QuantizerOutput:
         """Sample in training or when noise is given, otherwise return the mode.
 
         Args:
             latents: [B, 2C, 1, N].
-            noise: standard normal [B, C, 1, N], or None.
+            noise: standard normal [B, C, 1, N], or None to draw it from the device's global generator.
 
         Returns:
             quantized [B, C, 1, N], no tokens, `kl_loss` = KL summed over tokens and channels, averaged over
@@ -33,9 +32,8 @@ class GaussianQuantizer(Quantizer):
         """
         posterior = DiagonalGaussian(latents)
         sampled = self.training or noise is not None
-        quantized = posterior.sample(noise) if sampled else posterior.mode()
         return QuantizerOutput(
-            quantized=quantized,
+            quantized=posterior.sample(noise) if sampled else posterior.mode(),
             tokens=None,
             losses={"kl_loss": posterior.kl().sum() / latents.shape[0]},
             posterior=posterior,

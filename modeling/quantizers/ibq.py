@@ -1,14 +1,12 @@
 """Index backpropagation quantization (arXiv:2412.02692): the choice of a code is differentiable, all codes learn."""
 
-import math
-
 import torch
 from torch import nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional as F
 
 from common.distributed import all_reduce_mean
-from modeling.quantizers.base import Quantizer, QuantizerOutput
+from modeling.quantizers.base import CodebookQuantizer
 
 GUARD = 1e-5  # inside the logarithm of the entropy of mean shares, as released
 
@@ -95,13 +93,18 @@ def choose_codes(
     return _Choice.apply(vectors, codes, temperature, rows)
 
 
-class IBQ(Quantizer):
+class IBQ(CodebookQuantizer):
     """Codes compete by inner product; the gradient of every choice reaches all of them, which keeps large codebooks
     in use (arXiv:2412.02692).
 
     Training with K codes and M latents takes three passes over the M x K scores, in slices of `chunk` of them; four
     tensors of that size are all that is ever in memory, apart from latents, codes and their gradients. Evaluation
     is a search for the largest product.
+
+    Losses, with v the latents, q the differentiable codes and h the hard ones: `commitment_loss` = mean((sg[h] -
+    v)^2), `codebook_loss` = mean((q - v)^2) + beta mean((h - sg[v])^2), with a weight `entropy_loss` = that weight
+    times (mean entropy - entropy of the mean over the latents of all processes), and `quantizer_loss` = the sum of
+    all three. In eval mode nothing is differentiable in the choice, and the entropy is left out.
 
     Args:
         codebook_size: number of codes K.
@@ -126,76 +129,37 @@ class IBQ(Quantizer):
         entropy_temperature: float = 0.01,
         chunk: int = 2**24,
     ) -> None:
-        super().__init__()
-        if entropy_temperature <= 0:
-            raise ValueError(f"entropy_temperature={entropy_temperature} must be above 0")
-        if min(codebook_size, code_dim, chunk) < 1:
+        super().__init__(codebook_size, code_dim)
+        if entropy_temperature <= 0 or chunk < 1:
             raise ValueError(
-                f"codebook_size={codebook_size}, code_dim={code_dim} and chunk={chunk} must be at least 1"
+                f"entropy_temperature={entropy_temperature} must be above 0, chunk={chunk} at least 1"
             )
-        self.codebook_size = codebook_size
-        self.code_dim = code_dim
-        self.latent_channels = code_dim
-        self.bits_per_token = math.log2(codebook_size)
         self.commitment_cost = commitment_cost
         self.entropy_weight, self.entropy_temperature = entropy_weight, entropy_temperature
         self.rows = max(1, chunk // codebook_size)
         self.embedding = nn.Embedding(codebook_size, code_dim)  # drawn from N(0, 1)
 
-    def forward(self, latents: torch.Tensor, noise: torch.Tensor | None = None) -> QuantizerOutput:
-        """Replace every latent by the code with the largest inner product.
-
-        Args:
-            latents: [B, C, H, W].
-            noise: must be None; this bottleneck is deterministic.
-
-        Returns:
-            quantized [B, C, H, W], tokens [B, H * W], losses with v the latents, q the differentiable codes and h the
-            hard ones: `commitment_loss` = mean((sg[h] - v)^2), `codebook_loss` = mean((q - v)^2) + beta mean((h -
-            sg[v])^2), with a weight `entropy_loss` = that weight times (mean entropy - entropy of the mean over the
-            latents of all processes), and `quantizer_loss` = the sum of all three. In eval mode nothing is
-            differentiable in the choice, and the entropy is left out.
-
-        Raises:
-            ValueError: if noise is given.
-        """
-        if noise is not None:
-            raise ValueError("IBQ takes no noise; noise belongs to the Gaussian bottleneck")
-        batch, _, height, width = latents.shape
-        with torch.autocast(latents.device.type, enabled=False):
-            vectors = self._vectors(latents)
-            if self.training:
-                temperature = self.entropy_temperature if self.entropy_weight else 0.0
-                chosen, tokens, entropy, shares = choose_codes(
-                    vectors, self.embedding.weight.float(), temperature=temperature, rows=self.rows
-                )
-                losses = self._losses(vectors, chosen, tokens)
-                if self.entropy_weight:
-                    losses["entropy_loss"] = self.entropy_weight * (entropy - entropy_of_mean(shares))
-                    losses["quantizer_loss"] = losses["quantizer_loss"] + losses["entropy_loss"]
-            else:
-                tokens = self._search(vectors)
-                chosen = self.embedding(tokens).float()
-                losses = self._losses(vectors, chosen, tokens)
-        return QuantizerOutput(
-            quantized=chosen.view(batch, height, width, -1).permute(0, 3, 1, 2),
-            tokens=tokens.view(batch, height * width),
-            losses=losses,
+    def _quantize(self, vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
+        if not self.training:
+            tokens = self._nearest(vectors)
+            chosen = self._select(tokens)
+            return chosen, tokens, self._losses(vectors, chosen, tokens)
+        temperature = self.entropy_temperature if self.entropy_weight else 0.0
+        chosen, tokens, entropy, shares = choose_codes(
+            vectors, self.embedding.weight.float(), temperature=temperature, rows=self.rows
         )
+        losses = self._losses(vectors, chosen, tokens)
+        if self.entropy_weight:
+            losses["entropy_loss"] = self.entropy_weight * (entropy - entropy_of_mean(shares))
+            losses["quantizer_loss"] = losses["quantizer_loss"] + losses["entropy_loss"]
+        return chosen, tokens, losses
 
-    def lookup(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Codes of tokens [B, N] as [B, C, 1, N]."""
-        return self.embedding(tokens).float().transpose(1, 2).unsqueeze(2)
-
-    @torch.no_grad()
-    def encode(self, latents: torch.Tensor) -> torch.Tensor:
-        """Tokens [B, H * W] of latents [B, C, H, W]."""
-        with torch.autocast(latents.device.type, enabled=False):
-            return self._search(self._vectors(latents)).view(latents.shape[0], -1)
+    def _select(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.embedding(tokens).float()
 
     @torch.no_grad()
-    def _search(self, vectors: torch.Tensor) -> torch.Tensor:
-        """Tokens [M] of latents [M, C], with `chunk` scores in memory."""
+    def _nearest(self, vectors: torch.Tensor) -> torch.Tensor:
+        """Tokens [M] of the largest products with latents [M, C], with `chunk` scores in memory."""
         codes = self.embedding.weight.float().t()
         parts = [(vectors[part] @ codes).argmax(dim=1) for part in _parts(len(vectors), self.rows)]
         return torch.cat(parts)
@@ -204,7 +168,7 @@ class IBQ(Quantizer):
         self, vectors: torch.Tensor, chosen: torch.Tensor, tokens: torch.Tensor
     ) -> dict[str, torch.Tensor]:
         """Distances of latents [M, C] and codes, differentiable [M, C] and hard (arXiv:2412.02692, section 3)."""
-        hard = self.embedding(tokens).float()
+        hard = self._select(tokens)
         commitment = F.mse_loss(vectors, hard.detach())
         codebook = F.mse_loss(chosen, vectors) + self.commitment_cost * F.mse_loss(hard, vectors.detach())
         return {
@@ -212,10 +176,6 @@ class IBQ(Quantizer):
             "commitment_loss": commitment,
             "codebook_loss": codebook,
         }
-
-    def _vectors(self, latents: torch.Tensor) -> torch.Tensor:
-        """Float32 rows [B * H * W, C] of latents [B, C, H, W]."""
-        return latents.float().permute(0, 2, 3, 1).reshape(-1, self.code_dim)
 
 
 def entropy_of_mean(shares: torch.Tensor) -> torch.Tensor:

@@ -50,12 +50,11 @@ class LFQ(Quantizer):
         self.sample_entropy_weight, self.batch_entropy_weight = sample_entropy_weight, batch_entropy_weight
         self.entropy_temperature = entropy_temperature
 
-    def forward(self, latents: torch.Tensor, noise: torch.Tensor | None = None) -> QuantizerOutput:
+    def forward(self, latents: torch.Tensor) -> QuantizerOutput:
         """Replace every channel by its sign.
 
         Args:
             latents: [B, bits, H, W].
-            noise: must be None; this bottleneck is deterministic.
 
         Returns:
             quantized [B, bits, H, W], tokens [B, H * W], losses with v the (normalised) latents and q the codes:
@@ -63,14 +62,7 @@ class LFQ(Quantizer):
             (sample_entropy_weight `per_sample_entropy` - batch_entropy_weight `batch_entropy`), both of these without
             gradient and in nats (see `bit_entropies`); `quantizer_loss` = the sum of the first two. In eval mode the
             entropies are left out: they take all processes, which need not do the same then.
-
-        Raises:
-            ValueError: if noise is given.
         """
-        if noise is not None:
-            raise ValueError(
-                "lookup-free quantization takes no noise; noise belongs to the Gaussian bottleneck"
-            )
         with torch.autocast(latents.device.type, enabled=False):
             vectors = self.normalize(latents)
             chosen = vectors.detach() > 0

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from modeling.layers.trainable import Trainable
-from modeling.quantizers.base import Quantizer, QuantizerOutput
+from modeling.quantizers.base import CodebookUpdate, Quantizer, QuantizerOutput
 from modeling.quantizers.posterior import DiagonalGaussian
 
 # Statistics of a codebook, which tokenizers of other options lack.
@@ -27,6 +27,7 @@ class TokenizerOutput:
         quantized: [B, C, 1, N] (2-D tokenizers: [B, C, h, w]), the input of the decoder.
         losses: unweighted scalars of the bottleneck.
         posterior: distribution of a variational bottleneck, else None.
+        latents: [B, latent_channels, h, w], what the bottleneck received, without gradient; None if it is frozen.
     """
 
     reconstructions: torch.Tensor
@@ -34,6 +35,7 @@ class TokenizerOutput:
     quantized: torch.Tensor
     losses: dict[str, torch.Tensor] = field(default_factory=dict)
     posterior: DiagonalGaussian | None = None
+    latents: torch.Tensor | None = None
 
 
 class Tokenizer(Trainable, ABC):
@@ -116,12 +118,12 @@ class Tokenizer(Trainable, ABC):
     def forward(
         self, images: torch.Tensor, noise: torch.Tensor | None = None, bypass: torch.Tensor | None = None
     ) -> TokenizerOutput:
-        """Encode, quantize and decode with gradient.
+        """Encode, quantize and decode with gradient; changes no state, in training mode either.
 
         Args:
             images: [B, 3, H, W] in [0, 1].
-            noise: standard normal [B, C, 1, N] for a variational bottleneck; None draws it in training mode and uses
-                the mode in eval mode.
+            noise: standard normal [B, C, 1, N] for a variational bottleneck, which no other takes; None draws it in
+                training mode and uses the mode in eval mode.
             bypass: bool [B]; where true, the decoder sees the latents as they are instead of their codes. A soft
                 start of the bottleneck: encoder and decoder learn to speak before codes carry the message. Not with
                 a frozen encoder.
@@ -130,23 +132,40 @@ class Tokenizer(Trainable, ABC):
     def _bottleneck(
         self, latents: torch.Tensor, noise: torch.Tensor | None, bypass: torch.Tensor | None
     ) -> QuantizerOutput:
-        if noise is not None:
-            noise = noise.reshape(*noise.shape[:2], *latents.shape[2:])
-        result = self.quantize(latents, noise)
+        options = {} if noise is None else {"noise": noise.reshape(*noise.shape[:2], *latents.shape[2:])}
+        result = self.quantize(latents, **options)
         if bypass is not None:
             exact = self.quantize.normalize(latents)
             result.quantized = torch.where(bypass[:, None, None, None], exact, result.quantized)
         return result
 
-    @staticmethod
-    def _output(reconstructions: torch.Tensor, result: QuantizerOutput) -> TokenizerOutput:
+    def _output(
+        self, reconstructions: torch.Tensor, result: QuantizerOutput, latents: torch.Tensor
+    ) -> TokenizerOutput:
         return TokenizerOutput(
             reconstructions=reconstructions,
             tokens=result.tokens,
             quantized=result.quantized,
             losses=result.losses,
             posterior=result.posterior,
+            latents=None if self.frozen_encoder else latents.detach(),
         )
+
+    @property
+    def codebook_started(self) -> bool:
+        """Whether the codes can be used; if not, `start_codebook` comes first. May wait for the device."""
+        return self.quantize.codebook_started
+
+    def start_codebook(self, output: TokenizerOutput) -> None:
+        """Put the codes on the latents of a forward pass; nothing happens to a frozen bottleneck."""
+        if output.latents is not None:
+            self.quantize.start_codebook(output.latents)
+
+    def update_codebook(self, output: TokenizerOutput) -> CodebookUpdate | None:
+        """Move the codes after a training forward and before its backward pass; see `Quantizer.update_codebook`."""
+        if output.latents is None:
+            return None
+        return self.quantize.update_codebook(output.latents, output.tokens)
 
     def copy_teacher(self, teacher: nn.Module) -> None:
         """Take over the weights that this tokenizer shares with its teacher; most share none."""

@@ -93,8 +93,9 @@ class ConvolutionalTokenizer(Tokenizer):
         self, images: torch.Tensor, noise: torch.Tensor | None = None, bypass: torch.Tensor | None = None
     ) -> TokenizerOutput:
         """Encode, quantize and decode with gradient; see `Tokenizer.forward`."""
-        result = self._bottleneck(self.encode_latents(images), noise, bypass)
-        return self._output(self.decode_latents(result.quantized), result)
+        latents = self.encode_latents(images)
+        result = self._bottleneck(latents, noise, bypass)
+        return self._output(self.decode_latents(result.quantized), result, latents)
 
 
 def _grid(shape: Sequence[int]) -> tuple[int, int]:

@@ -104,18 +104,13 @@ class FeatureTokenizer(Tokenizer):
     def forward(
         self, images: torch.Tensor, noise: torch.Tensor | None = None, bypass: torch.Tensor | None = None
     ) -> TokenizerOutput:
-        """Encode, quantize and decode with gradient; see `Tokenizer.forward`.
-
-        Raises:
-            ValueError: if noise is given; this tokenizer is deterministic.
-        """
-        if noise is not None:
-            raise ValueError(f"a {type(self).__name__} takes no noise")
+        """Encode, quantize and decode with gradient; see `Tokenizer.forward`."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen_encoder):
-            result = self._bottleneck(self.encode_latents(images), None, bypass)
+            latents = self.encode_latents(images)
+            result = self._bottleneck(latents, noise, bypass)
         if self.frozen_encoder:
             result.losses = {name: torch.zeros_like(loss) for name, loss in result.losses.items()}
-        return self._output(self._decoded(result.quantized), result)
+        return self._output(self._decoded(result.quantized), result, latents)
 
     def _decoded(self, quantized: torch.Tensor) -> torch.Tensor:
         if self.pixel_decoder is not None:

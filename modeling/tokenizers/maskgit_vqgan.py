@@ -3,7 +3,6 @@
 All convolutions use SAME padding; GroupNorm has 32 groups and eps 1e-6.
 """
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -11,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from modeling.layers.conv import SameConv2d
-from modeling.quantizers.base import Quantizer, QuantizerOutput
+from modeling.quantizers.base import CodebookQuantizer, QuantizerOutput
 from modeling.quantizers.vq import squared_distances
 from modeling.tokenizers.convolutional import ConvolutionalTokenizer
 
@@ -111,7 +110,7 @@ class VQGANDecoder(nn.Module):
         return self.conv_out(F.silu(self.norm_out(x)))
 
 
-class PixelCodebook(Quantizer):
+class PixelCodebook(CodebookQuantizer):
     """The VQGAN's codes: nearest-code look-up, and soft mixing for the second stage of TiTok.
 
     Args:
@@ -120,23 +119,16 @@ class PixelCodebook(Quantizer):
     """
 
     def __init__(self, *, codebook_size: int, code_dim: int) -> None:
-        super().__init__()
-        self.codebook_size, self.code_dim, self.latent_channels = codebook_size, code_dim, code_dim
-        self.bits_per_token = math.log2(codebook_size)
+        super().__init__(codebook_size, code_dim)
         self.embedding = nn.Embedding(codebook_size, code_dim)
         nn.init.uniform_(self.embedding.weight, -1.0 / codebook_size, 1.0 / codebook_size)
 
-    def forward(self, latents: torch.Tensor, noise: torch.Tensor | None = None) -> QuantizerOutput:
+    def forward(self, latents: torch.Tensor) -> QuantizerOutput:
         """Quantize latents [B, C, h, w] to the nearest codes (squared distance, float32), straight-through.
 
         In `quantizer_loss` = mean((sg[q] - h)^2) + 0.25 mean((q - sg[h])^2) the commitment factor multiplies
         the codebook term, unlike in `VectorQuantizer`.
-
-        Raises:
-            ValueError: if noise is given; these codes are deterministic.
         """
-        if noise is not None:
-            raise ValueError("a MaskGIT-VQGAN takes no noise")
         with torch.autocast(latents.device.type, enabled=False):
             latents = latents.float()
             tokens = self.encode(latents)
@@ -145,17 +137,12 @@ class PixelCodebook(Quantizer):
             quantized = latents + (codes - latents).detach()
         return QuantizerOutput(quantized=quantized, tokens=tokens, losses={"quantizer_loss": loss})
 
-    @torch.no_grad()
-    def encode(self, latents: torch.Tensor) -> torch.Tensor:
-        """Nearest codes int64 [B, h * w], row-major, of latents [B, C, h, w]."""
-        with torch.autocast(latents.device.type, enabled=False):
-            vectors = latents.float().permute(0, 2, 3, 1).flatten(0, 2)
-            tokens = squared_distances(vectors, self.embedding.weight.float()).argmin(dim=1)
-        return tokens.view(latents.shape[0], -1)
+    def _select(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.embedding(tokens).float()
 
-    def lookup(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Codes [B, C, 1, N] of tokens [B, N]."""
-        return self.embedding(tokens).transpose(1, 2).unsqueeze(2)
+    @torch.no_grad()
+    def _nearest(self, rows: torch.Tensor) -> torch.Tensor:
+        return squared_distances(rows, self.embedding.weight.float()).argmin(dim=1)
 
     def mix(self, logits: torch.Tensor) -> torch.Tensor:
         """Expected code under softmax(logits): [B, K, h, w] -> [B, C, h, w]; differentiable."""

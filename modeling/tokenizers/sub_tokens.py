@@ -111,6 +111,6 @@ class SubTokenView(Tokenizer):
         return self.tokenizer.decode(self.join(tokens), **options)
 
     def forward(self, images: torch.Tensor, **options: torch.Tensor) -> TokenizerOutput:
-        """That of the wrapped tokenizer, with sub-tokens."""
+        """That of the wrapped tokenizer, with sub-tokens; codes are not moved through a view."""
         result = self.tokenizer(images, **options)
-        return replace(result, tokens=self.split(result.tokens))
+        return replace(result, tokens=self.split(result.tokens), latents=None)

@@ -134,8 +134,9 @@ class TATiTok(LatentTokenizer):
             ValueError: text is missing or of another shape.
         """
         self._check_text(text, len(images))  # before the encoder runs for nothing
-        result = self._bottleneck(self.encode_latents(images), noise, bypass)
-        return self._output(self.decode_latents(result.quantized, text), result)
+        latents = self.encode_latents(images)
+        result = self._bottleneck(latents, noise, bypass)
+        return self._output(self.decode_latents(result.quantized, text), result, latents)
 
     def _check_text(self, text: torch.Tensor | None, batch: int) -> None:
         wanted = (batch, self.text_length, self.text_width)

@@ -159,10 +159,11 @@ class TiTok(LatentTokenizer):
     ) -> TokenizerOutput:
         """Encode, quantize and decode with gradient; see `Tokenizer.forward`."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen_encoder):
-            result = self._bottleneck(self.encode_latents(images), noise, bypass)
+            latents = self.encode_latents(images)
+            result = self._bottleneck(latents, noise, bypass)
         if self.frozen_encoder:
             result.losses = {name: torch.zeros_like(loss) for name, loss in result.losses.items()}
-        return self._output(self.decode_latents(result.quantized), result)
+        return self._output(self.decode_latents(result.quantized), result, latents)
 
     @torch.no_grad()
     def copy_teacher(self, teacher: nn.Module) -> None:

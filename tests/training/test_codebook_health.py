@@ -60,13 +60,13 @@ def test_quantizers_count_the_codes_they_move():
     latents = torch.randn(2, 4, 1, 6)
     clustering = VectorQuantizer(codebook_size=32, code_dim=4, online_clustering=True).train()
     tokens = clustering(latents).tokens
-    assert clustering.revived == 32 - len(tokens.unique()), "all codes that no token chose move"
+    update = clustering.update_codebook(latents, tokens)
+    assert update.revived == 32 - len(tokens.unique()), "all codes that no token chose move"
     restarting = VectorQuantizer(codebook_size=32, code_dim=4, revive_below=0.5).train()
-    moved = [restarting(latents) and int(restarting.revived) for _ in range(100)]
+    moved = [int(restarting.update_codebook(latents, restarting(latents).tokens).revived) for _ in range(100)]
     assert moved[0] == 0 and max(moved) >= 20, "unused codes fall under the limit together"
     plain = VectorQuantizer(codebook_size=32, code_dim=4).train()
-    plain(latents)
-    assert plain.revived is None
+    assert plain.update_codebook(latents, plain(latents).tokens) is None
 
 
 def test_a_training_log_holds_it(tmp_path, program):

@@ -85,7 +85,7 @@ class FeatureDistillationTask(TokenizerTask):
         total = distillation + quantizer
         scalars = {"total_loss": total, "feature_loss": distillation, **output.losses}
         scalars["quantizer_loss"] = quantizer
-        return total, scalars | self.codebook_scalars(output, context)
+        return total, scalars | self.move_codebook(output, context)
 
     def reconstruct(
         self, model: nn.Module, tokens: torch.Tensor, text: dict[str, torch.Tensor]
@@ -145,7 +145,7 @@ class CodebookFittingTask(FeatureDistillationTask):
         """The bottleneck's codebook term alone; nothing else is trained."""
         output = self.forward(batch, context)
         loss = output.losses["codebook_loss"]
-        return loss, {"total_loss": loss, "feature_loss": loss, **output.losses} | self.codebook_scalars(
+        return loss, {"total_loss": loss, "feature_loss": loss, **output.losses} | self.move_codebook(
             output, context
         )
 

@@ -87,7 +87,7 @@ class ProxyCodesTask(TokenizerTask):
         total, scalars = proxy_loss(output.reconstructions, codes, output.losses, weight)
         with torch.no_grad():
             correct = (output.reconstructions.argmax(dim=1).flatten(1) == codes).float().mean()
-        return total, {**scalars, "proxy_accuracy": correct} | self.codebook_scalars(output, context)
+        return total, {**scalars, "proxy_accuracy": correct} | self.move_codebook(output, context)
 
     def reconstruct(
         self, model: nn.Module, tokens: torch.Tensor, text: dict[str, torch.Tensor]

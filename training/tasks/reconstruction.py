@@ -111,7 +111,7 @@ class ReconstructionTask(TokenizerTask):
             context.step,
             last_layer=tokenizer.last_layer if self.loss.settings.adaptive_weight else None,
         )
-        return total, scalars | self.codebook_scalars(output, context)
+        return total, scalars | self.move_codebook(output, context)
 
     def discriminator_loss(self, batch: Batch, context: StepContext) -> tuple[torch.Tensor, Scalars]:
         """The discriminator's loss on the images and the reconstructions of this step's one forward pass."""

@@ -157,8 +157,11 @@ class TokenizerTask(Task):
             raise ConfigError(f"initialize={run.initialize}: {error}") from error
 
     def forward(self, batch: Batch, context: StepContext) -> TokenizerOutput:
-        """What the tokenizer makes of a training batch, with random numbers that belong to its examples."""
-        tokenizer = context.raw["model"]
+        """What the tokenizer makes of a training batch, with random numbers that belong to its examples.
+
+        In the first step a codebook that starts at latents does so before.
+        """
+        model, tokenizer = context.modules["model"], context.raw["model"]
         options = self.text_of(batch, self.class_names)
         if not tokenizer.is_discrete:
             shape = (tokenizer.quantize.code_dim, 1, tokenizer.num_tokens)
@@ -166,7 +169,10 @@ class TokenizerTask(Task):
         share = self.settings.quantized_share(context.step)
         if share < 1:
             options["bypass"] = (context.random.uniform("bypass") >= share).to(context.device)
-        return context.modules["model"](batch["images"], **options)
+        if context.step == 0 and not tokenizer.codebook_started:
+            with torch.no_grad():
+                tokenizer.start_codebook(model(batch["images"], **options))
+        return model(batch["images"], **options)
 
     @abstractmethod
     def reconstruct(
@@ -183,12 +189,16 @@ class TokenizerTask(Task):
             captions = class_captions([class_names[label] for label in batch["labels"].tolist()])
         return {"text": self.text.encode(captions)}
 
-    def codebook_scalars(self, output: TokenizerOutput, context: StepContext) -> Scalars:
-        """Health of the codebook after a training forward; nothing for a continuous tokenizer."""
+    def move_codebook(self, output: TokenizerOutput, context: StepContext) -> Scalars:
+        """Move the codes by what was just computed with them, before the backward pass of the same forward.
+
+        Returns:
+            Health of the codebook; nothing for a continuous tokenizer.
+        """
+        update = context.raw["model"].update_codebook(output)
         if self.health is None:
             return {}
-        revived = getattr(getattr(context.raw["model"], "quantize", None), "revived", None)
-        return self.health.update(output.tokens, revived)
+        return self.health.update(output.tokens, update.revived if update else None)
 
     def warnings(self, step: int, scalars: Mapping[str, float]) -> list[str]:
         """A collapse of the codebook."""

@@ -106,6 +106,8 @@ class TokenizerLoss(nn.Module):
     def __init__(self, settings: TokenizerLossSettings, perceptual: PerceptualLoss | None = None):
         super().__init__()
         self.settings = settings
+        # Once and in float32, so that no step makes a tensor of it and the quotient has the same bits.
+        self.variance = torch.tensor(settings.logvar_init).exp().item()
         self.perceptual = [perceptual]  # in a list: frozen weights stay out of the state dict
         self.lecam = (
             LeCam(decay=settings.lecam_ema_decay, form=settings.lecam_form)
@@ -159,8 +161,8 @@ class TokenizerLoss(nn.Module):
         total, scalars = pixel, {"reconstruction_loss": pixel}
         if "kl_loss" in bottleneck:
             scalars["kl_loss"] = settings.kl_weight * bottleneck["kl_loss"]
-            total = pixel / torch.exp(pixel.new_tensor(settings.logvar_init)) + scalars["kl_loss"]
-            scalars["reconstruction_loss"] = pixel / torch.exp(pixel.new_tensor(settings.logvar_init))
+            scalars["reconstruction_loss"] = pixel / self.variance
+            total = scalars["reconstruction_loss"] + scalars["kl_loss"]
         if "quantizer_loss" in bottleneck:
             codes = bottleneck["quantizer_loss"] + self.entropy_addition(bottleneck, step)
             scalars["quantizer_loss"] = settings.quantizer_weight * codes

@@ -94,5 +94,3 @@ def test_rejected_options() -> None:
             FSQ(levels=levels)
     with pytest.raises(ValueError, match="eps=0.5"):
         FSQ(levels=[5], eps=0.5)
-    with pytest.raises(ValueError, match="noise"):
-        FSQ(levels=[5])(torch.randn(1, 1, 1, 3), torch.randn(1, 1, 1, 3))

@@ -236,5 +236,3 @@ def test_two_processes_learn_like_one() -> None:
 def test_rejected_options(options: dict, named: str) -> None:
     with pytest.raises(ValueError, match=named):
         IBQ(**{"codebook_size": 4, "code_dim": 2, **options})
-    with pytest.raises(ValueError, match="noise"):
-        IBQ(codebook_size=4, code_dim=2)(torch.randn(1, 2, 1, 3), torch.randn(1, 2, 1, 3))

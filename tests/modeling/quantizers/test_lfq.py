@@ -140,5 +140,3 @@ def test_rejected_options() -> None:
             LFQ(bits=bits)
     with pytest.raises(ValueError, match="entropy_temperature=0.0 must be above 0"):
         BSQ(entropy_temperature=0.0)
-    with pytest.raises(ValueError, match="takes no noise"):
-        LFQ(bits=2)(torch.randn(1, 2, 1, 3), torch.randn(1, 2, 1, 3))

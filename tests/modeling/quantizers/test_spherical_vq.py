@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from modeling.quantizers.kmeans import kmeans
 from modeling.quantizers.spherical_vq import SphericalVectorQuantizer
 from tests.evaluator.processes import in_two_processes, needs_fork
+from tests.modeling.quantizers.steps import step
 from tests.parity import assert_close, golden
 
 
@@ -24,17 +25,17 @@ def test_three_updates_equal_the_reference():
     data = golden("ut_vqkd_ema")
     quantizer = make(*data["embedding_init"].shape, kmeans_iterations=0)
     quantizer.embedding.weight.copy_(torch.from_numpy(data["embedding_init"]))
-    for step in range(3):
-        x = torch.from_numpy(data[f"x{step}"]).requires_grad_()
-        output = quantizer(as_map(x))
-        assert (output.tokens[0].numpy() == data[f"indices{step}"]).all()
+    for i in range(3):
+        x = torch.from_numpy(data[f"x{i}"]).requires_grad_()
+        output = step(quantizer, as_map(x))
+        assert (output.tokens[0].numpy() == data[f"indices{i}"]).all()
         flat = output.quantized[0, :, 0].t()
-        assert_close(flat, data[f"zq_before{step}"], rtol=1e-4, atol=1e-5)
+        assert_close(flat, data[f"zq_before{i}"], rtol=1e-4, atol=1e-5)
         loss = output.losses["quantizer_loss"]
-        assert_close(loss, data[f"commit_loss_before{step}"], rtol=1e-4, atol=1e-5)
-        ((flat * torch.from_numpy(data[f"grad_out{step}"])).sum() + loss).backward()
-        assert_close(x.grad, data[f"grad_x_before{step}"], rtol=1e-4, atol=1e-5)
-        assert_close(quantizer.embedding.weight, data[f"embedding{step}"], rtol=1e-4, atol=1e-5)
+        assert_close(loss, data[f"commit_loss_before{i}"], rtol=1e-4, atol=1e-5)
+        ((flat * torch.from_numpy(data[f"grad_out{i}"])).sum() + loss).backward()
+        assert_close(x.grad, data[f"grad_x_before{i}"], rtol=1e-4, atol=1e-5)
+        assert_close(quantizer.embedding.weight, data[f"embedding{i}"], rtol=1e-4, atol=1e-5)
 
 
 def test_contract_of_a_quantizer():
@@ -46,18 +47,18 @@ def test_contract_of_a_quantizer():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(quantizer(latents).tokens, output.tokens)
     assert (quantizer.bits_per_token, quantizer.latent_channels, quantizer.codebook_size) == (3.0, 4, 8)
-    with pytest.raises(ValueError, match="takes no noise"):
-        quantizer(latents, torch.zeros(1))
 
 
-def test_only_training_forwards_move_codes():
-    quantizer = make().eval()
-    before, latents = quantizer.embedding.weight.clone(), torch.randn(3, 4, 2, 4)
-    quantizer(latents)
-    quantizer.train().encode(latents)
-    assert torch.equal(quantizer.embedding.weight, before) and not quantizer.embedding.initted
-    quantizer(latents)
-    assert not torch.equal(quantizer.embedding.weight, before) and quantizer.embedding.initted
+def test_a_start_forgets_the_codes_and_counts_as_one():
+    quantizer, latents = make(), torch.randn(3, 4, 2, 4)
+    assert not quantizer.codebook_started and make(kmeans_iterations=0).codebook_started
+    quantizer.start_codebook(latents)
+    assert quantizer.codebook_started
+    started = quantizer.embedding.weight.clone()
+    step(quantizer, torch.randn(3, 4, 2, 4))
+    assert not torch.equal(quantizer.embedding.weight, started)
+    quantizer.start_codebook(latents)
+    assert torch.equal(quantizer.embedding.weight, started)
 
 
 def test_first_batch_starts_the_codes_and_a_resumed_run_keeps_them():
@@ -65,14 +66,14 @@ def test_first_batch_starts_the_codes_and_a_resumed_run_keeps_them():
     latents = torch.randn(1, 4, 1, 64)
     quantizer = make(decay=0.0)  # with decay 0 the first update is one more iteration of k-means
     vectors = F.normalize(latents[0, :, 0].t(), dim=1)
-    quantizer(latents)
+    step(quantizer, latents)
     chosen = torch.randperm(64, generator=torch.Generator().manual_seed(0))[:8]
     torch.testing.assert_close(
         quantizer.embedding.weight.data, kmeans(vectors, vectors[chosen], iterations=11, metric="cosine")
     )
     resumed = make()
     resumed.load_state_dict(quantizer.state_dict())
-    resumed(latents)
+    step(resumed, latents)
     cosines = (resumed.embedding.weight * quantizer.embedding.weight).sum(dim=1)
     assert cosines.min() > 0.999  # moved by one update, not started anew
 
@@ -80,7 +81,7 @@ def test_first_batch_starts_the_codes_and_a_resumed_run_keeps_them():
 def test_a_small_first_batch_fills_the_first_codes():
     quantizer, latents = make(decay=0.99), torch.randn(1, 4, 1, 5)
     rest = quantizer.embedding.weight[5:].clone()
-    quantizer(latents)
+    step(quantizer, latents)
     vectors = F.normalize(latents[0, :, 0].t(), dim=1)
     torch.testing.assert_close(quantizer.embedding.weight[:5].data, vectors)
     torch.testing.assert_close(quantizer.embedding.weight[5:].data, rest.data)
@@ -98,12 +99,12 @@ def test_two_processes_equal_one(tmp_path):
     batches = torch.randn(3, 4, 4, 2, 8)  # three steps of four images
     alone = make()
     for batch in batches:
-        alone(batch)
+        step(alone, batch)
 
     def work(rank):
         quantizer = make()
         for batch in batches:
-            quantizer(batch[2 * rank : 2 * rank + 2])
+            step(quantizer, batch[2 * rank : 2 * rank + 2])
         torch.testing.assert_close(quantizer.embedding.weight.data, alone.embedding.weight.data)
 
     in_two_processes(work, tmp_path)

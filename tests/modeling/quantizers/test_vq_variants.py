@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from modeling.quantizers import VectorQuantizer
 from modeling.quantizers.entropy import entropy_loss
+from tests.modeling.quantizers.steps import step
 from tests.parity import assert_close, fill_values, golden
 
 
@@ -24,7 +25,7 @@ def test_one_clustering_step_equals_the_reference(distance: str, case: int) -> N
     data = {k.removesuffix(str(case)): v for k, v in arrays.items() if k.endswith(str(case))}
     quantizer = make(torch.from_numpy(data["embedding_before"]), distance=distance, online_clustering=True)
     quantizer.embed_prob.copy_(torch.from_numpy(data["probability_before"]))
-    output = quantizer(torch.from_numpy(data["x"]).t()[None, :, None])
+    output = step(quantizer, torch.from_numpy(data["x"]).t()[None, :, None])
     assert (output.tokens[0].numpy() == data["indices"]).all()
     assert_close(output.losses["quantizer_loss"], data["loss_before"], atol=1e-5, rtol=1e-4)
     assert_close(quantizer.embed_prob, data["probability_after"], atol=1e-5, rtol=1e-4)
@@ -71,7 +72,7 @@ def test_entropy_joins_the_quantizer_loss(clustering: bool) -> None:
     codebook, latents = torch.randn(12, 4), torch.randn(2, 4, 1, 6, requires_grad=True)
     options = dict(entropy_weight=0.3, entropy_temperature=0.5, online_clustering=clustering)
     quantizer = make(codebook, **options)
-    losses = quantizer(latents).losses
+    losses = step(quantizer, latents).losses
     vectors = latents.permute(0, 2, 3, 1).reshape(-1, 4)
     shares = F.softmax(-torch.cdist(vectors, codebook).square() / 0.5, dim=-1)
     spread = (shares.mean(0) * (shares.mean(0) + 1e-5).log()).sum()
