@@ -16,7 +16,7 @@ from training.checkpoint import CheckpointFolder
 from training.evaluation import ReconstructionEvaluator
 from training.settings import ExperimentSettings, ScheduleSettings, TrainingSettings
 from training.tasks import TOKENIZER_TASKS
-from training.tasks.tokenizer import LearningSettings, TokenizerSetup, find_text_encoder
+from training.tasks.tokenizer import LearningSettings, TokenizerSetup
 from training.trainer import Trainer
 
 
@@ -73,7 +73,6 @@ def train_tokenizer(run: TokenizerRun) -> None:
         batch_size=run.training.per_gpu_batch_size,
         num_workers=run.training.num_workers,
         evaluator=ReconstructionEvaluator(run.evaluation, accelerator.device),
-        text=find_text_encoder(run.text_encoder, tokenizer, accelerator.device),
         class_names=source.class_names,
     )
     Trainer(

@@ -10,10 +10,11 @@ from modeling.factory import build_discriminator
 from modeling.losses.perceptual import PerceptualLoss
 from modeling.pretrained.loading import load_tokenizer
 from modeling.pretrained.perceptual_weights import find_perceptual
+from modeling.pretrained.text import TextEncoder
 from modeling.tokenizers.base import Tokenizer, TokenizerOutput
 from training.settings import OptimizerSettings
 from training.task import Batch, Phase, Scalars, StepContext
-from training.tasks.tokenizer import LearningSettings, TokenizerSetup, TokenizerTask
+from training.tasks.tokenizer import LearningSettings, TokenizerSetup, TokenizerTask, find_text_encoder
 from training.tasks.tokenizer_loss import TokenizerLoss
 
 
@@ -25,6 +26,7 @@ class ReconstructionTask(TokenizerTask):
         discriminator: images [B, 3, H, W] to logits; None trains without adversarial term.
         perceptual: frozen feature comparison, or None.
         discriminator_optimizer: settings of its optimizer.
+        text: see `TokenizerTask`.
 
     Raises:
         ConfigError: adaptive loss weights with a tokenizer whose decoder is not convolutional.
@@ -37,8 +39,10 @@ class ReconstructionTask(TokenizerTask):
         discriminator: nn.Module | None,
         perceptual: PerceptualLoss | None,
         discriminator_optimizer: OptimizerSettings,
+        text: TextEncoder | None = None,
     ) -> None:
         super().__init__(setup)
+        self.text = text
         if setup.losses.adaptive_weight and setup.tokenizer.last_layer is None:
             raise ConfigError(
                 f"losses.adaptive_weight is for convolutional decoders, not for a {type(setup.tokenizer).__name__}"
@@ -63,6 +67,8 @@ class ReconstructionTask(TokenizerTask):
             if run.losses.perceptual_weight
             else None,
             discriminator_optimizer=replace(run.optimizer, learning_rate=rate, muon_learning_rate=None),
+            # After the discriminator: both draw random numbers, and the discriminator's belong to the run.
+            text=find_text_encoder(run.text_encoder, setup.tokenizer, device),
         )
 
     @classmethod

@@ -60,7 +60,6 @@ class TokenizerSetup:
         optimizer: settings of the tokenizer's optimizer.
         batch_size, num_workers: of the evaluation.
         evaluator: measures reconstructions of held-out images; None measures by the default settings.
-        text: encodes captions for a tokenizer that needs them; images without captions get one of their class.
         class_names: of the training images.
     """
 
@@ -71,12 +70,17 @@ class TokenizerSetup:
     batch_size: int
     num_workers: int = 0
     evaluator: ReconstructionEvaluator | None = None
-    text: TextEncoder | None = None
     class_names: Sequence[str] = ()
 
 
 class TokenizerTask(Task):
-    """Base of the tasks that train a tokenizer; `TOKENIZER_TASKS` holds one for every way to learn."""
+    """Base of the tasks that train a tokenizer; `TOKENIZER_TASKS` holds one for every way to learn.
+
+    Attributes:
+        text: encodes captions for a tokenizer that needs them; images without captions get one of their class.
+    """
+
+    text: TextEncoder | None = None
 
     def __init__(self, setup: TokenizerSetup) -> None:
         self.validation, self.batch_size, self.num_workers = (
@@ -84,7 +88,7 @@ class TokenizerTask(Task):
             setup.batch_size,
             setup.num_workers,
         )
-        self.evaluator, self.text, self.class_names = setup.evaluator, setup.text, setup.class_names
+        self.evaluator, self.class_names = setup.evaluator, setup.class_names
         self.settings = setup.losses
         self.modules: dict[str, nn.Module] = {"model": setup.tokenizer}
         self.optimizers = {"model": setup.optimizer}
