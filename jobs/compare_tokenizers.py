@@ -47,18 +47,18 @@ SMALL = [
 
 @dataclass(kw_only=True)
 class CompareOptions:
-    """Which tokenizers, on which images, at what expense."""
+    """What to compare, on which images, and how long to train."""
 
     tokenizers: list[str] = option(
-        [], "finished ones: names of released models, folders, files (docs/models.md)"
+        [], "trained tokenizers: names of released models, folders, files (docs/models.md)"
     )
     train: list[str] | None = option(
         None, "recipes to train first, in this order; null = configs/compare, or none if tokenizers are given"
     )
     output: str = option("runs/compare", "folder for everything")
-    steps: int | None = option(None, "of every tokenizer that is trained; null = as its recipe says")
+    steps: int | None = option(None, "training steps of every tokenizer; null = as its recipe says")
     gpt: str = option("configs/compare/gpt.yaml", "recipe of the generator")
-    gpt_steps: int | None = option(None, "of every generator; null = as its recipe says")
+    gpt_steps: int | None = option(None, "training steps of every generator; null = as its recipe says")
     data: ImageData = option(
         ImageData(
             train={"name": "openmoji", "skin_tones": False, "split": "train"},
@@ -67,18 +67,19 @@ class CompareOptions:
         "sections train (tokens to learn) and validation (what is measured)",
     )
     teacher_weights: str | None = option(
-        TRAINED_HERE, f"of recipes with a teacher: file, {TRAINED_HERE!r} (on labels), or null = from the Hub"
+        TRAINED_HERE,
+        f"for recipes with a teacher: a file, {TRAINED_HERE!r} (on labels), or null = from the Hub",
     )
     teacher_steps: int = option(
-        1500, "of a teacher that is trained here to classify the images of the recipe"
+        1500, "training steps of a teacher that learns here to classify the images of the recipe"
     )
     fit_iterations: int = option(10, "cluster: passes of k-means over the images")
-    num_samples: int = option(200, "drawn from every generator; gFID needs 50000")
-    seed: int = option(0, "of the samples")
-    batch_size: int = option(64)
-    num_workers: int = option(0, "loading processes of tokenizing and fitting")
+    num_samples: int = option(200, "samples per generator; gFID needs 50000")
+    seed: int = option(0, "random seed of the samples")
+    batch_size: int = option(64, "images per batch")
+    num_workers: int = option(0, "data loading processes for tokenizing and fitting")
     inception_weights: str | None = option(
-        None, "file; null = INCEPTION_WEIGHTS or torch's cache, else no FID"
+        None, "file; null = INCEPTION_WEIGHTS or torch's cache; no FID without one"
     )
     lpips_weights: list[str] | None = option(None, "files: VGG-16 trunk and linear heads; null = no LPIPS")
 
@@ -112,7 +113,7 @@ class CompareOptions:
 def teacher_file(
     options: CompareOptions, section: Mapping[str, Any], data: Mapping[str, Any]
 ) -> tuple[str | None, str]:
-    """Weights of a teacher, and how the table names it: those its section or the options name, or trained here."""
+    """Weights of a teacher and its name in the table; trained here unless its section or the options name a file."""
     name = section["name"]
     if section.get("weights") or options.teacher_weights != TRAINED_HERE:
         return section.get("weights") or options.teacher_weights, name
@@ -174,7 +175,7 @@ def images_of(section: Mapping[str, Any], tokenizer: Tokenizer) -> SourceImages:
 def measure(
     tokenizer: Tokenizer, options: CompareOptions, networks: Mapping[str, Any], device: torch.device
 ) -> dict[str, float]:
-    """Reconstructions of the held-out images, beside these, and the use of the codebook."""
+    """Measure reconstructions of the held-out images, and the use of the codebook."""
     stream = images_of(options.data.validation, tokenizer)
     evaluator = Evaluator(
         networks=networks,
@@ -217,7 +218,7 @@ def sample(
     networks: Mapping[str, Any],
     device: torch.device,
 ) -> dict[str, float]:
-    """Samples of a generator, and their distance to the training images where it can be measured."""
+    """Draw samples; returns their gFID to the training images, or nothing without Inception weights."""
     folder = options.folder / "samples" / name
     drawn = SampleOptions(
         generator=str(options.folder / "gpt" / name),
@@ -247,7 +248,7 @@ def sample(
 def row(
     options: CompareOptions, name: str, reference: str, notes: Mapping[str, Any], networks: Mapping[str, Any]
 ) -> dict[str, Any] | None:
-    """Everything about one tokenizer; None for one that makes no pixels yet."""
+    """The row of a tokenizer; None for one that does not predict pixels."""
     with processes() as device:
         tokenizer = load_tokenizer(reference, device)
         if not tokenizer.predicts_pixels:
@@ -287,7 +288,7 @@ def compare_tokenizers(options: CompareOptions) -> None:
         notes = train(options, recipe) if recipe else {}
         values = row(options, name, reference or str(options.run_folder(name)), notes, networks)
         if values is None:
-            say(f"{name} makes no pixels: a first stage, which gets no row")
+            say(f"{name} does not predict pixels: a first stage gets no row")
             continue
         rows.append(values)
         # After every tokenizer, so that an interrupted comparison has the rows so far.
@@ -295,7 +296,7 @@ def compare_tokenizers(options: CompareOptions) -> None:
         write_text(options.folder / "comparison.md", markdown_table(rows))
         draw_comparison(rows, options.folder / "comparison.png")
     if not rows:
-        raise ValueError("none of the tokenizers makes pixels; nothing can be compared")
+        raise ValueError("none of the tokenizers predicts pixels; there is nothing to compare")
     say(f"\n{markdown_table(rows)}")
     say(
         f"{len(rows)} tokenizers in {duration(clock.lap())}; see {options.folder}/comparison.md, .json and .png"

@@ -1,4 +1,4 @@
-"""A model from wherever it is as config.json and model.safetensors."""
+"""Any model as a folder with config.json and model.safetensors."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -13,12 +13,14 @@ from storage.weights import weight_hash
 
 @dataclass(kw_only=True)
 class ConvertCheckpointOptions:
-    """Which model, and where to."""
+    """Which model to convert."""
 
     input: str | dict = option(help="released name, folder, weight file, Hub repository")
     output: str = option(help="folder for config.json and model.safetensors")
-    original: str | None = option(None, "YAML or JSON that describes a weight file without one beside it")
-    kind: Literal["tokenizer", "generator"] | None = option(None, "null = what the weights are")
+    original: str | None = option(
+        None, "YAML or JSON file that describes a weight file, if none lies beside it"
+    )
+    kind: Literal["tokenizer", "generator"] | None = option(None, "null = as the weights tell")
 
 
 def convert_checkpoint(options: ConvertCheckpointOptions) -> None:

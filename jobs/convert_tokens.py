@@ -11,18 +11,18 @@ from data.token_memmap import TokenHeader, TokenMemmap
 
 @dataclass(kw_only=True)
 class ConvertTokensOptions:
-    """What to convert into what; everything after `overwrite` is for importing."""
+    """What to convert into what; options after `overwrite` are for importing."""
 
     input: str = option(help=".jsonl, .tokens, or a folder of array pairs")
     output: str = option(help=".tokens, .jsonl, or a folder")
-    overwrite: bool = option(False, "replace a file of other content")
-    codebook_size: int | None = option(None, "tokens are in 0..codebook_size-1; required")
+    overwrite: bool = option(False, "replace a file that holds other tokens")
+    codebook_size: int | None = option(None, "tokens are in 0..codebook_size-1; required to import")
     crops: int | None = option(None, "lines per image; null = 10 if every ten lines share a class, else 1")
     num_classes: int = option(1000, "classes are in 0..num_classes-1")
     tokenizer: str = option("unknown", "name or folder of the tokenizer that made the tokens")
-    weight_hash: str = option("", "of its weights; empty = unknown")
-    image_size: int | None = option(None, "side of the images it saw; null = as in the folder's name, or 256")
-    num_images: int | None = option(None, "saves counting lines")
+    weight_hash: str = option("", "hash of its weights; empty = unknown")
+    image_size: int | None = option(None, "side of its images; null = as in the folder's name, or 256")
+    num_images: int | None = option(None, "number of images, to skip counting lines")
 
 
 def kind(path: Path) -> str:
@@ -39,7 +39,7 @@ def kind(path: Path) -> str:
 
 
 def convert(options: ConvertTokensOptions, source: Path, output: Path) -> TokenHeader:
-    """Do it.
+    """Convert `source` into `output`; returns the header of the token file.
 
     Raises:
         ValueError: neither or both are token files, or codebook_size is missing; see also `data.token_exchange`.
@@ -54,7 +54,7 @@ def convert(options: ConvertTokensOptions, source: Path, output: Path) -> TokenH
             f"input={options.input} and output={options.output}: one of them, and not both, must be a .tokens file"
         )
     if options.codebook_size is None:
-        raise ValueError(f"codebook_size must be given: {source} does not say it")
+        raise ValueError(f"codebook_size must be given: {source} does not hold it")
     keys = ("codebook_size", "crops", "num_classes", "tokenizer", "weight_hash", "image_size", "num_images")
     settings = ImportOptions(**{key: getattr(options, key) for key in keys})
     load = import_jsonl if kinds[0] == "jsonl" else import_npy
@@ -62,7 +62,7 @@ def convert(options: ConvertTokensOptions, source: Path, output: Path) -> TokenH
 
 
 def convert_tokens(options: ConvertTokensOptions) -> None:
-    """Convert, and say what came out."""
+    """Convert a file or folder and print what it holds."""
     source, output = find_file(options.input, "input"), Path(options.output).expanduser()
     before = output.stat().st_mtime_ns if output.is_file() else None
     banner("Converting tokens", {"input": source, "output": output})

@@ -25,11 +25,10 @@ from evaluator.networks import Weights, extractor_facts, load_networks
 from evaluator.protocol import PROTOCOLS
 from evaluator.provenance import image_facts, network_warnings, sampler_facts, warnings_about
 from evaluator.reference import Reference, image_reference, open_reference, write_reference
-from jobs.measuring import ReconstructionMeasurement, batches, found, pass_through
+from jobs.measuring import ReconstructionMeasurement, batches, found, pass_through, tokenizer_facts
 from modeling.pipeline import load_tokenizer
 from modeling.tokenizers.base import Tokenizer
 from storage.files import write_text
-from storage.weights import weight_hash
 
 
 @dataclass(kw_only=True)
@@ -210,12 +209,7 @@ class Run:
         facts: dict[str, Any] = {"samples": image_facts(self.samples), "crop": self.crop}
         facts["sampler"] = sampler_facts(found(self.options.samples))
         if self.tokenizer is not None:
-            facts["tokenizer"] = {
-                "name": self.options.tokenizer,
-                "weight_hash": weight_hash(self.tokenizer),
-                "tokens_per_image": self.tokenizer.num_tokens,
-                "bits_per_image": self.tokenizer.bits_per_image,
-            }
+            facts["tokenizer"] = tokenizer_facts(self.options.tokenizer, self.tokenizer)
         if self.reference is not None:
             facts["reference"] = self.reference.facts()
         elif self.tokenizer is not None:

@@ -27,20 +27,20 @@ PROGRESS, RESULT = "centroids.safetensors", "model.safetensors"
 
 @dataclass(kw_only=True)
 class FitOptions:
-    """Whose features of which images become how many codes."""
+    """Which features of which images to cluster, into how many codes."""
 
-    teacher: dict = option(help="section: name (of timm), weights, grid, project, input_size")
-    data: dict = option(help="section like data.train of a run; random augmentation is off")
+    teacher: dict = option(help="section of a network: name (in timm), weights, grid, project, input_size")
+    data: dict = option(help="data set section; random augmentation is off")
     output: str = option(help="run folder to write")
     image_size: int = option(256, "side of the images that the tokenizer takes")
     codebook_size: int = option(8192, "number of codes")
     metric: Literal["cosine", "euclidean"] = option("cosine", "cosine: unit features and codes")
-    iterations: int = option(20, "passes over the images; it stops early when nothing changes")
-    images: int = option(0, "that many images, evenly chosen; 0 = all")
-    seed: int = option(42, "fixes the features that k-means starts from")
+    iterations: int = option(20, "passes over the images; fewer if the codes stop moving")
+    images: int = option(0, "number of images to use, evenly chosen; 0 = all")
+    seed: int = option(42, "random seed of the features that k-means starts from")
     batch_size: int = option(64, "images per process and batch")
-    num_workers: int = option(4, "loading processes per process")
-    max_skipped: float = option(0.01, "share of unreadable images at which the job stops")
+    num_workers: int = option(4, "data loading processes per process")
+    max_skipped: float = option(0.01, "the job stops when a larger share of the images cannot be read")
 
     def __post_init__(self) -> None:
         for key, least in (("codebook_size", 1), ("iterations", 1), ("batch_size", 1), ("images", 0)):
@@ -137,7 +137,7 @@ def write_run(
 
 
 def fit_codebook(options: FitOptions) -> None:
-    """Fit what is not fitted yet, and write the tokenizer."""
+    """Fit the codebook from the last complete iteration on, and write the tokenizer."""
     with processes() as device:
         output, clock = Path(options.output), Clock()
         section = check_options("teacher", load_teacher, options.teacher, runtime=("device",))
@@ -169,7 +169,7 @@ def fit_codebook(options: FitOptions) -> None:
         centroids, measured = fit(clustering, options.iterations, settings, output)
         empty = 1 - measured["codebook_usage"]
         if empty > 0:
-            warn(f"{empty:.1%} of the codes stand for no feature; more images or fewer codes would use them")
+            warn(f"{empty:.1%} of the codes are not used; use more images or fewer codes")
         if distributed.is_main():
             tokenizer = write_run(output, teacher, centroids, options, settings, measured)
             say(

@@ -17,6 +17,7 @@ from evaluator.float_rfid import FloatRFID
 from evaluator.image_stream import ImageBatch, ImageStream, digest_lines
 from modeling.pipeline import decode, encode
 from modeling.tokenizers.base import Tokenizer
+from storage.weights import weight_hash
 
 
 def found(path: str) -> str:
@@ -43,6 +44,19 @@ def pass_through(
     """Give this process's share of the images, with their positions, to `update`."""
     for batch in batches(stream, batch_size, title):
         update(*batch)
+
+
+def tokenizer_facts(name: str, tokenizer: Tokenizer, image_size: int | None = None) -> dict[str, Any]:
+    """Name and weights of a tokenizer for a result, and what it makes of an image of its own or another size."""
+    # Convolutional tokenizers alone take other sizes; they make as many more tokens as there are pixels.
+    share = 1 if image_size is None else (image_size / tokenizer.image_size) ** 2
+    bits = tokenizer.bits_per_image
+    return {
+        "name": name,
+        "weight_hash": weight_hash(tokenizer),
+        "tokens_per_image": round(tokenizer.num_tokens * share),
+        "bits_per_image": None if bits is None else bits * share,
+    }
 
 
 class SourceImages(ImageStream):

@@ -28,17 +28,17 @@ NUM_CROPS = {"plain": 1, "flip": 2, "ten_crop": 10}
 
 @dataclass(kw_only=True)
 class PretokenizeOptions:
-    """Which images, through which tokenizer, into which file."""
+    """Which images to tokenize, with which tokenizer."""
 
     tokenizer: str | dict = option(help="name of a released model, folder, or file (docs/models.md)")
     output: str = option(help="token file to write")
-    data: dict | None = option(None, "section like data.train of a run; null = that of the tokenizer's run")
-    split: Literal["train", "validation"] = option("train", "of the tokenizer's run")
-    crops: Literal["plain", "flip", "ten_crop"] = option("plain", "versions of every image")
-    batch_size: int = option(64, "images per process and batch; every one counts once per crop")
-    num_workers: int = option(4, "loading processes per process")
-    max_skipped: float = option(0.01, "share of unreadable images at which the job stops")
-    overwrite: bool = option(False, "replace a file of other tokens")
+    data: dict | None = option(None, "data set section; null = that of the tokenizer's run")
+    split: Literal["train", "validation"] = option("train", "which data set of the tokenizer's run")
+    crops: Literal["plain", "flip", "ten_crop"] = option("plain", "stored versions of every image")
+    batch_size: int = option(64, "images per process and batch, each with all its crops")
+    num_workers: int = option(4, "data loading processes per process")
+    max_skipped: float = option(0.01, "the job stops when a larger share of the images cannot be read")
+    overwrite: bool = option(False, "replace a file that holds other tokens")
 
 
 def make_crops(images: torch.Tensor, crops: str, image_size: int) -> torch.Tensor:
@@ -51,7 +51,7 @@ def make_crops(images: torch.Tensor, crops: str, image_size: int) -> torch.Tenso
 def open_source(options: PretokenizeOptions, image_size: int) -> Source:
     """The images, large enough for the crops."""
     side = ten_crop_side(image_size) if options.crops == "ten_crop" else image_size
-    # The transform of choice for tokens that generators train on; a data section may name another.
+    # ADM's crop is the usual one for tokens that generators train on; a data section may name another.
     section = options.data or {}
     resize = {
         "resize": section.get("resize", "adm"),
@@ -62,7 +62,7 @@ def open_source(options: PretokenizeOptions, image_size: int) -> Source:
 
 
 def is_done(output: Path, header: TokenHeader, source: Source, overwrite: bool) -> bool:
-    """Whether the file is there already.
+    """Whether the file holds these tokens already.
 
     Raises:
         ValueError: the file holds other tokens, and `overwrite` does not allow to replace it.
@@ -75,7 +75,7 @@ def is_done(output: Path, header: TokenHeader, source: Source, overwrite: bool) 
         if overwrite:
             return False
         raise
-    # A tokenizer may have been moved; its weights say who it is.
+    # A tokenizer may have been moved, so it is its weights that are compared.
     old, new = asdict(found.header) | {"tokenizer": ""}, asdict(header) | {"tokenizer": ""}
     other = differences(old, new)
     if not other and len(found) == len(source) and not np.array_equal(found.labels, source.labels):
@@ -115,7 +115,7 @@ def tokenize(
 
 
 def pretokenize(options: PretokenizeOptions) -> None:
-    """Tokenize what is missing, name the file, and say what is in it."""
+    """Write the token file, or the rows that it lacks."""
     with processes() as device:
         tokenizer = load_tokenizer(options.tokenizer, device)
         if tokenizer.codebook_size is None:
@@ -149,7 +149,7 @@ def pretokenize(options: PretokenizeOptions) -> None:
 def report(
     header: TokenHeader, missing: int, measured: dict[str, float], seconds: float, output: Path
 ) -> None:
-    """The last lines: what the file holds."""
+    """Print what the file holds."""
     images = header.num_images - missing
     bits = header.num_tokens * float(np.log2(header.codebook_size))
     unread = f", {missing} unreadable ones left out" if missing else ""

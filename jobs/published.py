@@ -30,7 +30,7 @@ class Family:
         crop: of the validation images, a key of `data.transforms.CROPS`.
         quality: PSNR and SSIM, a key of `evaluator.metrics.image_quality.QUALITY_PROTOCOLS`.
         metrics: measured in one pass.
-        float_rfid: rFID is of reconstructions that were not stored as 8 bit, see `evaluator.float_rfid`.
+        float_rfid: rFID is measured on float images, before rounding to 8 bit (`evaluator.float_rfid`).
     """
 
     crop: str = "shorter_edge"
@@ -141,7 +141,7 @@ def compare(values: Mapping[str, float], published: Mapping[str, float], count: 
 
 
 def known_differences(release: Release, facts: Mapping[str, Any]) -> list[str]:
-    """What is done otherwise here than the authors did, or cannot be known."""
+    """Known and possible differences between this measurement and the authors'."""
     notes = [f"the weights of {release.name} were not compared with a published hash: none is known"]
     if release.kind == "generator":
         if Path(facts["reference"]["source"]).name != REFERENCE:
@@ -164,7 +164,7 @@ def known_differences(release: Release, facts: Mapping[str, Any]) -> list[str]:
 
 
 def report(result: Mapping[str, Any]) -> None:
-    """Print the table and what belongs to it."""
+    """Print the table, and what may explain a difference."""
 
     def cell(value: float | None, sign: str = "") -> str:
         return "-" if value is None else f"{value:{sign}.{4 if abs(value) < 10 else 2}f}"

@@ -36,32 +36,32 @@ SHOWN, SHOWN_SIDE = 64, 128
 
 @dataclass(kw_only=True)
 class ReconstructOptions:
-    """Which images, through what, to where."""
+    """Which images to reconstruct, and how."""
 
     tokenizer: str | dict = option(help="name of a released model, folder, or file (docs/models.md)")
     output: str = option(help="folder for the results")
     input: str | None = option(
         None, "image file, folder (any depth) or 'val-{00..49}.tar'; null = a data set"
     )
-    resize: Resize = option("shorter_edge", "of `input`, before its centre is cut out")
-    data: dict | None = option(None, "section like data.train of a run; null = that of the tokenizer's run")
-    split: Literal["train", "validation"] = option("validation", "of the tokenizer's run")
+    resize: Resize = option("shorter_edge", "how images of `input` are resized before the centre crop")
+    data: dict | None = option(None, "data set section; null = that of the tokenizer's run")
+    split: Literal["train", "validation"] = option("validation", "which data set of the tokenizer's run")
     max_images: int | None = option(
-        None, "only the first files, or evenly chosen from a data set; null = all"
+        None, "only the first files, or as many evenly chosen examples of a data set; null = all"
     )
-    batch_size: int = option(32, "one with original_size")
+    batch_size: int = option(32, "images per batch; 1 with original_size")
     original_size: bool = option(
         False, "images of `input` at their own sizes, for convolutional tokenizers such as vqgan"
     )
     max_pixels: int = option(
-        2**22, "with original_size: larger images are an error, for the memory they need"
+        2**22, "with original_size: larger images are an error, because of the memory they need"
     )
-    quality: QualityName = option("rounded", "PSNR and SSIM as that tool has them; seed_voken: rFID too")
-    rfid: bool = option(False, "also rFID against the images themselves")
-    inception_weights: str | None = option(None, "for rfid; null = INCEPTION_WEIGHTS, or downloaded")
+    quality: QualityName = option("rounded", "compute PSNR and SSIM as that tool does; seed_voken: rFID too")
+    rfid: bool = option(False, "also measure rFID against the input images")
+    inception_weights: str | None = option(None, "for rfid: file; null = INCEPTION_WEIGHTS, or download")
     png: bool = option(True, "write a PNG per image")
     caption: str | None = option(
-        None, "tatitok: of all images; null = of photo.txt beside photo.jpg, or of the data set"
+        None, "tatitok: one caption for all images; null = photo.txt beside photo.jpg, or from the data set"
     )
     text_encoder: str | None = option(None, "tatitok: weights of the CLIP text tower; null = from the hub")
 
@@ -71,7 +71,7 @@ class ReconstructOptions:
                 f"batch_size={self.batch_size} and max_images={self.max_images} must be at least 1"
             )
         if self.input is not None and self.data is not None:
-            raise ValueError("input and data are both given; choose one")
+            raise ValueError("set at most one of input and data")
         if self.input is None and self.resize != "shorter_edge":
             raise ValueError(f"resize={self.resize} is for input=...; a data set takes data.resize")
         if self.original_size and self.input is None:
@@ -135,7 +135,7 @@ def open_images(
 
 
 def check_sizes(files: list[ImageFile], max_pixels: int) -> None:
-    """Refuse images that are too large, before any work; what cannot be read is named later.
+    """Refuse images that are too large before any work; unreadable ones are named later.
 
     Raises:
         ValueError: an image has more than `max_pixels`.
@@ -185,7 +185,7 @@ def open_measurement(
 
 
 def reconstruct(options: ReconstructOptions) -> None:
-    """Reconstruct all images and write what came out."""
+    """Reconstruct all images and write pictures, tokens and measurements."""
     with processes() as device:
         config = open_model(options.tokenizer, "tokenizer").config
         tokenizer = load_tokenizer(options.tokenizer, device)

@@ -23,7 +23,7 @@ from evaluator.networks import load_networks
 from evaluator.provenance import image_facts, warnings_about
 from evaluator.reference import image_reference
 from jobs.evaluate import EvaluateOptions, Run
-from jobs.measuring import ReconstructionMeasurement, SourceImages, found
+from jobs.measuring import ReconstructionMeasurement, SourceImages, found, tokenizer_facts
 from jobs.published import REFERENCE, conclude, family_measurement, family_of, report
 from jobs.sampling import SampleOptions, draw_samples
 from modeling.pipeline import load_tokenizer
@@ -33,7 +33,6 @@ from modeling.pretrained.release import Release, imagenet_classes
 from modeling.pretrained.text import class_captions, load_text_encoder
 from modeling.tokenizers.base import Tokenizer
 from storage.files import write_text
-from storage.weights import weight_hash
 
 ADM = "https://openaipublic.blob.core.windows.net/diffusion/jul-2021/ref_batches/imagenet/256"
 REFERENCE_URL = f"{ADM}/{REFERENCE}"
@@ -42,17 +41,19 @@ FREE = ("output", "batch_size", "overwrite")  # options that change no number
 
 @dataclass(kw_only=True)
 class ReproduceOptions:
-    """Which model, with what, to where."""
+    """Which model to measure, with which files."""
 
     model: str = option(help="name of a released model (docs/models.md)")
     output: str = option(help="folder for result.json and a generator's samples")
     reference: str | None = option(None, f"generators: {REFERENCE}, or images")
-    images: str | None = option(None, "tokenizers: validation images, a folder, .npz or 'val-{00..49}.tar'")
-    data: dict | None = option(None, "tokenizers, instead: section like data.validation; null = the run's")
-    image_size: int | None = option(None, "convolutional tokenizers: another size than their own")
-    lpips_weights: list[str] | None = option(None, "tokenizers: files of VGG-16 and heads; null = no LPIPS")
-    num_samples: int = option(50_000, "samples to draw; of a tokenizer's images, the first ones at most")
-    seed: int = option(0, "of the samples")
+    images: str | None = option(None, "tokenizers: validation images as a folder, .npz or 'val-{00..49}.tar'")
+    data: dict | None = option(None, "tokenizers: data set section in place of images; null = of its run")
+    image_size: int | None = option(None, "convolutional tokenizers: image size; null = its own")
+    lpips_weights: list[str] | None = option(
+        None, "tokenizers: files of VGG-16 and linear heads; null = no LPIPS"
+    )
+    num_samples: int = option(50_000, "samples to draw, or validation images to use at most")
+    seed: int = option(0, "random seed of the samples")
     batch_size: int = option(64, "per process")
     inception_weights: str | None = option(None, "file; null = INCEPTION_WEIGHTS, torch's cache, or download")
     precision: Literal["float64", "float32", "bfloat16"] = option("float32", "bfloat16 is approximate")
@@ -64,11 +65,11 @@ class ReproduceOptions:
             if getattr(self, key) < least:
                 raise ValueError(f"{key}={getattr(self, key)} must be at least {least}")
         if self.images is not None and self.data is not None:
-            raise ValueError("images and data are both given; choose one")
+            raise ValueError("set at most one of images and data")
 
     @property
     def result_file(self) -> Path:
-        """Where the result goes."""
+        """File of the result."""
         return Path(self.output).expanduser() / "result.json"
 
     @property
@@ -77,7 +78,7 @@ class ReproduceOptions:
         return {key: value for key, value in to_tree(self).items() if key not in FREE}
 
     def evaluation(self, **options: Any) -> EvaluateOptions:
-        """What `scripts/evaluate.py` would be told."""
+        """The options of `jobs.evaluate` for the same measurement."""
         shared = ("inception_weights", "precision", "batch_size")
         return EvaluateOptions(**{key: getattr(self, key) for key in shared}, **options)
 
@@ -98,9 +99,9 @@ def check_kind(options: ReproduceOptions, release: Release) -> None:
 
 
 def pieces(options: ReproduceOptions, release: Release) -> dict[str, Callable[[], Any]]:
-    """Everything that has to be on this machine, with a function that finds or downloads it, or raises.
+    """Every file that is needed, each with a function that finds or downloads it, or raises.
 
-    What only the user can supply comes first, so that it is known before a long download.
+    Files that only the user can supply come first, so that they are missed before a long download.
     """
     needed: dict[str, Callable[[], Any]] = {}
     if release.kind == "generator":
@@ -219,8 +220,6 @@ def measure_tokenizer(options: ReproduceOptions, release: Release, device: torch
     config, family = open_model(release.name, "tokenizer").config, family_of(release.name)
     tokenizer = load_tokenizer(release.name, device)
     size, own = check_size(options, tokenizer), tokenizer.image_size
-    # Sizes other than its own are those of convolutional tokenizers, with as many more tokens as pixels.
-    bits, share = tokenizer.bits_per_image, (size / own) ** 2
     encoder = load_text_encoder(options.text_encoder, device) if tokenizer.needs_text else None
     stream, captions = open_validation(options, config, tokenizer)
     measurement = open_measurement(options, tokenizer, stream, device)
@@ -230,12 +229,7 @@ def measure_tokenizer(options: ReproduceOptions, release: Release, device: torch
         "crop": f"{family.crop} {size}",
         "captions": captions(torch.tensor([0]))[0] if encoder is not None else None,
         "reference": image_reference(stream, "originals").facts(),
-        "tokenizer": {
-            "name": release.name,
-            "weight_hash": weight_hash(tokenizer),
-            "tokens_per_image": round(tokenizer.num_tokens * share),
-            "bits_per_image": None if bits is None else bits * share,
-        },
+        "tokenizer": tokenizer_facts(release.name, tokenizer, size),
     }
     notes = warnings_about(
         facts["samples"],

@@ -22,12 +22,14 @@ SAMPLING = {f.name for kind in (SamplingSettings, MaskedSamplingSettings) for f 
 
 @dataclass(kw_only=True)
 class SampleOptions:
-    """What to draw and where to put it."""
+    """What to sample and where to put it."""
 
     generator: str | dict = option(help="name of a released model, folder, or file (docs/models.md)")
-    tokenizer: str | dict | None = option(None, "likewise; null = the one that belongs to the generator")
+    tokenizer: str | dict | None = option(
+        None, "likewise; null = the one that the generator was trained with"
+    )
     output: str = option(help="folder for <index:06d>.png, samples.npz, samples.png and samples.json")
-    num_samples: int = option(50_000, "of all classes together")
+    num_samples: int = option(50_000, "number of samples of all classes together")
     classes: list[int | str] | int | str = option("all", "class numbers or names: all, 3, [3,7], [Flags]")
     guidance_scale: float | list[float] | None = option(
         None, "0 = off; null = as the generator suggests (so all of these); [1.9,2.0]: per sub-token"
@@ -43,12 +45,12 @@ class SampleOptions:
     )
     num_steps: int | None = option(None, "masked generators: steps in which the tokens are filled in")
     softmax_annealing: bool | None = option(None, "masked generators: sharpen the choice towards the end")
-    seed: int = option(0, "fixes every sample together with its number")
-    batch_size: int = option(64, "per process; changes nothing but speed and memory")
+    seed: int = option(0, "random seed; a sample depends on it and its index only")
+    batch_size: int = option(64, "samples per process and batch; affects speed and memory only")
     png: bool = option(True, "write a PNG file per sample")
     npz: bool = option(True, "write samples.npz for evaluators")
     grid: bool = option(True, f"write samples.png, up to {GRID_ROWS} classes of {GRID_COLUMNS} samples")
-    overwrite: bool = option(False, "replace samples made with other settings")
+    overwrite: bool = option(False, "replace samples that were made with other settings")
 
     @classmethod
     def translate(cls, tree: dict) -> dict:
@@ -68,7 +70,7 @@ def sample_images(options: SampleOptions) -> None:
 
 
 def draw_samples(options: SampleOptions, device: torch.device) -> None:
-    """Draw what is missing, then write the final files; for processes that work together already."""
+    """Draw the samples that are missing, then write the final files; to be called on every process."""
     model = load_image_model(options.generator, options.tokenizer, device)
     given = {k: v for k in SAMPLING if (v := getattr(options, k)) is not None}
     settings = build_dataclass(settings_type(model.generator), model.sampling | given, "sampling")

@@ -1,4 +1,4 @@
-"""A small teacher trained on the spot, where no trained one can be downloaded: a classifier of the images at hand."""
+"""A small teacher, trained as a classifier of the images at hand, for use without a downloaded one."""
 
 import math
 from collections.abc import Mapping
@@ -30,7 +30,7 @@ def train_teacher(
     learning_rate: float = 1e-3,
     seed: int = 0,
 ) -> nn.Module:
-    """A network of timm that has learnt the labels of `source`; AdamW, cosine to 0, on the CPU.
+    """Train a network of timm on the labels of `source`: AdamW, cosine schedule to 0, on the CPU.
 
     Args:
         name: of timm.
@@ -58,7 +58,7 @@ def train_teacher(
         )
         loader = train_loader(source, seed=seed, batch_size=batch_size)
         for _, batch in zip(
-            progress(range(steps), "teaching the teacher", unit="step"), loader, strict=False
+            progress(range(steps), "training the teacher", unit="step"), loader, strict=False
         ):
             logits = network(prepared(to_float(batch["images"]), network, input_size))[:, :classes]
             loss = F.cross_entropy(logits, batch["labels"], label_smoothing=0.1)
@@ -80,7 +80,7 @@ def classification_accuracy(network: nn.Module, source: Source, *, input_size: i
 
 
 def write_teacher(path: Path, teacher: Mapping[str, Any], data: Mapping[str, Any], steps: int) -> None:
-    """Train a teacher and write its weights, and beside them, as JSON, how well it does on held-out images.
+    """Train a teacher and write its weights, and its accuracy on held-out images as JSON beside them.
 
     Args:
         path: `.safetensors` file.
@@ -99,4 +99,4 @@ def write_teacher(path: Path, teacher: Mapping[str, Any], data: Mapping[str, Any
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path.with_suffix(".json"), {"steps": steps, "accuracy": accuracy})
     write_weights(path, network.state_dict())
-    say(f"teacher {teacher['name']}: {accuracy:.0%} of {len(held_out)} held-out images named rightly")
+    say(f"teacher {teacher['name']}: {accuracy:.0%} of {len(held_out)} held-out images classified correctly")

@@ -6,13 +6,13 @@
     python scripts/compare_tokenizers.py tokenizers=[titok-b64,maskgit-vqgan] output=runs/imagenet \\
         data.train.name=image_folder data.train.path=train data.validation.name=image_folder data.validation.path=val
 
-Without `tokenizers` and `train` these are the small recipes of configs/compare. Each tokenizer is trained if it is a
-recipe, measured on held-out images, and used to make tokens of all images; a GPT of the same shape then learns the
-tokens of each for the same number of steps, and is measured on held-out ones. Files of networks that measure (rFID,
-gFID: Inception; LPIPS) are never downloaded: without them a column holds "-".
+The default is to compare the small recipes of configs/compare. A recipe is trained first. Every tokenizer is measured
+on held-out images and used to tokenize all images; then a GPT of the same shape learns the tokens of each for the same
+number of steps and is measured on held-out tokens. The weights behind rFID and gFID (Inception) and LPIPS are not
+downloaded: without them a column holds "-".
 
-Writes comparison.md, comparison.json and comparison.png. An interrupted comparison goes on where it stopped; what is
-done already is not repeated.
+Writes comparison.md, comparison.json and comparison.png. An interrupted comparison continues where it stopped and
+does not repeat what is done.
 """
 
 import sys

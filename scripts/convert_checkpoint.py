@@ -1,11 +1,11 @@
-"""Bring a model from wherever it is into this project's folder format: config.json and model.safetensors.
+"""Convert a model to this project's folder format: config.json and model.safetensors.
 
     python scripts/convert_checkpoint.py input=titok-l32 output=models/titok-l32
     python scripts/convert_checkpoint.py input=rar_b.bin original=rar.yaml kind=generator output=models/rar-b
     python scripts/convert_checkpoint.py input=organisation/repository output=models/theirs
 
-The folder is taken wherever a model is named: tokenizer=models/titok-l32. Files of the original are checked entry by
-entry and never run code. Converting again writes the same files.
+The folder can be given wherever a model is named: tokenizer=models/titok-l32. Weight files of the original are read
+entry by entry, without running code from them. Converting again writes the same files.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""Bring the token files of other programs in, and token files out.
+"""Convert token files from and to the formats of other programs.
 
     python scripts/convert_tokens.py input=maskgitvq.jsonl output=imagenet.tokens crops=10 codebook_size=1024 \\
         tokenizer=maskgit-vqgan
@@ -6,10 +6,10 @@
     python scripts/convert_tokens.py input=llamagen_codes output=imagenet.tokens codebook_size=16384
     python scripts/convert_tokens.py input=imagenet.tokens output=llamagen_codes
 
-The names say what is wanted: .tokens is a token file, .jsonl are lines of {"class_id": 7, "tokens": [3, 1, ...]}, and
-a folder holds pairs of arrays as LlamaGen reads them (imagenet256_codes/0.npy, imagenet256_labels/0.npy, ...). An
-interrupted import goes on where it stopped, and doing it again does nothing. Class names are not kept outside of token
-files.
+The names of input and output select the conversion: .tokens is a token file, .jsonl holds a line {"class_id": 7,
+"tokens": [3, 1, ...]} per crop, and a folder holds pairs of arrays as LlamaGen reads them (imagenet256_codes/0.npy,
+imagenet256_labels/0.npy, ...). An interrupted import continues where it stopped; running a finished one again does
+nothing. Only token files keep class names.
 """
 
 import sys
@@ -22,7 +22,7 @@ from jobs.convert_tokens import ConvertTokensOptions, convert_tokens
 
 
 def main(options: ConvertTokensOptions) -> None:
-    """Convert, and say what came out."""
+    """Convert a file or folder and print what it holds."""
     convert_tokens(options)
 
 

@@ -4,9 +4,9 @@
         data.name=image_folder data.path=imagenet/train output=runs/cluster
     torchrun --nproc_per_node 8 scripts/fit_codebook.py ...
 
-K-means over the features of all images, which are computed again in every iteration and never stored: `iterations`
-passes over the data. An interrupted job goes on after its last whole iteration, on any number of processes, and doing
-it again does nothing. The result is a run folder: tokenize with it, or train a pixel decoder on its codes.
+Runs k-means over the features of all images. Features are not stored but computed again in each of the `iterations`
+passes. An interrupted job continues after its last complete iteration, on any number of processes; running a finished
+one again does nothing. The result is a run folder: tokenize with it, or train a pixel decoder on its codes.
 """
 
 import sys
@@ -19,7 +19,7 @@ from jobs.fit_codebook import FitOptions, fit_codebook
 
 
 def main(options: FitOptions) -> None:
-    """Fit what is not fitted yet, and write the tokenizer."""
+    """Fit the codebook from the last complete iteration on, and write the tokenizer."""
     fit_codebook(options)
 
 

@@ -1,4 +1,4 @@
-"""Turn the images of a data set into tokens, once, so that a generator can train on them.
+"""Tokenize the images of a data set into a token file that a generator can train on.
 
     python scripts/pretokenize.py tokenizer=runs/titok output=runs/titok/train.tokens
     python scripts/pretokenize.py tokenizer=runs/titok split=validation output=runs/titok/validation.tokens
@@ -6,10 +6,10 @@
         crops=ten_crop output=imagenet.tokens
     torchrun --nproc_per_node 8 scripts/pretokenize.py ...
 
-Without a data section, the images are those of the tokenizer's run. Random augmentation is off; `crops` says how many
-versions of an image are kept: plain (one), flip (also its mirror image), or ten_crop (from the image at 1.1 times the
-size: four corners and centre, and their mirror images). An interrupted job goes on where it stopped, and doing it
-again does nothing.
+Without a data section, the images are those of the tokenizer's run. Random augmentation is off; `crops` selects the
+versions of an image that are stored: plain (one), flip (also its mirror image), or ten_crop (from the image at 1.1
+times the size: four corners and centre, and their mirror images). An interrupted job continues where it stopped;
+running a finished one again does nothing.
 """
 
 import sys
@@ -22,7 +22,7 @@ from jobs.pretokenize import PretokenizeOptions, pretokenize
 
 
 def main(options: PretokenizeOptions) -> None:
-    """Tokenize what is missing, name the file, and say what is in it."""
+    """Write the token file, or the rows that it lacks."""
     pretokenize(options)
 
 

@@ -1,4 +1,4 @@
-"""Send images through a tokenizer and back: pictures side by side, tokens and PSNR.
+"""Reconstruct images with a tokenizer: pictures side by side, tokens and PSNR.
 
     python scripts/reconstruct.py tokenizer=runs/titok input=photo.jpg output=reconstructions
     python scripts/reconstruct.py tokenizer=runs/titok input=folder/of/images output=reconstructions
@@ -9,8 +9,8 @@
 Writes one PNG per image (left the image, right its reconstruction), reconstructions.png with up to 64 of them, each
 above its reconstruction, and reconstructions.json with PSNR and tokens of every image (a continuous tokenizer:
 latents.npy). Images of another size are resized by their shorter side and cropped in the centre; with original_size
-they stay as they are, one at a time, padded with grey to what the tokenizer takes and cropped back. Folders are read at
-any depth; what comes of their images lies in folders alike, and of images in tar shards in a folder per shard.
+they stay as they are, one at a time, padded with grey to a multiple of the tokenizer's downscale factor and cropped
+back. Folders are read at any depth and the output keeps their structure; tar shards get a folder each.
 """
 
 import sys
@@ -23,7 +23,7 @@ from jobs.reconstruct import ReconstructOptions, reconstruct
 
 
 def main(options: ReconstructOptions) -> None:
-    """Reconstruct all images and write what came out."""
+    """Reconstruct all images and write pictures, tokens and measurements."""
     reconstruct(options)
 
 

@@ -1,4 +1,4 @@
-"""Measure a released model as its authors did, and put the result beside what they published.
+"""Measure a released model as its authors did, and compare the result with the published one.
 
     python scripts/reproduce.py model=rar-b reference=VIRTUAL_imagenet256_labeled.npz output=runs/reproduce/rar_b
     python scripts/reproduce.py model=titok-l32 images='val-{000000..000049}.tar' output=runs/reproduce/titok_l32
@@ -9,9 +9,8 @@ A generator draws class-balanced samples with its published settings into output
 reference (adm protocol). A tokenizer reconstructs the validation images (shorter edge to its size, bicubic, centre
 crop; LlamaGen: ADM's crop; Open-MAGVIT2 and IBQ: bilinear) and is compared with these in one pass, as its authors did
 (tokenizer protocol; Open-MAGVIT2 and IBQ: PSNR, SSIM and rFID of their own tool); TA-TiTok reads the caption of each
-image's class. What is missing is listed before any work. An interrupted job goes on where it stopped, a finished one
-is not repeated.
-output/result.json holds the numbers and how they came about.
+image's class. Missing files are listed before any work starts. An interrupted job continues where it stopped; a
+finished one is not repeated. The numbers and the protocol are written to output/result.json.
 """
 
 import sys

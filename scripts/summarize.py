@@ -1,4 +1,4 @@
-"""Bring the results of a tokenizer run, a generator run and their samples together, for people.
+"""Collect the results of a tokenizer run, a generator run and their samples in one folder.
 
     python scripts/summarize.py tokenizer=runs/titok generator=runs/rar samples=runs/samples output=runs/summary
 

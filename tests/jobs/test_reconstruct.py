@@ -70,7 +70,7 @@ def test_wrong_options_are_refused(tiny_tokenizer_run, tiny_generator_run, tmp_p
         run(tiny_tokenizer_run, tmp_path, input="nowhere")
     with pytest.raises(ValueError, match="not the folder of a tokenizer"):
         run(tiny_generator_run, tmp_path, input="nowhere")
-    with pytest.raises(ValueError, match="choose one"):
+    with pytest.raises(ValueError, match="at most one of input and data"):
         ReconstructOptions(tokenizer="x", output="y", input="z", data={"name": "openmoji"})
 
 

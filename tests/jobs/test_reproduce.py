@@ -329,7 +329,7 @@ def test_all_that_a_tokenizer_lacks_is_said_at_once(offline, program, tmp_path):
         ({"model": "rar-b", "data": {"name": "openmoji"}}, "data is given"),
         ({"model": "rar-b", "image_size": 128}, "image_size is given"),
         ({"model": "titok-l32", "reference": "x"}, "reference is given, but titok-l32 is a tokenizer"),
-        ({"model": "titok-l32", "images": "x", "data": {"name": "y"}}, "choose one"),
+        ({"model": "titok-l32", "images": "x", "data": {"name": "y"}}, "at most one of images and data"),
         ({"num_samples": 1}, "num_samples=1 must be at least 2"),
         ({"batch_size": 0}, "batch_size=0 must be at least 1"),
     ],
