@@ -39,17 +39,6 @@ class Rows(NamedTuple):
 Content = np.ndarray | Path | Rows  # an array, a `.npy` file to be copied, or rows to be made
 
 
-class FirstArray(NamedTuple):
-    """Where the first array of the file lies: its member's name and bytes [start, end), and the rows from `offset`."""
-
-    name: str
-    start: int
-    end: int
-    offset: int
-    shape: tuple[int, ...]
-    dtype: np.dtype
-
-
 def write_npz(path: str | Path, arrays: Mapping[str, Content]) -> None:
     """Write an uncompressed NPZ, whole or not at all; memory stays small.
 
@@ -78,38 +67,18 @@ def create_npz(path: str | Path, name: str, shape: tuple[int, ...], dtype: str) 
         file.truncate(file.tell() + rows)
 
 
-def first_array(file: BinaryIO) -> FirstArray:
-    """Read where the first array of a file of `create_npz` lies.
-
-    Raises:
-        ValueError: it is no such file, or was cut.
-    """
-    file.seek(0)
-    header = file.read(_HEADER_BYTES)
-    if len(header) < _HEADER_BYTES or header[:4] != b"PK\3\4":
-        raise ValueError("the file does not begin with a zip member")
-    name_length, extra_length = struct.unpack("<2H", header[_LENGTHS_AT:])
-    name, extra = file.read(name_length).decode(), file.read(extra_length)
-    if extra_length != _SIZES.size or _SIZES.unpack(extra)[0] != 1:
-        raise ValueError(f"the file was not begun by this program (extra field of {extra_length} bytes)")
-    start = file.tell()
-    npy.read_magic(file)
-    shape, _, dtype = npy.read_array_header_1_0(file)
-    offset, end = file.tell(), start + _SIZES.unpack(extra)[2]
-    if file.seek(0, os.SEEK_END) < end:
-        raise ValueError(f"the file is cut short: {file.tell()} of at least {end} bytes")
-    return FirstArray(name.removesuffix(".npy"), start, end, offset, shape, dtype)
-
-
 def first_rows(path: str | Path) -> np.memmap:
     """The first array of a file of `create_npz`, memory-mapped read-only; its `offset` says where its rows are.
 
     Raises:
-        ValueError: see `first_array`.
+        ValueError: it is no such file, or was cut.
     """
     with open(path, "rb") as file:
-        array = first_array(file)
-    return np.memmap(path, dtype=array.dtype, mode="r", offset=array.offset, shape=array.shape)
+        _, start, _ = _first_member(file)
+        file.seek(start)
+        npy.read_magic(file)
+        shape, _, dtype = npy.read_array_header_1_0(file)
+        return np.memmap(path, dtype=dtype, mode="r", offset=file.tell(), shape=shape)
 
 
 def finish_npz(path: str | Path, arrays: Mapping[str, Content]) -> None:
@@ -120,30 +89,47 @@ def finish_npz(path: str | Path, arrays: Mapping[str, Content]) -> None:
         arrays: further members in order.
 
     Raises:
-        ValueError: see `first_array`.
+        ValueError: it is no such file, or was cut.
         OSError: the disk is full or fails.
     """
     with open(path, "r+b") as file:
-        first = first_array(file)
-        file.truncate(first.end)  # throws away what an interrupted call appended
+        name, start, end = _first_member(file)
+        file.truncate(end)  # throws away what an interrupted call appended
         # Read in blocks: pages of a memory map would count as memory of this process.
-        checksum, left = 0, first.end - first.start
-        file.seek(first.start)
+        checksum, left = 0, end - start
+        file.seek(start)
         while left:
             block = file.read(min(left, _BLOCK))
             checksum, left = zlib.crc32(block, checksum), left - len(block)
         file.seek(_CRC_AT)
         file.write(struct.pack("<L", checksum))
-        file.seek(first.end)
+        file.seek(end)
         # From here on the file is an archive that is being written; it only has to know its first member.
         with zipfile.ZipFile(file, "w") as archive:
             _add(archive, arrays)
-            info = _member(first.name, first.end - first.start, checksum)
+            info = _member(name, end - start, checksum)
             info.create_version = info.extract_version = zipfile.ZIP64_VERSION
             info.header_offset = 0
             archive.filelist.insert(0, info)
         file.flush()
         os.fsync(file.fileno())  # before anybody renames it
+
+
+def _first_member(file: BinaryIO) -> tuple[str, int, int]:
+    """Name of the first array of a file of `create_npz`, and the bytes [start, end) of its `.npy` content."""
+    file.seek(0)
+    header = file.read(_HEADER_BYTES)
+    if len(header) < _HEADER_BYTES or header[:4] != b"PK\3\4":
+        raise ValueError("the file does not begin with a zip member")
+    name_length, extra_length = struct.unpack("<2H", header[_LENGTHS_AT:])
+    name, extra = file.read(name_length).decode(), file.read(extra_length)
+    if extra_length != _SIZES.size or _SIZES.unpack(extra)[0] != 1:
+        raise ValueError(f"the file was not begun by this program (extra field of {extra_length} bytes)")
+    start = file.tell()
+    end = start + _SIZES.unpack(extra)[2]
+    if file.seek(0, os.SEEK_END) < end:
+        raise ValueError(f"the file is cut short: {file.tell()} of at least {end} bytes")
+    return name.removesuffix(".npy"), start, end
 
 
 def _member(name: str, size: int = 0, checksum: int = 0) -> zipfile.ZipInfo:
