@@ -47,7 +47,8 @@ class Generator(Trainable, ABC):
     """Predicts `num_tokens` tokens of `0 ... codebook_size - 1` per image from a label.
 
     Attributes:
-        kind: how it learns, a key of `training.tasks.GENERATOR_TASKS`.
+        kind: how it learns and is drawn from, a key of the tasks (`training/tasks`) and of the samplers
+            (`modeling/sampling/draw.py`).
     """
 
     kind: Literal["autoregressive", "masked"]

@@ -48,11 +48,8 @@ class FactorizedAR(RasterGenerator):
         num_heads: attention heads.
         mlp_size: inner width of the gated MLPs; Open-MAGVIT2 takes `8 / 3 * hidden_size`, rounded up to a multiple
             of 256.
-        rope: "2d": a token's place is its row and column in a square grid (Open-MAGVIT2). "1d": its place in the
-            row of tokens, for tokens without a grid.
-        class_rotation: "zero": query and key vanish at the place of the class, and at the context's place among the
-            sub-tokens, so that all attend to it alike, whatever it holds: what released weights have learned.
-            "identity": they are there, and are not turned.
+        rope, class_rotation: see `RasterGenerator`; the defaults are those of Open-MAGVIT2.
+            `class_rotation` also holds for the place of the context among the sub-tokens.
         dropout: on embeddings of tokens, attention output and MLP output, in training mode.
         activation_checkpointing: recompute blocks in the backward pass instead of storing their activations.
 

@@ -34,10 +34,7 @@ class IBQTransformer(RasterGenerator):
         depth: number of blocks.
         num_heads: attention heads.
         mlp_size: inner width of the gated MLPs; IBQ takes `8 / 3 * hidden_size`, rounded up to a multiple of 256.
-        rope: "2d": a token's place is its row and column in a square grid (IBQ). "1d": its place in the row of
-            tokens, for tokens without a grid.
-        class_rotation: "zero": query and key vanish at the place of the class, so that all tokens attend to it
-            alike, whatever it is: what released weights have learned. "identity": they are there, and not turned.
+        rope, class_rotation: see `RasterGenerator`; the defaults are those of IBQ.
         dropout: on embeddings, attention output and MLP output, in training mode.
         gate_init: initial weights of the gates are this many times the usual size; at 0 blocks begin as identities.
             IBQ: 1e-3 for B and L, 1e-4 for XL, 1e-5 for XXL.

@@ -42,19 +42,18 @@ def _masked(
     return sample_masked(generator, labels, **vars(settings), noise=noise, **options)
 
 
-# The settings of every kind of generator, and how it is drawn from.
-_SAMPLERS: dict[type[Generator], tuple[type[Settings], Callable[..., Tensor]]] = {
-    AutoregressiveGenerator: (SamplingSettings, _autoregressive),
-    MaskedGenerator: (MaskedSamplingSettings, _masked),
+# By `Generator.kind`: the settings, and the function that draws.
+_SAMPLERS: dict[str, tuple[type[Settings], Callable[..., Tensor]]] = {
+    "autoregressive": (SamplingSettings, _autoregressive),
+    "masked": (MaskedSamplingSettings, _masked),
 }
 
 
 def _sampler(generator: Generator) -> tuple[type[Settings], Callable[..., Tensor]]:
-    for kind, sampler in _SAMPLERS.items():
-        if isinstance(generator, kind):
-            return sampler
-    kinds = " or ".join(kind.__name__ for kind in _SAMPLERS)
-    raise ValueError(f"cannot sample from a {type(generator).__name__}, expected an {kinds}")
+    if generator.kind not in _SAMPLERS:
+        name, kinds = type(generator).__name__, " or ".join(_SAMPLERS)
+        raise ValueError(f"cannot sample from a {name}: its kind is {generator.kind!r}, expected {kinds}")
+    return _SAMPLERS[generator.kind]
 
 
 def settings_type(generator: Generator) -> type[Settings]:

@@ -34,12 +34,15 @@ def maskgit() -> MaskGIT:
 class Neither(Generator):
     """A kind of generator without sampler."""
 
+    kind = "neither"
+
 
 def test_settings_follow_the_kind_of_generator(rar, maskgit):
     assert settings_type(rar) is SamplingSettings
     assert settings_type(maskgit) is MaskedSamplingSettings
     with pytest.raises(
-        ValueError, match="cannot sample from a Neither, expected an AutoregressiveGenerator or"
+        ValueError,
+        match="cannot sample from a Neither: its kind is 'neither', expected autoregressive or masked",
     ):
         settings_type(Neither(codebook_size=2, num_classes=0, num_tokens=1))
 
