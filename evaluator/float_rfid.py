@@ -11,15 +11,10 @@ from typing import Any, Protocol
 import torch
 import torch.nn.functional as F
 
-from common.console import warn
+from evaluator.inception import read_inception
 from evaluator.inception_fast import FastInception, full_precision
 from evaluator.inception_network import DIMS, IMAGE_SIDE, InceptionV3
-from evaluator.inception_weights import (
-    OFFICIAL_SHA256,
-    find_inception_weights,
-    load_inception_weights,
-    sha256_of_weights,
-)
+from evaluator.inception_weights import OFFICIAL_SHA256
 from evaluator.metrics import result_name
 from evaluator.metrics.fid import frechet_distance
 from evaluator.moments import Moments
@@ -94,15 +89,7 @@ def load_float_inception(
     weights: str | Path | None = None, *, device: torch.device | str = "cpu", precision: str = "float32"
 ) -> FloatInception:
     """`FloatInception` with its weights; arguments and errors are those of `evaluator.inception.load_inception`."""
-    path = find_inception_weights(weights)
-    weights_hash = sha256_of_weights(path)
-    if weights_hash != OFFICIAL_SHA256:
-        warn(
-            f"inception weights {path} are not the published file (SHA-256 {weights_hash[:16]}...):"
-            " results compare only with results of the same weights"
-        )
-    network = InceptionV3()
-    load_inception_weights(path, network)
+    network, weights_hash = read_inception(weights)
     return FloatInception(network, weights_hash=weights_hash, precision=precision, device=device)
 
 

@@ -1,7 +1,7 @@
 """What is known about one set of images: how many, which, and what metrics keep of their features."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,6 @@ import torch
 
 from common import distributed
 from evaluator.metrics.base import Collector, Metric
-from evaluator.moments import Statistics
 from evaluator.networks import Extractor
 from evaluator.protocol import PROTOCOLS, ProtocolSettings
 
@@ -97,8 +96,3 @@ class ImageSet:
     def results(self, device: torch.device | str = "cpu") -> dict[Key, Any]:
         """What every collector found, over all processes."""
         return {key: collector.result(device) for key, collector in self.collectors.items()}
-
-
-def statistics_of(results: Mapping[Key, Any]) -> dict[str, Statistics]:
-    """What reference files hold of the results of an `ImageSet`, by kind of features."""
-    return {kind: found for (kind, _), found in results.items() if isinstance(found, Statistics)}

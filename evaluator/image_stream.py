@@ -237,47 +237,6 @@ class MemoryImages(ImageStream):
         )
 
 
-class BatchImages(ImageStream):
-    """Batches that are being made while they are measured; they can be read once.
-
-    Args:
-        batches: uint8 [B, 3, H, W] (or float in [0, 1]) in order, those of this process's `share` only.
-        count: number of images over all processes.
-        size: (height, width).
-        source: for messages.
-    """
-
-    def __init__(
-        self,
-        batches: Iterable[torch.Tensor],
-        *,
-        count: int,
-        size: tuple[int, int],
-        source: str = "memory",
-    ) -> None:
-        self._batches, self.count, self.size, self.source = batches, count, size, source
-
-    def images(self, positions: range) -> Iterator[torch.Tensor]:
-        """See `ImageStream.images`; `positions` must be the share of this process.
-
-        Raises:
-            ValueError: there are fewer or more images than promised.
-        """
-        made = 0
-        for batch in self._batches:
-            for image in batch if batch.dtype == torch.uint8 else to_uint8(batch):
-                made += 1
-                if made > len(positions):
-                    raise ValueError(f"{self.source} gives more than the {len(positions)} images promised")
-                yield self.checked(image, f"{self.source}: image {positions[made - 1]}")
-        if made < len(positions):
-            raise ValueError(f"{self.source} gives {made} images, {len(positions)} were promised")
-
-    def digest(self) -> str:
-        """Nothing is known beforehand."""
-        return "unknown"
-
-
 def digest_lines(lines: Iterable[str]) -> str:
     """SHA-256 of lines of text."""
     total = hashlib.sha256()

@@ -66,6 +66,20 @@ class FeatureExtractor:
         return self._network(images)
 
 
+def read_inception(weights: str | Path | None) -> tuple[InceptionV3, str]:
+    """The plain network on the CPU, and the SHA-256 of its weights; see `load_inception`."""
+    path = find_inception_weights(weights)
+    weights_hash = sha256_of_weights(path)
+    if weights_hash != OFFICIAL_SHA256:
+        warn(
+            f"inception weights {path} are not the published file (SHA-256 {weights_hash[:16]}...):"
+            " results compare only with results of the same weights"
+        )
+    network = InceptionV3()
+    load_inception_weights(path, network)
+    return network, weights_hash
+
+
 def load_inception(
     weights: str | Path | None = None,
     *,
@@ -90,15 +104,7 @@ def load_inception(
         raise ValueError(f"precision is {precision!r}; expected one of {', '.join(PRECISIONS)}")
     if precision == "bfloat16" and not fast:
         raise ValueError("precision is 'bfloat16' and fast is False; only the fast network has it")
-    path = find_inception_weights(weights)
-    weights_hash = sha256_of_weights(path)
-    if weights_hash != OFFICIAL_SHA256:
-        warn(
-            f"inception weights {path} are not the published file (SHA-256 {weights_hash[:16]}...):"
-            " results compare only with results of the same weights"
-        )
-    network = InceptionV3()
-    load_inception_weights(path, network)
+    network, weights_hash = read_inception(weights)
     dtype = PRECISIONS[precision]
     run = (
         FastInception(network, device=device, dtype=dtype)

@@ -71,7 +71,7 @@ def sha256_of_weights(path: str | Path) -> str:
 def load_inception_weights(path: str | Path, network: nn.Module) -> None:
     """Load a weight file into the network: the same names and shapes, except counters of seen batches.
 
-    Published files hold `num_batches_tracked` or do not; evaluation has no use for it.
+    Published files hold `num_batches_tracked` or do not; evaluation does not read it.
 
     Raises:
         FileNotFoundError: the file does not exist.

@@ -16,7 +16,7 @@ from common.launch import processes
 from data.transforms import CROPS, Resize
 from evaluator.evaluator import Evaluator
 from evaluator.image_files import open_images
-from evaluator.image_set import ImageSet, statistics_of
+from evaluator.image_set import ImageSet
 from evaluator.image_stream import Transform
 from evaluator.metrics import METRICS, check_metrics, check_names, usual_metrics
 from evaluator.metrics.base import Metric
@@ -239,7 +239,8 @@ def make_reference(run: Run) -> None:
     images = ImageSet(list(networks.values()), metrics)
     pass_through(images.update, run.samples, options.batch_size, "reference")
     count, fingerprint = images.counted()
-    statistics = statistics_of(images.results(run.device))
+    results = images.results(run.device)
+    statistics = {metric.features: results[metric.key] for metric in metrics}
     about = {
         "image_set": options.reference_set or "unknown",
         "images": image_facts(run.samples),

@@ -9,7 +9,7 @@ from PIL import Image
 
 from evaluator import image_stream as images_module
 from evaluator.image_files import ArrayImages, member_shape, open_images
-from evaluator.image_stream import BatchImages, FolderImages, MemoryImages, file_hash
+from evaluator.image_stream import FolderImages, MemoryImages, file_hash
 from tests.evaluator.toy import png, tensor, toy_images, write_folder, write_tars
 
 PIXELS = toy_images(7)
@@ -34,7 +34,6 @@ def forms(folder):
         "folder of tars": open_images(folder / "tars"),
         "memory": MemoryImages(tensor(PIXELS)),
         "floats": MemoryImages(tensor(PIXELS).float() / 255),
-        "iterator": BatchImages(iter(tensor(PIXELS).split(2)), count=7, size=(16, 16)),
     }
 
 
@@ -49,8 +48,6 @@ def test_every_container_gives_the_same_images_in_the_same_order(tmp_path):
 @pytest.mark.parametrize("processes", [2, 3, 9])
 def test_processes_share_all_images_without_overlap(tmp_path, monkeypatch, processes):
     for name, stream in forms(tmp_path).items():
-        if name == "iterator":
-            continue
         seen, pixels = [], []
         monkeypatch.setattr(images_module.distributed, "world_size", lambda: processes)
         for rank in range(processes):
@@ -247,13 +244,7 @@ def test_pairs_of_pictures_and_other_paths_are_refused(tmp_path):
         open_images(tmp_path / "a.txt")
 
 
-def test_iterators_must_keep_their_promise():
-    for made, message in ((3, "gives 3 images, 5 were promised"), (7, "more than the 5 images")):
-        stream = BatchImages(iter(tensor(PIXELS)[:made].split(2)), count=5, size=(16, 16))
-        with pytest.raises(ValueError, match=message):
-            everything(stream)
-    with pytest.raises(ValueError, match="16 x 16 pixels"):
-        everything(BatchImages([tensor(PIXELS)], count=7, size=(8, 8)))
+def test_images_in_memory_have_their_channels_first():
     with pytest.raises(ValueError, match=r"\[7, 16, 16, 3\], expected \[N, 3, H, W\]"):
         MemoryImages(torch.from_numpy(PIXELS))
 
