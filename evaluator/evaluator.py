@@ -211,7 +211,7 @@ class Evaluator:
 
 
 def _once(compute: Callable[[], dict[str, float]]) -> dict[str, float]:
-    """What the main process computes, or its error, on all processes: nobody waits for one that failed."""
+    """What the main process computes, or its error, on all processes, which would otherwise wait for it."""
     value, error = None, None
     if distributed.is_main():
         try:

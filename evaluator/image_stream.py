@@ -1,4 +1,4 @@
-"""Images to be measured, from wherever they lie: folders, `.npz` and `.npy` arrays, tar shards, or memory.
+"""Images to be measured: from folders, `.npz` and `.npy` arrays, tar shards, or memory.
 
 Every stream numbers its images, knows their number and size before the first is decoded, and gives each process a
 contiguous share of them, so that all images are seen exactly once. Images are never skipped: one that cannot be read
@@ -41,7 +41,7 @@ class ImageStream(ABC):
         count: how many there are, over all processes.
         size: (height, width) in pixels.
         lossy: how many lie in files of a lossy format.
-        labels: int64 [count], or None where nobody wrote them.
+        labels: int64 [count], or None if they are not known.
         has_statistics: the source also holds feature statistics (a reference file).
     """
 

@@ -1,4 +1,4 @@
-"""Where the weights of the Inception feature network come from, and whether they are the ones everybody uses."""
+"""Where the weights of the Inception feature network come from, and whether they are the published ones."""
 
 import hashlib
 import os

@@ -49,7 +49,7 @@ class Reference:
         images: those stored in the file, or the reference itself; None if there are only statistics.
         protocol: what the file says about its making; empty for foreign files and for images.
         image_set: what it shows: "training", "validation" or "originals" (of the reconstructions that are measured)
-            if somebody said so, "images" for images nobody described, "unknown" for foreign statistics.
+            if that was stated, "images" for images without a statement, "unknown" for statistics without one.
     """
 
     source: str
