@@ -192,5 +192,5 @@ class TiTok(LatentTokenizer):
 def _check_layout(layout: str, quantizer: Quantizer) -> None:
     if layout not in LAYOUTS:
         raise ValueError(f"layout={layout!r} is unknown; choose one of {list(LAYOUTS)}")
-    if layout == "two_stage" and quantizer.codebook_size is None:
-        raise ValueError("layout='two_stage' freezes a discrete bottleneck; a Gaussian one cannot be used")
+    if layout != "single_stage" and quantizer.codebook_size is None:
+        raise ValueError(f"layout={layout!r} needs a quantizer with codes; a Gaussian one has none")

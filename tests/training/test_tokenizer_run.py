@@ -9,10 +9,11 @@ import torch
 
 import train_titok
 from common.build import ConfigError, build_dataclass
-from common.config import REPOSITORY, read_yaml
+from common.config import read_yaml
 from modeling.factory import build_tokenizer
 from modeling.tokenizers import TOKENIZERS
 from tests.conftest import TOKENIZER
+from tests.recipes import RECIPES
 from training.tasks import TOKENIZER_TASKS
 from training.tasks.tokenizer import LearningSettings
 from training.tokenizer_run import TokenizerRun
@@ -111,7 +112,7 @@ REFUSED = {  # twins whose codes cannot start softly
     "cluster_pixels": "are frozen",
     "cluster_online": "learns nothing but its codes",
 }
-SOFT = {path.stem: read_yaml(path) for path in sorted((REPOSITORY / "configs/debug").glob("*.yaml"))}
+SOFT = {path.stem: read_yaml(path) for path in RECIPES if path.parent.name == "debug"}
 SOFT = {name: tree for name, tree in SOFT.items() if "tokenizer" in tree}
 
 

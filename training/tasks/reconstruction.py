@@ -59,13 +59,11 @@ class ReconstructionTask(TokenizerTask):
         cls, run: LearningSettings, setup: TokenizerSetup, device: torch.device
     ) -> "ReconstructionTask":
         """See `TokenizerTask.from_run`."""
-        rate = run.discriminator_learning_rate or run.optimizer.learning_rate
+        rate, losses = run.discriminator_learning_rate or run.optimizer.learning_rate, run.losses
         return cls(
             setup,
             discriminator=build_discriminator(run.discriminator) if run.discriminator else None,
-            perceptual=find_perceptual(**vars(run.losses.perceptual))
-            if run.losses.perceptual_weight
-            else None,
+            perceptual=find_perceptual(**vars(losses.perceptual)) if losses.perceptual_weight else None,
             discriminator_optimizer=replace(run.optimizer, learning_rate=rate, muon_learning_rate=None),
             # After the discriminator: both draw random numbers, and the discriminator's belong to the run.
             text=find_text_encoder(run.text_encoder, setup.tokenizer, device),
@@ -76,9 +74,7 @@ class ReconstructionTask(TokenizerTask):
         """Beyond those of all tokenizers the teacher that a second stage copies."""
         found = super().needs(tokenizer)
         if tokenizer.copies_teacher:
-            found["teacher"] = (
-                "the pixel decoder starts from that of a 2-D tokenizer; expected one like maskgit-vqgan"
-            )
+            found["teacher"] = "the pixel decoder starts from the teacher's; expected one like maskgit-vqgan"
         return found
 
     @classmethod

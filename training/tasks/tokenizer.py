@@ -83,13 +83,9 @@ class TokenizerTask(Task):
     text: TextEncoder | None = None
 
     def __init__(self, setup: TokenizerSetup) -> None:
-        self.validation, self.batch_size, self.num_workers = (
-            setup.validation,
-            setup.batch_size,
-            setup.num_workers,
-        )
-        self.evaluator, self.class_names = setup.evaluator, setup.class_names
-        self.settings = setup.losses
+        self.validation, self.class_names = setup.validation, setup.class_names
+        self.batch_size, self.num_workers = setup.batch_size, setup.num_workers
+        self.evaluator, self.settings = setup.evaluator, setup.losses
         self.modules: dict[str, nn.Module] = {"model": setup.tokenizer}
         self.optimizers = {"model": setup.optimizer}
         self.health = CodebookHealth(setup.tokenizer.codebook_size) if setup.tokenizer.is_discrete else None
@@ -107,11 +103,8 @@ class TokenizerTask(Task):
     @classmethod
     def needs(cls, tokenizer: Tokenizer) -> dict[str, str]:
         """Keys of the run that must be given, with what is expected."""
-        if tokenizer.frozen_encoder:
-            return {
-                "initialize": "encoder and codes of this tokenizer are frozen; expected the finished tokenizer"
-            }
-        return {}
+        why = "encoder and codes of this tokenizer are frozen; expected the finished tokenizer"
+        return {"initialize": why} if tokenizer.frozen_encoder else {}
 
     @classmethod
     def unused(cls, tokenizer: Tokenizer) -> dict[str, str]:
@@ -119,13 +112,11 @@ class TokenizerTask(Task):
         found = {}
         if not tokenizer.needs_text:
             found["text_encoder"] = "this tokenizer takes no text"
-        if tokenizer.frozen_encoder or not tokenizer.is_discrete:
-            why = (
-                "codes of this tokenizer are frozen"
-                if tokenizer.frozen_encoder
-                else "this tokenizer has no codes"
-            )
-            found |= dict.fromkeys(["losses.quantize_start", "losses.quantize_end"], why)
+        soft_start = ["losses.quantize_start", "losses.quantize_end"]
+        if tokenizer.frozen_encoder:
+            found |= dict.fromkeys(soft_start, "codes of this tokenizer are frozen")
+        elif not tokenizer.is_discrete:
+            found |= dict.fromkeys(soft_start, "this tokenizer has no codes")
         if not tokenizer.quantize.entropy_weight:
             found["losses.entropy_boost"] = (
                 "the quantizer has no entropy term; expected tokenizer.quantizer.entropy_weight above 0 (lfq, bsq,"

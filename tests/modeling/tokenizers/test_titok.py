@@ -226,6 +226,7 @@ def test_initial_values() -> None:
         (dict(layout="two_stage", decoder_patch_size=8), "decoder_patch_size=8 must be 16"),
         (dict(layout="two_stage", pixel_decoder_channels=48), "multiple of 32"),
         (dict(layout="two_stage", quantizer=GaussianQuantizer(code_dim=4)), "Gaussian"),
+        (dict(layout="proxy", quantizer=GaussianQuantizer(code_dim=4)), "Gaussian"),
     ],
 )
 def test_options_that_do_not_fit_are_named(options: dict, message: str) -> None:
