@@ -23,11 +23,5 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from common.config import run_script
 from jobs.compare_tokenizers import CompareOptions, compare_tokenizers
 
-
-def main(options: CompareOptions) -> None:
-    """Train, measure, generate, one tokenizer after the other; then the table."""
-    compare_tokenizers(options)
-
-
 if __name__ == "__main__":
-    run_script(main, CompareOptions, __doc__)
+    run_script(compare_tokenizers, CompareOptions, __doc__)

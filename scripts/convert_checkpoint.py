@@ -16,11 +16,5 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from common.config import run_script
 from jobs.convert_checkpoint import ConvertCheckpointOptions, convert_checkpoint
 
-
-def main(options: ConvertCheckpointOptions) -> None:
-    """Load strictly, write, and say what it was."""
-    convert_checkpoint(options)
-
-
 if __name__ == "__main__":
-    run_script(main, ConvertCheckpointOptions, __doc__)
+    run_script(convert_checkpoint, ConvertCheckpointOptions, __doc__)

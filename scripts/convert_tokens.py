@@ -20,11 +20,5 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from common.config import run_script
 from jobs.convert_tokens import ConvertTokensOptions, convert_tokens
 
-
-def main(options: ConvertTokensOptions) -> None:
-    """Convert a file or folder and print what it holds."""
-    convert_tokens(options)
-
-
 if __name__ == "__main__":
-    run_script(main, ConvertTokensOptions, __doc__)
+    run_script(convert_tokens, ConvertTokensOptions, __doc__)

@@ -19,11 +19,5 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from common.config import run_script
 from jobs.evaluate import EvaluateOptions, evaluate
 
-
-def main(options: EvaluateOptions) -> None:
-    """Measure, print, and write the result with its protocol."""
-    evaluate(options)
-
-
 if __name__ == "__main__":
-    run_script(main, EvaluateOptions, __doc__)
+    run_script(evaluate, EvaluateOptions, __doc__)

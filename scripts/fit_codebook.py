@@ -17,11 +17,5 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from common.config import run_script
 from jobs.fit_codebook import FitOptions, fit_codebook
 
-
-def main(options: FitOptions) -> None:
-    """Fit the codebook from the last complete iteration on, and write the tokenizer."""
-    fit_codebook(options)
-
-
 if __name__ == "__main__":
-    run_script(main, FitOptions, __doc__)
+    run_script(fit_codebook, FitOptions, __doc__)

@@ -20,11 +20,5 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from common.config import run_script
 from jobs.pretokenize import PretokenizeOptions, pretokenize
 
-
-def main(options: PretokenizeOptions) -> None:
-    """Write the token file, or the rows that it lacks."""
-    pretokenize(options)
-
-
 if __name__ == "__main__":
-    run_script(main, PretokenizeOptions, __doc__)
+    run_script(pretokenize, PretokenizeOptions, __doc__)

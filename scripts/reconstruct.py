@@ -21,11 +21,5 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from common.config import run_script
 from jobs.reconstruct import ReconstructOptions, reconstruct
 
-
-def main(options: ReconstructOptions) -> None:
-    """Reconstruct all images and write pictures, tokens and measurements."""
-    reconstruct(options)
-
-
 if __name__ == "__main__":
-    run_script(main, ReconstructOptions, __doc__)
+    run_script(reconstruct, ReconstructOptions, __doc__)

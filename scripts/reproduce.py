@@ -21,11 +21,5 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from common.config import run_script
 from jobs.reproduce import ReproduceOptions, reproduce
 
-
-def main(options: ReproduceOptions) -> None:
-    """Look for everything, draw or reconstruct, measure, compare."""
-    reproduce(options)
-
-
 if __name__ == "__main__":
-    run_script(main, ReproduceOptions, __doc__)
+    run_script(reproduce, ReproduceOptions, __doc__)

@@ -13,11 +13,5 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from common.config import run_script
 from jobs.summarize import SummaryOptions, summarize
 
-
-def main(options: SummaryOptions) -> None:
-    """Copy pictures, draw curves, merge numbers."""
-    summarize(options)
-
-
 if __name__ == "__main__":
-    run_script(main, SummaryOptions, __doc__)
+    run_script(summarize, SummaryOptions, __doc__)

@@ -93,7 +93,7 @@ def test_files_and_functions_stay_readable(path):
 
 @pytest.mark.parametrize("path", [*ENTRIES, *SCRIPTS], ids=lambda p: p.name)
 def test_entry_scripts_are_thin(path):
-    """A script holds its usage and its `main`, and runs the job of its name."""
+    """A script holds its usage and runs the job of its name."""
     assert len(path.read_text().splitlines()) <= ENTRY_LINES
     if path in SCRIPTS:
         ours = {name for name in imports(path) if name.split(".")[0] not in ("sys", "pathlib")}
