@@ -1,18 +1,13 @@
 """Run files of the original code release (arXiv:2406.07550, arXiv:2411.00776, arXiv:2501.07730) in our terms.
 
-A tree merged from such a YAML file and from overrides, with their key names or ours, becomes the tree that our
-entry scripts check. Every key is accounted for: it has a counterpart, or stands in `keys.UNUSED` with the
-reason why it changes nothing, or it is an error. docs/original_configs.md shows the whole correspondence.
+docs/original_configs.md shows the whole correspondence.
 """
 
-import dataclasses
-import inspect
 from collections.abc import Mapping
-from difflib import get_close_matches
 from pathlib import PurePath
-from typing import Any, Literal, get_type_hints
+from typing import Any
 
-from common.build import ConfigError, check_value, nearest
+from common.build import ConfigError, check_value
 from compat.keys import (
     BASE,
     CAPTIONS,
@@ -20,24 +15,17 @@ from compat.keys import (
     CROP_SIZE,
     EVAL_SHARDS,
     FILTERING,
-    HANDLED,
-    HANDLED_OF,
-    NAMED,
-    NESTED,
+    OF_KIND,
     PEAK,
-    RENAMED,
-    RENAMED_OF,
     REQUIRED_WITH_PIXELS,
-    SECTIONS,
+    SHARED,
     TOKEN_FILE,
     TRAIN_SHARDS,
-    TRANSFORM,
-    UNUSED,
+    Kind,
+    divide,
+    overlay,
 )
-from compat.models import generator_section, is_original, sampling_section, tokenizer_section
-from data import DATASETS
-
-Kind = Literal["tokenizer", "generator"]
+from compat.models import generator_section, sampling_section, tokenizer_section
 
 # A weight file does not say what is in it.
 WEIGHT_FILES = (".bin", ".safetensors", ".pt", ".pth")
@@ -49,134 +37,27 @@ def translate_run(tree: Mapping[str, Any], kind: Kind, settings: type) -> dict[s
     Args:
         tree: merged and resolved. A tree without the original's `model` section is returned as it is.
         kind: what the run trains.
-        settings: dataclass of the run. Its sections that have a name of theirs may hold keys of both.
+        settings: dataclass of the run.
 
     Raises:
         ConfigError: a key that neither the original nor we know (the nearest one is named), a value without
             counterpart here, a missing key, or a run of the other kind.
     """
-    if not _looks_original(tree):
+    if not isinstance(tree.get("model"), Mapping):
         return dict(tree)
-    _check_kind(tree["model"], kind)
-    flat, ours = _split(tree, kind, get_type_hints(settings))
+    flat, ours = divide(tree, kind, settings)
     result: dict[str, Any] = {"experiment": {}, "training": {}, "optimizer": {}, "schedule": {}}
-    for key, target in (RENAMED | RENAMED_OF[kind]).items():
-        if key in flat:
+    for key, target in (SHARED | OF_KIND[kind]).items():
+        if target and key in flat:
             _put(result, target, flat[key])
     _common(result, flat)
     (_tokenizer_run if kind == "tokenizer" else _generator_run)(result, tree, flat, ours)
-    result = _overlay("", result, ours)
+    result = overlay(result, ours)
     for name, key in (("train", TRAIN_SHARDS), ("validation", EVAL_SHARDS), ("images", TRAIN_SHARDS)):
         section = result["data"].get(name) if isinstance(result["data"], Mapping) else None
         if isinstance(section, Mapping) and section.get("path", "") is None:
             raise ConfigError(f"{key} is missing; expected a pattern of tar shards")
     return result
-
-
-def translate_sampling(tree: dict[str, Any]) -> dict[str, Any]:
-    """Options of sample_imagenet.py from an inference or generator training file of the original.
-
-    Returns:
-        `generator` {weights, generator, sampling}, `tokenizer` {weights, tokenizer}, `output` if
-        experiment.output_dir is given, and the script's own options as they are. A tree without the original's
-        `model` section is returned as it is.
-
-    Raises:
-        ConfigError: an unknown key, or a file of weights that is not named.
-    """
-    if not _looks_original(tree):
-        return dict(tree)
-    _check_kind(tree["model"], "generator")
-    ours = {key: value for key, value in tree.items() if key not in SECTIONS}
-    flat, _ = _split({key: value for key, value in tree.items() if key in SECTIONS}, "generator", {})
-    section = tokenizer_section(tree)
-    key = _tokenizer_key(section)
-    weights = {
-        "generator": ("experiment.generator_checkpoint", flat.get("experiment.generator_checkpoint")),
-        "tokenizer": (key, _tokenizer_weights(tree, flat, section)),
-    }
-    for name, (named_by, value) in weights.items():
-        if not value and name not in ours:
-            raise ConfigError(f"{named_by} is missing; expected the weight file of the {name}")
-    result: dict[str, Any] = {
-        "generator": {
-            "weights": weights["generator"][1],
-            "generator": generator_section(tree),
-            "sampling": sampling_section(tree),
-        },
-        "tokenizer": {"weights": weights["tokenizer"][1], "tokenizer": section},
-    }
-    if flat.get("experiment.output_dir"):
-        result["output"] = flat["experiment.output_dir"]
-    return _overlay("", result, ours)
-
-
-def _looks_original(tree: Mapping[str, Any]) -> bool:
-    return is_original(tree) or isinstance(tree.get("model"), Mapping)
-
-
-def _check_kind(model: Mapping[str, Any], kind: Kind) -> None:
-    """Refuse models of another kind, and parts of models that nobody knows."""
-    if "maskgen" in model:
-        raise ConfigError("model.maskgen: text-to-image generators are not supported")
-    parts = ("vq_model", "generator")
-    for key in model:
-        if key not in parts:
-            raise ConfigError(
-                f"model.{key} is not an option{nearest(key, parts)}; options: {', '.join(parts)}"
-            )
-    for key in ("vq_model",) if kind == "tokenizer" else parts:
-        if not isinstance(model.get(key), Mapping):
-            raise ConfigError(f"model.{key} is missing; expected a section")
-    if kind == "tokenizer" and "generator" in model:
-        raise ConfigError(
-            "model.generator describes a generator; a tokenizer's file has model.vq_model alone"
-        )
-
-
-def _split(
-    tree: Mapping[str, Any], kind: Kind, sections: Mapping[str, type]
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What a tree says in the original's terms, by dotted key, and the sections it gives in ours."""
-    known = [*RENAMED, *RENAMED_OF[kind], *HANDLED, *HANDLED_OF[kind], *UNUSED]
-    flat: dict[str, Any] = {}
-    ours: dict[str, Any] = {}
-
-    def read(path: str, section: Any) -> None:
-        if not isinstance(section, Mapping):
-            raise ConfigError(f"{path}={section!r} has the wrong type; expected section")
-        own = (
-            [f.name for f in dataclasses.fields(sections[path])]
-            if dataclasses.is_dataclass(sections.get(path))
-            else []
-        )
-        for key, value in section.items():
-            dotted = f"{path}.{key}"
-            if dotted in NESTED:
-                read(dotted, value)
-            elif dotted in known:
-                flat[dotted] = value
-            elif key in own:
-                ours.setdefault(path, {})[key] = value
-            else:
-                options = own + [
-                    k.split(".")[-1] for k in known + list(NESTED) if k.rpartition(".")[0] == path
-                ]
-                shown = ", ".join(sorted(set(options)))
-                raise ConfigError(f"{dotted} is not an option{nearest(key, options)}; options: {shown}")
-
-    for key, value in tree.items():
-        if key == "model":  # checked where it is translated
-            continue
-        if key in SECTIONS:
-            read(key, value)
-        elif get_close_matches(str(key), SECTIONS, n=1, cutoff=0.85):  # ours resemble them less
-            raise ConfigError(
-                f"{key} is not an option{nearest(str(key), SECTIONS)}; options: {', '.join(SECTIONS)}"
-            )
-        else:
-            ours[key] = value
-    return flat, ours
 
 
 def _put(result: dict[str, Any], dotted: str, value: Any) -> None:
@@ -231,8 +112,8 @@ def _tokenizer_run(result: dict, tree: Mapping, flat: Mapping[str, Any], ours: M
         result.pop("discriminator_learning_rate", None)
     else:
         for key in REQUIRED_WITH_PIXELS:
-            if f"losses.{key}" not in flat and key not in ours.get("losses", {}):
-                raise ConfigError(f"losses.{key} is missing; the original has no default for it")
+            if key not in flat and key.split(".")[-1] not in ours.get("losses", {}):
+                raise ConfigError(f"{key} is missing; the original has no default for it")
         losses["perceptual"] = perceptual_shares(flat["losses.perceptual_loss"])
         result["discriminator"] = {
             "name": "nlayer",
@@ -261,7 +142,7 @@ def _generator_run(result: dict, tree: Mapping, flat: Mapping[str, Any], ours: M
     smoothing = result.pop("maskgit", {})  # autoregressive training has no such terms
     result[task] = given | (smoothing if task == "maskgit" else {})
     section = tokenizer_section(tree)
-    weights = _tokenizer_weights(tree, flat, section)
+    key, weights = tokenizer_weights(tree, flat, section)
     result["data"] = data = {"tokenizer": _reference(weights, section)}
     wanted = ours.get("data") if isinstance(ours.get("data"), Mapping) else {}
     if "tokens" not in wanted and ("images" in wanted or not flat.get(TOKEN_FILE)):
@@ -269,7 +150,7 @@ def _generator_run(result: dict, tree: Mapping, flat: Mapping[str, Any], ours: M
         size = flat.get(CROP_SIZE, section.get("image_size", 256))
         data["images"] = _train_images(flat, size, _flag(flat, CAPTIONS), classes)
         if not weights and "tokenizer" not in wanted:
-            raise ConfigError(f"{_tokenizer_key(section)} is missing; expected the tokenizer of the images")
+            raise ConfigError(f"{key} is missing; expected the tokenizer of the images")
     elif "tokens" not in wanted:
         data["tokens"] = flat[TOKEN_FILE]
 
@@ -283,17 +164,15 @@ def _reference(weights: str | None, section: Mapping[str, Any]) -> str | dict[st
     return {"weights": weights, "tokenizer": dict(section)}
 
 
-def _tokenizer_key(section: Mapping[str, Any]) -> str:
-    """Which key names the weights of a generator's tokenizer."""
+def tokenizer_weights(
+    tree: Mapping[str, Any], flat: Mapping[str, Any], section: Mapping[str, Any]
+) -> tuple[str, str | None]:
+    """The key that names the weights of a generator's tokenizer, and its value; None if the file leaves it empty."""
     if section["name"] == "maskgit_vqgan":
-        return "model.vq_model.pretrained_tokenizer_weight"
-    return "experiment.tokenizer_checkpoint"
-
-
-def _tokenizer_weights(tree: Mapping, flat: Mapping[str, Any], section: Mapping[str, Any]) -> str | None:
-    if section["name"] == "maskgit_vqgan":
-        return tree["model"]["vq_model"].get("pretrained_tokenizer_weight") or None
-    return flat.get("experiment.tokenizer_checkpoint") or None
+        key = "pretrained_tokenizer_weight"
+        return f"model.vq_model.{key}", tree["model"]["vq_model"].get(key) or None
+    key = "experiment.tokenizer_checkpoint"
+    return key, flat.get(key) or None
 
 
 def perceptual_shares(name: Any) -> dict[str, float]:
@@ -344,15 +223,3 @@ def _train_images(
     if _flag(flat, FILTERING):  # what the original keeps: 0.5 <= height / width <= 2, longer side >= 256
         section |= {"max_aspect": 2.0, "min_side": 256}
     return section
-
-
-def _overlay(path: str, old: Any, new: Any) -> Any:
-    """Our own keys over translated ones. Another `name` replaces a section, except how images are cut."""
-    if not isinstance(old, Mapping) or not isinstance(new, Mapping):
-        return new
-    if path in NAMED and new.get("name", old.get("name")) != old.get("name"):
-        source = DATASETS.get(new["name"]) if path.startswith("data.") else None
-        kept = inspect.signature(source).parameters if source is not None else {}
-        return {k: v for k, v in old.items() if k in TRANSFORM and k in kept} | dict(new)
-    merged = {key: _overlay(f"{path}.{key}".lstrip("."), old.get(key), value) for key, value in new.items()}
-    return {**old, **merged}

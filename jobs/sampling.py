@@ -10,7 +10,7 @@ from common.console import Clock, banner, duration, say
 from common.distributed import is_main, world_size
 from common.image_rows import GRID_COLUMNS, GRID_ROWS, class_rows
 from common.launch import processes
-from compat.runs import translate_sampling
+from compat.sampling import translate_sampling
 from modeling.pipeline import find_classes, generate_into, load_image_model
 from modeling.sampling import MaskedSamplingSettings, SamplingSettings, numbers_needed, settings_type
 from storage.files import save_png

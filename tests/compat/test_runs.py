@@ -9,10 +9,8 @@ import yaml
 from common.build import ConfigError, build_dataclass
 from common.config import REPOSITORY, load_settings
 from compat import keys as original_keys
-from compat.runs import (
-    perceptual_shares,
-    translate_sampling,
-)
+from compat.runs import perceptual_shares
+from compat.sampling import translate_sampling
 from tests.compat.trees import (
     DATACOMP,
     IMAGENET,
@@ -397,11 +395,9 @@ def test_mistakes_in_inference_files(key, value, message):
 
 def test_every_known_key_is_documented():
     page = (REPOSITORY / "docs" / "original_configs.md").read_text()
-    groups = (*original_keys.RENAMED_OF.values(), *original_keys.HANDLED_OF.values())
     keys = {
-        *original_keys.RENAMED,
-        *original_keys.HANDLED,
+        *original_keys.SHARED,
         *original_keys.UNUSED,
-        *(k for g in groups for k in g),
+        *(k for group in original_keys.OF_KIND.values() for k in group),
     }
     assert len(keys) > 40 and not [key for key in sorted(keys) if f"`{key}`" not in page]
