@@ -132,7 +132,7 @@ class IBQ(CodebookQuantizer):
         super().__init__(codebook_size, code_dim)
         if entropy_temperature <= 0 or chunk < 1:
             raise ValueError(
-                f"entropy_temperature={entropy_temperature} must be above 0, chunk={chunk} at least 1"
+                f"entropy_temperature={entropy_temperature} must be above 0, chunk={chunk} must be at least 1"
             )
         self.commitment_cost = commitment_cost
         self.entropy_weight, self.entropy_temperature = entropy_weight, entropy_temperature
