@@ -5,8 +5,7 @@ from typing import Any
 
 import yaml
 
-from common.build import build_dataclass
-from common.config import merge_sources, resolve, to_tree
+from common.config import load_settings, merge_sources, resolve, to_tree
 from common.recipes import REMOVED, Entry, entries
 from jobs.fit_codebook import FitOptions
 from training.generator_run import GeneratorRun
@@ -27,7 +26,7 @@ def show_config(arguments: list[str]) -> Iterator[str]:
     tree = resolve(sources)
     settings = next((cls for key, cls in PROGRAMS.items() if key in tree), None)
     if settings is not None:
-        tree = to_tree(build_dataclass(settings, tree))
+        tree = to_tree(load_settings(settings, arguments))
     yield from _lines(tree, dict(entries(sources)))
 
 

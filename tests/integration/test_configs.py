@@ -1,7 +1,6 @@
 """Every shipped configuration passes the strict checks and describes models, optimizers and schedules that build."""
 
 import json
-import re
 import tarfile
 from dataclasses import replace
 from io import BytesIO
@@ -14,7 +13,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from common.build import build_dataclass, check_options, choose
+from common.build import ConfigError, build_dataclass, check_options, choose
 from common.config import read_yaml
 from data import DATASETS
 from data.loaders import train_loader
@@ -116,13 +115,14 @@ def test_every_recipe_resolves_to_what_it_did():
     assert json.loads(GOLDEN.read_text()) == {name_of(path): digests(path) for path in RECIPES}
 
 
-def test_every_base_is_one():
-    used = {
-        path.parent / text[1]
-        for path in RECIPES
-        if (text := re.search(r"^base: (\S+)$", path.read_text(), re.M))
-    }
-    assert set(BASES) <= used, "a file whose name begins with _ is only a base of others"
+@pytest.mark.parametrize("path", BASES, ids=name_of)
+def test_a_base_alone_is_no_recipe(path):
+    """A file whose name begins with _ holds what some recipes beside it share, and is refused as a run."""
+    users = [p for p in RECIPES if p.parent == path.parent and f"base: {path.name}\n" in p.read_text()]
+    assert len(users) > 1
+    tree = read_yaml(path)
+    with pytest.raises(ConfigError):
+        build_dataclass(GeneratorRun if "generator" in tree else TokenizerRun, tree)
 
 
 @files("tokenizer")

@@ -5,7 +5,7 @@ import sys
 import pytest
 import yaml
 
-from common.config import load_settings, read_yaml, to_tree
+from common.config import REPOSITORY, load_settings, read_yaml, to_tree
 from scripts import show_config
 from training.generator_run import GeneratorRun
 
@@ -55,6 +55,17 @@ def test_what_a_base_gives_and_what_is_removed(show, tmp_path):
     assert found["size: 8"] in (f"{tmp_path}/own.yaml", f"{tmp_path}/own.yaml: ${{tokenizer.size}}")
     assert found["kl_weight: 1.0e-06"] == f"default; {tmp_path}/own.yaml removes the value of its base"
     assert found["validation: {}"] == "default"
+
+
+def test_what_the_program_refuses_is_refused(show, tmp_path):
+    own = "base: imagenet_b.yaml\ntraining: {max_grad_norm: null}\n"
+    (tmp_path / "imagenet_b.yaml").write_text((REPOSITORY / "configs/rar/imagenet_b.yaml").read_text())
+    (tmp_path / "own.yaml").write_text(own)
+    with pytest.raises(SystemExit) as end:
+        show(f"config={tmp_path}/own.yaml")
+    assert "training.max_grad_norm: null removes the key of the base, and the default is 1.0" in str(
+        end.value.code
+    )
 
 
 def test_codebooks_and_files_of_other_programs(show, tmp_path):
