@@ -1,18 +1,10 @@
 """Generators: label -> tokens. `GENERATORS` maps the names used in configurations to classes."""
 
-from modeling.generators.base import (
-    AutoregressiveGenerator,
-    DecodeSession,
-    Generator,
-    MaskedGenerator,
-    drop_labels,
-)
+from modeling.generators.base import Generator
 from modeling.generators.factorized_ar import FactorizedAR
 from modeling.generators.gpt import GPT
 from modeling.generators.ibq_ar import IBQTransformer
 from modeling.generators.maskgit import MaskGIT
-from modeling.generators.masking import mask_counts, mask_ratio, sample_masks
-from modeling.generators.orders import permute_tokens, randomness, sample_orders
 from modeling.generators.rar import RAR
 from modeling.generators.uvit import UViT
 
@@ -24,24 +16,3 @@ GENERATORS: dict[str, type[Generator]] = {
     "factorized_ar": FactorizedAR,
     "ibq_ar": IBQTransformer,
 }
-
-__all__ = [
-    "GENERATORS",
-    "GPT",
-    "RAR",
-    "AutoregressiveGenerator",
-    "DecodeSession",
-    "FactorizedAR",
-    "Generator",
-    "IBQTransformer",
-    "MaskGIT",
-    "MaskedGenerator",
-    "UViT",
-    "drop_labels",
-    "mask_counts",
-    "mask_ratio",
-    "permute_tokens",
-    "randomness",
-    "sample_masks",
-    "sample_orders",
-]

@@ -6,20 +6,9 @@ from torch import Tensor
 
 
 class KVCache:
-    """Keys and values of every layer for `length` positions.
+    """Keys and values of every layer for `length` positions of `rows` sequences.
 
-    Writing a position never moves what is already there and attention reads views of the filled prefix, so a
-    step reads the prefix once instead of copying the cache.
-
-    Args:
-        depth: number of layers.
-        rows: sequences in the batch (R).
-        num_heads: heads (H).
-        length: positions per sequence.
-        example: `[..., D]`, tells the width, the device and, unless autocast decides, the dtype.
-
-    Attributes:
-        dtype: of queries, keys and values.
+    `example` `[..., D]` tells the width, the device and, outside autocast, the dtype.
     """
 
     def __init__(self, *, depth: int, rows: int, num_heads: int, length: int, example: Tensor) -> None:
@@ -36,21 +25,18 @@ class KVCache:
     def attend(self, layer: int, position: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Store one position's key and value, then attend from it to itself and all earlier positions.
 
-        Args:
-            layer: which layer asks.
-            position: positions must come in ascending order without gaps.
-            query, key, value: `[R, H, d]`.
-
-        Returns:
-            `[R, H, d]`.
+        Positions must come in ascending order without gaps. All tensors are `[R, H, d]`.
         """
         keys, values = self._keys[layer], self._values[layer]
         filled = position + 1
         values[:, :, position] = value
-        query = query.unsqueeze(2)
+        query = query.unsqueeze(2)  # [R, H, 1, d]
         if self._keys_transposed:
             keys[..., position] = key
-            scores = (query * query.shape[-1] ** -0.5) @ keys[..., :filled]
+            scores = (query * query.shape[-1] ** -0.5) @ keys[
+                ..., :filled
+            ]  # a view: the prefix is read, not copied
             return (scores.softmax(dim=-1) @ values[:, :, :filled]).squeeze(2)
         keys[:, :, position] = key
+        # No causal mask: the prefix holds nothing later than the query.
         return F.scaled_dot_product_attention(query, keys[:, :, :filled], values[:, :, :filled]).squeeze(2)

@@ -25,36 +25,25 @@ import torch
 from torch import Tensor, nn
 
 from modeling.generators.base import DecodeSession
-from modeling.generators.llama_decoding import BlockStep, DecodeStack, frozen
+from modeling.generators.frozen_linear import FrozenLinear
+from modeling.generators.llama_decoding import BlockStep, DecodeStack
 from modeling.generators.raster import RasterGenerator
+from modeling.layers.initialization import init_weights
 from modeling.layers.llama import LlamaBlock, RMSNorm, run_llama_blocks
 from modeling.token_factors import TokenFactors
 
-_SEQUENCES = 2**15  # of sub-tokens at a time: kernels of attention take no more than 2^16 - 1
+_SEQUENCES = 2**15  # attended to at a time: attention kernels take a batch of at most 2^16 - 1
 
 
 class FactorizedAR(RasterGenerator):
     """Class-conditional transformer that writes tokens in raster order, each in a few sub-tokens.
 
+    The defaults are those of Open-MAGVIT2. For arguments that are not explained here, and errors, see
+    `RasterGenerator`.
+
     Args:
-        codebook_size: tokens are `0 ... codebook_size - 1`.
-        num_classes: labels are `0 ... num_classes - 1`, and `num_classes` for "no class".
-        num_tokens: tokens per image (N).
         factors: sizes of the sub-tokens, two or more, their product the codebook; the first digit is the least
             significant. Open-MAGVIT2: 64 and 4096.
-        hidden_size: width D, a multiple of `num_heads`.
-        depth: blocks over tokens.
-        intra_depth: blocks over the sub-tokens of a token.
-        num_heads: attention heads.
-        mlp_size: inner width of the gated MLPs; Open-MAGVIT2 takes `8 / 3 * hidden_size`, rounded up to a multiple
-            of 256.
-        rope, class_rotation: see `RasterGenerator`; the defaults are those of Open-MAGVIT2.
-            `class_rotation` also holds for the place of the context among the sub-tokens.
-        dropout: on embeddings of tokens, attention output and MLP output, in training mode.
-        activation_checkpointing: recompute blocks in the backward pass instead of storing their activations.
-
-    Raises:
-        ValueError: sizes do not fit together, or an option is unknown.
     """
 
     def __init__(
@@ -65,13 +54,13 @@ class FactorizedAR(RasterGenerator):
         num_tokens: int,
         factors: Sequence[int],
         hidden_size: int,
-        depth: int,
-        intra_depth: int,
+        depth: int,  # blocks over tokens
+        intra_depth: int,  # blocks over the sub-tokens of a token
         num_heads: int,
-        mlp_size: int,
+        mlp_size: int,  # Open-MAGVIT2: 8 / 3 * hidden_size, rounded up to a multiple of 256
         rope: Literal["2d", "1d"] = "2d",
-        class_rotation: Literal["zero", "identity"] = "zero",
-        dropout: float = 0.1,
+        class_rotation: Literal["zero", "identity"] = "zero",  # also of the context before sub-tokens
+        dropout: float = 0.1,  # on embeddings of tokens, attention output and MLP output
         activation_checkpointing: bool = False,
     ) -> None:
         super().__init__(
@@ -85,15 +74,13 @@ class FactorizedAR(RasterGenerator):
             activation_checkpointing=activation_checkpointing,
         )
         count = len(factors)
-        if not 2 <= count <= num_tokens + 1:  # the table of places has this many
+        if not 2 <= count <= num_tokens + 1:  # both transformers share one table of N + 1 places
             raise ValueError(
                 f"factors={list(factors)} must be 2 sizes or more, and no more than num_tokens + 1 = {num_tokens + 1};"
-                " for codebooks in one piece take generator gpt or ibq_ar"
+                " for codebooks in one piece use generator gpt or ibq_ar"
             )
-        if intra_depth < 1:
-            raise ValueError(
-                f"intra_depth={intra_depth} must be at least 1: sub-tokens would not see their context"
-            )
+        if intra_depth < 1:  # sub-tokens would not see their context
+            raise ValueError(f"intra_depth={intra_depth} must be at least 1")
         self.token_factors = TokenFactors(factors)
         self.token_factors.check(codebook_size)
         self._names = ["pre_emb", *(f"mid_emb_{g}" for g in range(1, count - 1)), "post_emb"]
@@ -101,22 +88,19 @@ class FactorizedAR(RasterGenerator):
             self.add_module(name, nn.Embedding(size, hidden_size))
         self.class_emb = nn.ModuleDict({"embedding_table": nn.Embedding(num_classes + 1, hidden_size)})
         self.drop = nn.Dropout(dropout)
+        sizes = {"hidden_size": hidden_size, "num_heads": num_heads, "mlp_size": mlp_size}
         self.spatial_blocks, self.factorized_blocks = (
-            nn.ModuleList(
-                LlamaBlock(hidden_size=hidden_size, num_heads=num_heads, mlp_size=mlp_size, dropout=dropout)
-                for _ in range(blocks)
-            )
+            nn.ModuleList(LlamaBlock(**sizes, dropout=dropout) for _ in range(blocks))
             for blocks in (depth, intra_depth)
         )
         self.norm = RMSNorm(hidden_size)
         self.head = nn.ModuleList(nn.Linear(hidden_size, size, bias=False) for size in factors)
-        self.initialise_weights()
+        init_weights(self)
         for head in self.head:
             nn.init.zeros_(head.weight)  # at first all sub-tokens are equally likely
 
     @property
     def factors(self) -> tuple[int, ...]:
-        """Sizes of the sub-tokens; see `AutoregressiveGenerator.factors`."""
         return self.token_factors.sizes
 
     @property
@@ -125,24 +109,19 @@ class FactorizedAR(RasterGenerator):
         return [self.get_submodule(name) for name in self._names]
 
     def embed_labels(self, labels: Tensor) -> Tensor:
-        """int64 `[...]` labels `0 ... num_classes` -> `[..., D]`."""
         return self.class_emb["embedding_table"](labels)
 
     def forward(self, tokens: Tensor, labels: Tensor, orders: Tensor | None = None) -> tuple[Tensor, ...]:
-        """Teacher-forced logits `[B, N, factors[g]]` for every g; see `AutoregressiveGenerator.forward`.
-
-        Raises:
-            ValueError: `tokens` are not `[B, num_tokens]`, or `orders` are given.
-        """
+        """Teacher-forced logits `[B, N, factors[g]]` for every g; see `AutoregressiveGenerator.forward`."""
         self.check_sequence(tokens, orders)
         sub_tokens = self.token_factors.split(tokens).unbind(dim=-1)
         embedded = [table(part) for table, part in zip(self.sub_token_tables, sub_tokens, strict=True)]
-        content = reduce(add, embedded)[:, :-1]
+        content = reduce(add, embedded)[:, :-1]  # the last token predicts nothing
         x = self.drop(torch.cat([self.embed_labels(labels)[:, None], content], dim=1))
         rotation, again = self.rotation(x.device), self.activation_checkpointing
         places = rotation.at(slice(self.num_tokens))
         context = run_llama_blocks(self.spatial_blocks, x, places, activation_checkpointing=again)
-        # The sub-tokens of every token are a sequence of their own.
+        # The sub-tokens of every token are a sequence of their own: [B, N, G, D] -> [B * N, G, D].
         x = torch.stack([context, *embedded[:-1]], dim=2).flatten(0, 1)
         places = rotation.at(slice(len(embedded)))
         parts = [
@@ -153,53 +132,36 @@ class FactorizedAR(RasterGenerator):
         return tuple(head(part) for head, part in zip(self.head, x.unbind(dim=2), strict=True))
 
     def start_decoding(self, labels: Tensor) -> DecodeSession:
-        """Begin generating one row per label; see `AutoregressiveGenerator.start_decoding`."""
         return FactorizedDecodeSession(self, labels)
 
 
 class FactorizedDecodeSession(DecodeSession):
-    """Generation in raster order, sub-token by sub-token, for a fixed list of labels.
-
-    The cache of the sub-tokens has G places, which every token uses anew.
-
-    Args:
-        model: the generator; its weights must not change while the session lives.
-        labels: int64 `[R]`, `0 ... num_classes`.
-
-    Raises:
-        ValueError: a label is out of range.
-    """
+    """Generation in raster order, sub-token by sub-token."""
 
     @torch.no_grad()
     def __init__(self, model: FactorizedAR, labels: Tensor) -> None:
         model.check_labels(labels)
         self._input = model.embed_labels(labels).clone()  # of the transformer over tokens, so far
-        rows, rotation = labels.shape[0], model.rotation(self._input.device)
+        rows = labels.shape[0]
         self._spatial, self._intra = (
-            DecodeStack(
-                [BlockStep(block, rows) for block in blocks],
-                rotation,
-                length=length,
-                num_heads=model.num_heads,
-                example=self._input,
-            )
+            DecodeStack(model, [BlockStep(block, rows) for block in blocks], length, self._input)
             for blocks, length in (
                 (model.spatial_blocks, model.num_tokens),  # the class and all tokens but the last
-                (model.factorized_blocks, len(model.factors)),
+                (model.factorized_blocks, len(model.factors)),  # every token uses these places anew
             )
         )
         self._tables, self._norm = model.sub_token_tables, model.norm
-        self._heads = [frozen(head, rows) for head in model.head]
+        self._heads = [FrozenLinear(head, packed_rows=rows) for head in model.head]
         self._calls, self._last = 0, model.num_tokens * len(model.factors)
 
     @torch.no_grad()
     def next_logits(self, tokens: Tensor | None) -> Tensor:
-        """Logits `[R, factors[k % G]]` of the next sub-token in call k; see `DecodeSession.next_logits`."""
         position, place = divmod(self._calls, len(self._heads))
         first = self._calls == 0
         assert first == (tokens is None) and self._calls < self._last, "None first, N * G calls at most"
+        # At place 0, `tokens` are the last sub-tokens of the token before: table -1.
         hidden = None if first else self._tables[place - 1](tokens)
-        if not first:  # a token's input is the sum of its sub-tokens'
+        if not first:  # a token's input is the sum of its sub-tokens' embeddings
             self._input = hidden.clone() if place == 1 else self._input + hidden
         if place == 0:
             hidden = self._spatial(self._input, position)

@@ -4,18 +4,16 @@ A bidirectional post-norm transformer over `class, token_1 ... token_N`. Module 
 the released checkpoints, which come from BERT (arXiv 1810.04805).
 """
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from modeling.generators.base import MaskedGenerator
-from modeling.layers.trainable import Block
+from modeling.layers.attention import check_heads
+from modeling.layers.initialization import init_weights
+from modeling.layers.trainable import Block, run_block
 
 _EPS = 1e-12  # of every layer norm
-_SEGMENTS = (
-    2  # rows of the segment table: the first is added everywhere, the second belongs to the checkpoints
-)
+_SEGMENTS = 2  # rows of the segment table: the first is added everywhere, checkpoints also hold a second
 
 
 class Embeddings(nn.Module):
@@ -30,7 +28,6 @@ class Embeddings(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """int64 `[B, T] -> [B, T, D]`."""
         places = self.token_type_embeddings.weight[0] + self.position_embeddings.weight
         return self.dropout(self.LayerNorm(self.word_embeddings(ids) + places))
 
@@ -47,9 +44,8 @@ class SelfAttention(nn.Module):
         self.value = nn.Linear(hidden_size, hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[B, T, D] -> [B, T, D]`."""
         query, key, value = (
-            part(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            part(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # [B, H, T, d]
             for part in (self.query, self.key, self.value)
         )
         dropout = self.attention_dropout if self.training else 0.0
@@ -67,7 +63,6 @@ class ResidualOutput(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, residual: Tensor) -> Tensor:
-        """`[..., input_size]` and `[..., D]` -> `[..., D]`."""
         return self.LayerNorm(residual + self.dropout(self.dense(x)))
 
 
@@ -82,7 +77,6 @@ class Attention(nn.Module):
         self.output = ResidualOutput(input_size=hidden_size, hidden_size=hidden_size, dropout=dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[B, T, D] -> [B, T, D]`."""
         return self.output(self.self(x), x)
 
 
@@ -94,7 +88,6 @@ class Intermediate(nn.Module):
         self.dense = nn.Linear(hidden_size, mlp_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[..., D] -> [..., mlp_size]`."""
         return F.gelu(self.dense(x))
 
 
@@ -105,39 +98,18 @@ class BertBlock(Block):
         self, *, hidden_size: int, num_heads: int, mlp_size: int, dropout: float, attention_dropout: float
     ) -> None:
         super().__init__()
-        self.attention = Attention(
-            hidden_size=hidden_size,
-            num_heads=num_heads,
-            dropout=dropout,
-            attention_dropout=attention_dropout,
-        )
+        drops = {"dropout": dropout, "attention_dropout": attention_dropout}
+        self.attention = Attention(hidden_size=hidden_size, num_heads=num_heads, **drops)
         self.intermediate = Intermediate(hidden_size=hidden_size, mlp_size=mlp_size)
         self.output = ResidualOutput(input_size=mlp_size, hidden_size=hidden_size, dropout=dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[B, T, D] -> [B, T, D]`."""
         x = self.attention(x)
         return self.output(self.intermediate(x), x)
 
 
 class MaskGIT(MaskedGenerator):
-    """Class-conditional masked transformer in the layout of BERT.
-
-    Args:
-        codebook_size: tokens are `0 ... codebook_size - 1`; `codebook_size` is the mask.
-        num_classes: labels are `0 ... num_classes - 1`, and `num_classes` for "no class".
-        num_tokens: tokens per image (N).
-        hidden_size: width D, a multiple of `num_heads`.
-        depth: number of layers.
-        num_heads: attention heads.
-        mlp_size: inner width of the MLPs.
-        dropout: on embeddings, attention output and MLP output, in training mode.
-        attention_dropout: on attention weights, in training mode.
-        activation_checkpointing: recompute layers in the backward pass instead of storing their activations.
-
-    Raises:
-        ValueError: a size is out of range.
-    """
+    """Class-conditional masked transformer in the layout of BERT."""
 
     def __init__(
         self,
@@ -149,55 +121,28 @@ class MaskGIT(MaskedGenerator):
         depth: int,
         num_heads: int,
         mlp_size: int,
-        dropout: float = 0.0,
-        attention_dropout: float = 0.0,
-        activation_checkpointing: bool = False,
+        dropout: float = 0.0,  # on embeddings, attention output and MLP output
+        attention_dropout: float = 0.0,  # on attention weights
+        activation_checkpointing: bool = False,  # recompute layers in the backward pass
     ) -> None:
         super().__init__(codebook_size=codebook_size, num_classes=num_classes, num_tokens=num_tokens)
-        if hidden_size % num_heads:
-            raise ValueError(f"hidden_size={hidden_size} must be a multiple of num_heads={num_heads}")
+        check_heads(hidden_size, num_heads)
         self.activation_checkpointing = activation_checkpointing
-        layers = nn.ModuleList(
-            BertBlock(
-                hidden_size=hidden_size,
-                num_heads=num_heads,
-                mlp_size=mlp_size,
-                dropout=dropout,
-                attention_dropout=attention_dropout,
-            )
-            for _ in range(depth)
-        )
-        embeddings = Embeddings(
-            num_ids=self.num_ids, length=num_tokens + 1, hidden_size=hidden_size, dropout=dropout
-        )
-        self.model = nn.ModuleDict(
+        sizes = {"hidden_size": hidden_size, "num_heads": num_heads, "mlp_size": mlp_size}
+        drops = {"dropout": dropout, "attention_dropout": attention_dropout}
+        layers = nn.ModuleList(BertBlock(**sizes, **drops) for _ in range(depth))
+        table = {"num_ids": self.num_ids, "length": num_tokens + 1, "hidden_size": hidden_size}
+        self.model = nn.ModuleDict(  # the nesting gives the names of the checkpoints
             {
-                "embeddings": embeddings,
+                "embeddings": Embeddings(**table, dropout=dropout),
                 "encoder": nn.ModuleDict({"layer": layers}),
                 "lm_head": nn.Linear(hidden_size, codebook_size),
             }
         )
-        self._initialise()
-
-    @torch.no_grad()
-    def _initialise(self) -> None:
-        """Normal (std 0.02) weights and tables, zero biases."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
-                nn.init.normal_(module.weight, std=0.02)
-            if isinstance(module, nn.Linear):
-                nn.init.zeros_(module.bias)
+        init_weights(self)
 
     def forward(self, tokens: Tensor, labels: Tensor) -> Tensor:
-        """Logits `[B, N, V]`; see `MaskedGenerator.forward`.
-
-        Raises:
-            ValueError: `tokens` are not `[B, num_tokens]`.
-        """
         x = self.model["embeddings"](self.input_ids(tokens, labels))
         for layer in self.model["encoder"]["layer"]:
-            if self.activation_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(layer, x, use_reentrant=False)
-            else:
-                x = layer(x)
-        return self.model["lm_head"](x[:, 1:])
+            x = run_block(layer, x, activation_checkpointing=self.activation_checkpointing)
+        return self.model["lm_head"](x[:, 1:])  # the class predicts nothing

@@ -1,8 +1,7 @@
 """Which tokens are hidden in the training of masked generators (MaskGIT, arXiv 2202.04200, section 3.2).
 
-With the arccos curve of the released models, instead of the cosine of the paper: low mask ratios are rarer.
-Pure functions of given random numbers: however a batch is spread over processes, the same numbers give the
-same masks.
+With the arccos curve of the released models instead of the cosine of the paper: low mask ratios are rarer.
+Pure functions of given random numbers, so masks do not depend on how a batch is spread over processes.
 """
 
 import math
@@ -19,24 +18,17 @@ def mask_ratio(t: Tensor) -> Tensor:
 
 
 def mask_counts(t: Tensor, num_tokens: int) -> Tensor:
-    """Number of hidden tokens, int64 in the shape of `t`: at least 1, at most `num_tokens`.
-
-    Args:
-        t: numbers in `[0, 1]`; uniform ones hide a share of `2 / pi` on average.
-        num_tokens: tokens per image.
-    """
-    return (num_tokens * mask_ratio(t)).round().long().clamp_(min=1)  # halves go to the even neighbour
+    """Number of hidden tokens, int64 in the shape of `t` in `[0, 1]`: at least 1, at most `num_tokens`."""
+    # Uniform t hides 2 / pi of the tokens on average; round takes halves to the even neighbour.
+    return (num_tokens * mask_ratio(t)).round().long().clamp_(min=1)
 
 
 def sample_masks(uniform: Tensor, noise: Tensor) -> Tensor:
-    """True at the tokens to hide: per sample a random subset of random size.
+    """True at the tokens to hide, bool `[B, N]`: per sample a random subset of random size.
 
     Args:
         uniform: `[B]` in `[0, 1)`: decides how many (`mask_counts`).
         noise: `[B, N]` independent continuous numbers: their ranking decides which ones.
-
-    Returns:
-        bool `[B, N]`.
     """
     # The places of the sorted noise are a random permutation: as good as the ranks, for one sort instead of two.
     permutations = noise.argsort(dim=1, stable=True)

@@ -1,7 +1,6 @@
 """Generation orders of randomized autoregressive training (RAR, arXiv 2411.00776, section 3.2).
 
-Pure functions of given random numbers: however a batch is spread over processes, the same numbers give the
-same orders.
+Pure functions of given random numbers, so orders do not depend on how a batch is spread over processes.
 """
 
 import torch
@@ -11,16 +10,13 @@ from torch import Tensor
 def randomness(step: int, start: int, end: int) -> float:
     """Probability that a training sample is permuted, after `step` completed updates (equation 5).
 
-    1 before `start`, then linear to 0 at `end`, 0 from there on. With `start == end == 0` it is 0 throughout.
-
-    Raises:
-        ValueError: `end < start`.
+    1 before `start`, then linear to 0 at `end`, and 0 afterwards. Raises ValueError if `end < start`.
     """
     if end < start:
         raise ValueError(f"randomness: end={end} must not be smaller than start={start}")
     if step < start:
         return 1.0
-    if step >= end:
+    if step >= end:  # before the division: start == end == 0 is raster order throughout
         return 0.0
     return 1.0 - (step - start) / (end - start)
 

@@ -16,15 +16,16 @@ Module and parameter names are those of the released checkpoints.
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from modeling.generators.base import AutoregressiveGenerator, DecodeSession
 from modeling.generators.cache import KVCache
 from modeling.generators.frozen_linear import FrozenLinear
 from modeling.generators.orders import permute_tokens
 from modeling.layers.adaln import ModulatedNorm, Modulation, activate, modulate
+from modeling.layers.attention import check_heads
+from modeling.layers.initialization import init_weights
 from modeling.layers.mlp import MLP
-from modeling.layers.trainable import Block
+from modeling.layers.trainable import Block, run_block
 
 _EPS = 1e-6  # of every layer norm
 _PREFIX = 2  # sequence positions before the first token: cls and class
@@ -55,12 +56,11 @@ class CausalAttention(nn.Module):
         return self.q_norm(query).to(value.dtype), self.k_norm(key).to(value.dtype), value
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[B, T, D] -> [B, T, D]`."""
         query, key, value = (t.transpose(1, 2) for t in self.heads(self.qkv(x)))
         dropout = self.attention_dropout if self.training else 0.0
         # No mask tensor: that would rule out the flash kernel.
         mixed = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=True)
-        return self.proj_drop(self.proj(mixed.transpose(1, 2).flatten(2)))
+        return self.proj_drop(self.proj(mixed.transpose(1, 2).flatten(2)))  # [B, H, T, d] -> [B, T, D]
 
 
 class RARBlock(Block):
@@ -73,26 +73,21 @@ class RARBlock(Block):
     ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(hidden_size, eps=_EPS)
-        self.attn = CausalAttention(
-            hidden_size=hidden_size,
-            num_heads=num_heads,
-            dropout=dropout,
-            attention_dropout=attention_dropout,
-        )
+        drops = {"dropout": dropout, "attention_dropout": attention_dropout}
+        self.attn = CausalAttention(hidden_size=hidden_size, num_heads=num_heads, **drops)
         self.norm2 = nn.LayerNorm(hidden_size, eps=_EPS)
         self.mlp = MLP(hidden_size=hidden_size, mlp_size=mlp_size, dropout=dropout)
         self.adaLN_modulation = Modulation(hidden_size=hidden_size, chunks=6)
 
     def forward(self, x: Tensor, activated: Tensor, rows: Tensor | None) -> Tensor:
-        """Training pass.
+        """Training pass over `x` `[B, T, D]`.
 
         Args:
-            x: `[B, T, D]`.
             activated: `[R, T, D]`, the distinct conditions after SiLU.
             rows: int64 `[B]`, which condition a sample has; None if sample b has condition b (`R = B`).
         """
         modulation = self.adaLN_modulation.project(activated)
-        if rows is not None:
+        if rows is not None:  # after the projection: the distinct conditions are fewer than the samples
             modulation = modulation.index_select(0, rows)
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = modulation.chunk(6, dim=-1)
         x = x + gate_a * self.attn(modulate(self.norm1(x), shift_a, scale_a))
@@ -100,23 +95,7 @@ class RARBlock(Block):
 
 
 class RAR(AutoregressiveGenerator):
-    """Class-conditional autoregressive transformer with per-position adaLN.
-
-    Args:
-        codebook_size: tokens are `0 ... codebook_size - 1`.
-        num_classes: labels are `0 ... num_classes - 1`, and `num_classes` for "no class".
-        num_tokens: tokens per image (N).
-        hidden_size: width D, a multiple of `num_heads`.
-        depth: number of blocks.
-        num_heads: attention heads.
-        mlp_size: inner width of the MLPs.
-        dropout: on attention output, after GELU and on MLP output, in training mode.
-        attention_dropout: on attention weights, in training mode.
-        extra_position_rows: rows of both positional tables beyond N. Two are read; the released checkpoints
-            carry 1024.
-        extra_step_rows: rows of the step table beyond N. Two are read; released: 100.
-        activation_checkpointing: recompute blocks in the backward pass instead of storing their activations.
-    """
+    """Class-conditional autoregressive transformer with per-position adaLN."""
 
     def __init__(
         self,
@@ -128,17 +107,16 @@ class RAR(AutoregressiveGenerator):
         depth: int,
         num_heads: int,
         mlp_size: int,
-        dropout: float = 0.0,
-        attention_dropout: float = 0.0,
-        extra_position_rows: int = 1024,
-        extra_step_rows: int = 100,
-        activation_checkpointing: bool = False,
+        dropout: float = 0.0,  # on attention output, after GELU and on MLP output
+        attention_dropout: float = 0.0,  # on attention weights
+        extra_position_rows: int = 1024,  # of both positional tables beyond N; two are used, checkpoints hold 1024
+        extra_step_rows: int = 100,  # of the step table beyond N; two are used, checkpoints hold 100
+        activation_checkpointing: bool = False,  # recompute blocks in the backward pass
     ) -> None:
         super().__init__(codebook_size=codebook_size, num_classes=num_classes, num_tokens=num_tokens)
-        if hidden_size % num_heads:
-            raise ValueError(f"hidden_size={hidden_size} must be a multiple of num_heads={num_heads}")
-        extras = {"extra_position_rows": extra_position_rows, "extra_step_rows": extra_step_rows}
-        for key, value in extras.items():
+        check_heads(hidden_size, num_heads)
+        extras = ("extra_position_rows", extra_position_rows), ("extra_step_rows", extra_step_rows)
+        for key, value in extras:
             if value < _PREFIX:
                 raise ValueError(f"{key}={value} must be at least {_PREFIX}: cls and class need a row each")
         self.hidden_size = hidden_size
@@ -150,36 +128,23 @@ class RAR(AutoregressiveGenerator):
         self.pos_embed = nn.Parameter(torch.empty(1, position_rows, hidden_size))
         self.target_aware_pos_embed = nn.Parameter(torch.empty(1, position_rows, hidden_size))
         self.timesteps_embeddings = nn.Parameter(torch.empty(1, num_tokens + extra_step_rows, hidden_size))
-        self.blocks = nn.ModuleList(
-            RARBlock(
-                hidden_size=hidden_size,
-                num_heads=num_heads,
-                mlp_size=mlp_size,
-                dropout=dropout,
-                attention_dropout=attention_dropout,
-            )
-            for _ in range(depth)
-        )
-        # Codebook, an unused mask row that belongs to the checkpoints, classes, "no class".
+        sizes = {"hidden_size": hidden_size, "num_heads": num_heads, "mlp_size": mlp_size}
+        drops = {"dropout": dropout, "attention_dropout": attention_dropout}
+        self.blocks = nn.ModuleList(RARBlock(**sizes, **drops) for _ in range(depth))
+        # Rows: codebook, a mask that only the checkpoints need, classes, "no class".
         self.embeddings = nn.Embedding(codebook_size + 1 + num_classes + 1, hidden_size)
         self.adaln_before_head = ModulatedNorm(hidden_size=hidden_size, eps=_EPS)
         self.lm_head = nn.Linear(hidden_size, codebook_size)
         self._initialise()
 
-    @torch.no_grad()
     def _initialise(self) -> None:
-        """Truncated normal (std 0.02) weights and tables, zero biases, zero cls token, zero adaLN."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-            if isinstance(module, nn.Linear):
-                nn.init.zeros_(module.bias)
+        init_weights(self, nn.init.trunc_normal_)
         for table in (self.pos_embed, self.target_aware_pos_embed, self.timesteps_embeddings):
             nn.init.trunc_normal_(table, std=0.02)
         nn.init.zeros_(self.cls_token)
         for module in self.modules():
             if isinstance(module, Modulation):
-                module.zero_()
+                module.zero_()  # adaLN-Zero: every block begins as the identity
 
     def embed_labels(self, labels: Tensor) -> Tensor:
         """int64 `[...]` labels `0 ... num_classes` -> `[..., D]`."""
@@ -193,51 +158,35 @@ class RAR(AutoregressiveGenerator):
         own_places, target_places = (
             table[places][None] if orders is None else F.embedding(places, table) for table in (own, target)
         )
-        content = torch.cat(
-            [
-                (self.embed_labels(labels) + own[1])[:, None],
-                self.embeddings(permute_tokens(tokens, orders)) + own_places,
-            ],
-            dim=1,
-        )
+        first = (self.embed_labels(labels) + own[1])[:, None]
+        content = torch.cat([first, self.embeddings(permute_tokens(tokens, orders)) + own_places], dim=1)
         content = content + F.pad(target_places, (0, 0, 0, 1))  # the last position has nothing to predict
         cls = (self.cls_token + own[0]).expand(batch, -1, -1)
         return torch.cat([cls, content], dim=1)
 
     def _conditions(self, labels: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Activated conditions `silu(E[label] + S[i])`, `[R, N + 2, D]`, and the row of each sample.
-
-        adaLN is a third of the linear work. Samples of one class share it as soon as the batch is larger than
-        the number of classes; then all classes get a row, which keeps shapes static and needs no look at the
-        labels. Otherwise (None) every sample has its own row.
-        """
+        """Activated conditions `silu(E[label] + S[i])`, `[R, N + 2, D]`, and the row of each sample (None: its own)."""
         steps = self.timesteps_embeddings[0, : self.num_tokens + _PREFIX]
         rows = None
+        # adaLN is a third of the linear work. In batches larger than the number of classes, samples of one class share
+        # it: all classes get a row, which keeps shapes static and does not wait for the labels.
         if labels.shape[0] > self.num_classes + 1:
             rows, labels = labels, torch.arange(self.num_classes + 1, device=labels.device)
         return activate(self.embed_labels(labels)[:, None] + steps), rows
 
     def forward(self, tokens: Tensor, labels: Tensor, orders: Tensor | None = None) -> Tensor:
-        """Teacher-forced logits `[B, N + 1, V]`; see `AutoregressiveGenerator.forward`.
-
-        Raises:
-            ValueError: `tokens` are not `[B, num_tokens]`.
-        """
+        """Teacher-forced logits `[B, N + 1, V]`; see `AutoregressiveGenerator.forward`."""
         self.check_tokens(tokens)
         x = self._embed_sequence(tokens, labels, orders)
         activated, rows = self._conditions(labels)
         for block in self.blocks:
-            if self.activation_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, activated, rows, use_reentrant=False)
-            else:
-                x = block(x, activated, rows)
-        modulation = self.adaln_before_head.adaLN_modulation.project(activated[:, 1:])
+            x = run_block(block, x, activated, rows, activation_checkpointing=self.activation_checkpointing)
+        modulation = self.adaln_before_head.adaLN_modulation.project(activated[:, 1:])  # cls predicts nothing
         if rows is not None:
             modulation = modulation.index_select(0, rows)
         return self.lm_head(self.adaln_before_head(x[:, 1:], modulation))
 
     def start_decoding(self, labels: Tensor) -> DecodeSession:
-        """Begin generating one row per label; see `AutoregressiveGenerator.start_decoding`."""
         return RARDecodeSession(self, labels)
 
 
@@ -255,12 +204,12 @@ class _BlockStep:
     def modulate(self, activated: Tensor) -> Tensor:
         """Activated conditions `[..., D]` -> `[..., 6D]`, with 1 already added to both scales."""
         modulation = self.modulation(activated)
-        scales = modulation.unflatten(-1, (2, 3, -1))[..., 1, :]
-        scales += 1
+        scales = modulation.unflatten(-1, (2, 3, -1))[..., 1, :]  # (shift, scale, gate) of both sub-layers
+        scales += 1  # once here, instead of at every step
         return modulation
 
     def __call__(self, x: Tensor, modulation: Tensor, cache: KVCache, layer: int, position: int) -> Tensor:
-        """Update `x` in place and return it; `modulation [R, 6D]` comes from `modulate`."""
+        """Update `x` `[R, D]` in place and return it; `modulation` `[R, 6D]` comes from `modulate`."""
         shift_a, gain_a, gate_a, shift_m, gain_m, gate_m = modulation.chunk(6, dim=-1)
         heads = self.heads(self.qkv(torch.addcmul(shift_a, self.norm1(x), gain_a)))
         mixed = cache.attend(layer, position, *heads)
@@ -269,37 +218,22 @@ class _BlockStep:
 
 
 class RARDecodeSession(DecodeSession):
-    """Generation in raster order for a fixed list of labels.
-
-    What depends on position alone (both positional tables) is combined once. What depends on position and
-    label (adaLN) is computed once per distinct label, so all unconditional rows share one.
-
-    Args:
-        model: the generator; its weights must not change while the session lives.
-        labels: int64 `[R]`, `0 ... num_classes`.
-
-    Raises:
-        ValueError: a label is out of range.
-    """
+    """Generation in raster order."""
 
     @torch.no_grad()
     def __init__(self, model: RAR, labels: Tensor) -> None:
         model.check_labels(labels)
-        distinct, self._rows = labels.unique(return_inverse=True)
+        distinct, self._rows = labels.unique(return_inverse=True)  # unconditional rows share their adaLN
         self._model = model
         self._labels = model.embed_labels(distinct)
         self._blocks = [_BlockStep(block, labels.shape[0]) for block in model.blocks]
         self._head_modulation = FrozenLinear(model.adaln_before_head.adaLN_modulation.linear)
         count = model.num_tokens
-        # Row k: sequence position k + 1, which predicts token k.
+        # Row k: both positional tables at sequence position k + 1, which predicts token k.
         self._places = model.pos_embed[0, 1 : count + 1] + model.target_aware_pos_embed[0, 2 : count + 2]
-        self._cache = KVCache(
-            depth=model.depth,
-            rows=labels.shape[0],
-            num_heads=model.num_heads,
-            length=count + 1,
-            example=self._labels,
-        )
+        sizes = {"depth": model.depth, "rows": labels.shape[0], "num_heads": model.num_heads}
+        # N + 1 positions: cls, class and all tokens but the last.
+        self._cache = KVCache(**sizes, length=count + 1, example=self._labels)
         values = (6 * model.depth + 2) * model.hidden_size * distinct.shape[0]
         self._chunk = min(max(_MODULATION_BYTES // (values * self._cache.dtype.itemsize), 1), count + 1)
         self._chunk_start = 0
@@ -308,13 +242,12 @@ class RARDecodeSession(DecodeSession):
 
     @torch.no_grad()
     def next_logits(self, tokens: Tensor | None) -> Tensor:
-        """Logits `[R, V]` of the next token; see `DecodeSession.next_logits`."""
         model = self._model
         first = self._position == 0
         assert first == (tokens is None) and self._position <= model.num_tokens, "None first, N calls at most"
         if first:
             cls = (model.cls_token[0] + model.pos_embed[0, :1]).expand(self._rows.shape[0], -1)
-            self._advance(cls.clone())
+            self._advance(cls.clone())  # fills the cache; its output predicts nothing
             content = self._labels.index_select(0, self._rows)
         else:
             content = model.embeddings(tokens)
@@ -335,8 +268,7 @@ class RARDecodeSession(DecodeSession):
         return hidden
 
     def _modulate_chunk(self, start: int) -> None:
-        """adaLN products of positions `start ...`: `[positions, distinct labels, 6D]` per layer, then
-        `[positions, distinct labels, 2D]` for the head."""
+        """adaLN products from position `start`: `[positions, distinct labels, 6D]` per layer, then 2D for the head."""
         model = self._model
         stop = min(start + self._chunk, model.num_tokens + 1)
         self._modulations.clear()  # frees the previous chunk before the next one is made

@@ -1,28 +1,25 @@
-"""What LLaMA-like generators share that know raster order alone: GPT, FactorizedAR and IBQTransformer."""
+"""What GPT, FactorizedAR and IBQTransformer share: LLaMA blocks over a class and tokens in raster order."""
 
 from abc import abstractmethod
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from modeling.generators.base import AutoregressiveGenerator
+from modeling.layers.attention import check_heads
 from modeling.layers.rotary import Rotation, class_rotation
-
-_STD = 0.02  # of initial weights
 
 
 class RasterGenerator(AutoregressiveGenerator):
     """Base of generators that predict tokens in raster order, from a class and the tokens before.
 
     Args:
-        codebook_size, num_classes, num_tokens: see `Generator`.
         hidden_size: width D, a multiple of `num_heads`.
-        num_heads: attention heads.
         rope: "2d": a token's place is its row and column in a square grid. "1d": its place in the row of tokens,
             after the class, for tokens without a grid.
-        class_rotation: "zero": query and key vanish at the place of the class, so that all attend to it alike,
-            whatever it holds: what released weights have learned. "identity": they are there, and are not turned.
+        class_rotation: "zero": query and key vanish at the place of the class, so all positions attend to it alike,
+            whatever it holds, as in released weights. "identity": they stay, unrotated.
         activation_checkpointing: recompute blocks in the backward pass instead of storing their activations.
 
     Raises:
@@ -48,44 +45,27 @@ class RasterGenerator(AutoregressiveGenerator):
             raise ValueError(f"class_rotation={class_rotation!r} is unknown; choose zero, identity")
         if min(hidden_size, num_heads) < 1:
             raise ValueError(f"hidden_size={hidden_size} and num_heads={num_heads} must be at least 1")
-        if hidden_size % num_heads:
-            raise ValueError(f"hidden_size={hidden_size} must be a multiple of num_heads={num_heads}")
+        check_heads(hidden_size, num_heads)
         self.hidden_size = hidden_size
         self.num_heads = num_heads
         self.rope = rope
         self.class_rotation = class_rotation
         self.activation_checkpointing = activation_checkpointing
-        self.rotation("meta")  # complains about places and the width of heads, if need be
-
-    @torch.no_grad()
-    def initialise_weights(self) -> None:
-        """Normal weights and tables (std 0.02), as for all of these models; zero biases."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
-                nn.init.normal_(module.weight, std=_STD)
-            if isinstance(module, nn.Linear) and module.bias is not None:
-                nn.init.zeros_(module.bias)
+        self.rotation("meta")  # raises if the places or the width of heads do not fit
 
     def rotation(self, device: torch.device | str) -> Rotation:
-        """Rotary positions of the N + 1 places of the sequence.
-
-        Computed whenever they are needed, which takes no time, rather than kept as a buffer, which files lack.
-        """
+        """Rotary positions of the N + 1 places of the sequence."""
+        # Computed on every call, which takes no time: released files have no such buffer.
         head_dim = self.hidden_size // self.num_heads
         zero = self.class_rotation == "zero"
         return class_rotation(self.num_tokens, head_dim, rope=self.rope, zero=zero, device=device)
 
     def check_sequence(self, tokens: Tensor, orders: Tensor | None) -> None:
-        """Refuse tokens that are not `[B, num_tokens]`, and orders.
-
-        Raises:
-            ValueError: either is the case.
-        """
+        """Raise ValueError for tokens that are not `[B, num_tokens]`, and for any orders."""
         if orders is not None:
             raise ValueError(
-                f"orders have shape {list(orders.shape)}, expected None: {type(self).__name__} knows raster order"
-                " alone; where orders are annealed (randomness_anneal_start, randomness_anneal_end), anneal from 0"
-                " to 0"
+                f"orders have shape {list(orders.shape)}, expected None: {type(self).__name__} supports raster order"
+                " only; set randomness_anneal_start and randomness_anneal_end to 0"
             )
         self.check_tokens(tokens)
 

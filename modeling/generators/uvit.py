@@ -1,18 +1,19 @@
 """UViT: a masked generator with long skip connections, of TiTok-S-128 (arXiv 2406.07550; U-ViT, arXiv 2209.12152).
 
 A bidirectional pre-norm transformer over `class, token_1 ... token_N`. The first half of the blocks keeps its
-outputs; the second half takes them in again, the last one first. Module and parameter names are those of the
+outputs; the second half merges them in again, the last one first. Module and parameter names are those of the
 released checkpoint.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from modeling.generators.base import MaskedGenerator
+from modeling.layers.attention import check_heads
+from modeling.layers.initialization import init_weights
 from modeling.layers.mlp import MLP
-from modeling.layers.trainable import Block
+from modeling.layers.trainable import Block, run_block
 
 _EPS = 1e-5  # of every layer norm
 
@@ -27,8 +28,7 @@ class JointAttention(nn.Module):
         self.proj = nn.Linear(hidden_size, hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[B, T, D] -> [B, T, D]`."""
-        query, key, value = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).unbind(-3)
+        query, key, value = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).unbind(-3)  # [B, T, H, d] each
         heads = (part.transpose(1, 2) for part in (query, key, value))
         return self.proj(F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2))
 
@@ -48,29 +48,14 @@ class UViTBlock(Block):
             self.skip_linear = nn.Linear(2 * hidden_size, hidden_size)
 
     def forward(self, x: Tensor, skipped: Tensor | None = None) -> Tensor:
-        """`[B, T, D] -> [B, T, D]`; `skipped` has the shape of `x`."""
-        if skipped is not None:
+        if skipped is not None:  # [B, T, D], as x
             x = self.skip_linear(torch.cat([x, skipped], dim=-1))
         x = x + self.attn(self.norm1(x))
         return x + self.mlp(self.norm2(x))
 
 
 class UViT(MaskedGenerator):
-    """Class-conditional masked transformer with long skip connections; it has no dropout.
-
-    Args:
-        codebook_size: tokens are `0 ... codebook_size - 1`; `codebook_size` is the mask.
-        num_classes: labels are `0 ... num_classes - 1`, and `num_classes` for "no class".
-        num_tokens: tokens per image (N).
-        hidden_size: width D, a multiple of `num_heads`.
-        depth: `depth // 2` blocks before and as many after the middle block.
-        num_heads: attention heads.
-        mlp_size: inner width of the MLPs.
-        activation_checkpointing: recompute blocks in the backward pass instead of storing their activations.
-
-    Raises:
-        ValueError: a size is out of range.
-    """
+    """Class-conditional masked transformer with long skip connections; it has no dropout."""
 
     def __init__(
         self,
@@ -79,14 +64,13 @@ class UViT(MaskedGenerator):
         num_classes: int,
         num_tokens: int,
         hidden_size: int,
-        depth: int,
+        depth: int,  # depth // 2 blocks before the middle block and as many after it
         num_heads: int,
         mlp_size: int,
-        activation_checkpointing: bool = False,
+        activation_checkpointing: bool = False,  # recompute blocks in the backward pass
     ) -> None:
         super().__init__(codebook_size=codebook_size, num_classes=num_classes, num_tokens=num_tokens)
-        if hidden_size % num_heads:
-            raise ValueError(f"hidden_size={hidden_size} must be a multiple of num_heads={num_heads}")
+        check_heads(hidden_size, num_heads)
         self.activation_checkpointing = activation_checkpointing
         sizes = {"hidden_size": hidden_size, "num_heads": num_heads, "mlp_size": mlp_size}
         self.pos_embed = nn.Parameter(torch.empty(1, num_tokens + 1, hidden_size))
@@ -96,29 +80,13 @@ class UViT(MaskedGenerator):
         self.out_blocks = nn.ModuleList(UViTBlock(**sizes, skip=True) for _ in range(depth // 2))
         self.norm = nn.LayerNorm(hidden_size, eps=_EPS)
         self.lm_head = nn.Linear(hidden_size, codebook_size)
-        self._initialise()
-
-    @torch.no_grad()
-    def _initialise(self) -> None:
-        """Truncated normal (std 0.02) weights and tables, zero biases."""
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
-        for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-            if isinstance(module, nn.Linear) and module.bias is not None:
-                nn.init.zeros_(module.bias)
+        init_weights(self, nn.init.trunc_normal_)
 
     def _run(self, block: UViTBlock, x: Tensor, skipped: Tensor | None = None) -> Tensor:
-        if self.activation_checkpointing and torch.is_grad_enabled():
-            return checkpoint(block, x, skipped, use_reentrant=False)
-        return block(x, skipped)
+        return run_block(block, x, skipped, activation_checkpointing=self.activation_checkpointing)
 
     def forward(self, tokens: Tensor, labels: Tensor) -> Tensor:
-        """Logits `[B, N, V]`; see `MaskedGenerator.forward`.
-
-        Raises:
-            ValueError: `tokens` are not `[B, num_tokens]`.
-        """
         x = self.embeddings(self.input_ids(tokens, labels)) + self.pos_embed
         kept = []
         for block in self.in_blocks:
@@ -127,4 +95,4 @@ class UViT(MaskedGenerator):
         x = self._run(self.mid_block, x)
         for block in self.out_blocks:
             x = self._run(block, x, kept.pop())
-        return self.lm_head(self.norm(x[:, 1:]))
+        return self.lm_head(self.norm(x[:, 1:]))  # the class predicts nothing

@@ -8,11 +8,10 @@ from collections.abc import Iterable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from modeling.layers.adaln import Modulation, activate, modulate
 from modeling.layers.rotary import Rotation
-from modeling.layers.trainable import Block
+from modeling.layers.trainable import Block, run_block
 
 _EPS = 1e-5  # of every norm
 
@@ -25,7 +24,6 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(hidden_size))
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[..., D] -> [..., D]`."""
         return F.rms_norm(x.float(), self.weight.shape, eps=_EPS).to(x.dtype) * self.weight
 
 
@@ -44,14 +42,13 @@ class RotaryAttention(nn.Module):
 
     def heads(self, qkv: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor, Tensor]:
         """`[B, T, 3D]` -> turned queries, turned keys, values, `[B, H, T, d]` each; without T, at a single place."""
-        joint = qkv.unflatten(-1, (3 * self.num_heads, -1))
+        joint = qkv.unflatten(-1, (3 * self.num_heads, -1))  # [B, T, 3H, d]
         joint = joint.transpose(1, 2) if qkv.ndim == 3 else joint
         both, value = joint.split([2 * self.num_heads, self.num_heads], dim=1)
-        query, key = rotation(both).to(value.dtype).chunk(2, dim=1)
+        query, key = rotation(both).to(value.dtype).chunk(2, dim=1)  # turned in float32
         return query, key, value
 
     def forward(self, x: Tensor, rotation: Rotation) -> Tensor:
-        """`[B, T, D] -> [B, T, D]`."""
         query, key, value = self.heads(self.wqkv(x), rotation)
         dropout = self.attention_dropout if self.training else 0.0
         mixed = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=True)
@@ -69,20 +66,11 @@ class GatedMLP(nn.Module):
         self.drop = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[..., D] -> [..., D]`."""
         return self.drop(self.w2(F.silu(self.w1(x)) * self.w3(x)))
 
 
 class LlamaBlock(Block):
-    """Pre-norm transformer block.
-
-    Args:
-        hidden_size: width D, a multiple of `num_heads`.
-        num_heads: attention heads.
-        mlp_size: inner width of the gated MLP.
-        dropout: on attention output and MLP output, in training mode.
-        attention_dropout: on attention weights, in training mode.
-    """
+    """Pre-norm transformer block."""
 
     stacked = {"attention.wqkv.weight": 3}
 
@@ -92,31 +80,23 @@ class LlamaBlock(Block):
         hidden_size: int,
         num_heads: int,
         mlp_size: int,
-        dropout: float,
-        attention_dropout: float = 0.0,
+        dropout: float,  # on attention output and MLP output
+        attention_dropout: float = 0.0,  # on attention weights
     ) -> None:
         super().__init__()
-        self.attention = RotaryAttention(
-            hidden_size=hidden_size,
-            num_heads=num_heads,
-            dropout=dropout,
-            attention_dropout=attention_dropout,
-        )
+        drops = {"dropout": dropout, "attention_dropout": attention_dropout}
+        self.attention = RotaryAttention(hidden_size=hidden_size, num_heads=num_heads, **drops)
         self.feed_forward = GatedMLP(hidden_size=hidden_size, mlp_size=mlp_size, dropout=dropout)
         self.attention_norm = RMSNorm(hidden_size)
         self.ffn_norm = RMSNorm(hidden_size)
 
     def forward(self, x: Tensor, rotation: Rotation) -> Tensor:
-        """`[B, T, D] -> [B, T, D]`."""
         x = x + self.attention(self.attention_norm(x), rotation)
         return x + self.feed_forward(self.ffn_norm(x))
 
 
 class ModulatedLlamaBlock(LlamaBlock):
-    """`LlamaBlock` with adaptive norms and gates (IBQ, arXiv 2412.02692; adaLN of arXiv 2212.09748).
-
-    The projected condition holds gates, scales and shifts in this order, of attention and MLP each.
-    """
+    """`LlamaBlock` with adaptive norms and gates (IBQ, arXiv 2412.02692; adaLN of arXiv 2212.09748)."""
 
     stacked = {**LlamaBlock.stacked, "ada_lin.1.weight": 6}
 
@@ -127,7 +107,7 @@ class ModulatedLlamaBlock(LlamaBlock):
     def forward(self, x: Tensor, rotation: Rotation, activated: Tensor) -> Tensor:
         """`x [B, T, D]`, `activated [B, D]` (condition after SiLU) -> `[B, T, D]`."""
         parts = self.ada_lin.project(activated)[:, None].chunk(6, dim=-1)
-        gate, mlp_gate, scale, mlp_scale, shift, mlp_shift = parts
+        gate, mlp_gate, scale, mlp_scale, shift, mlp_shift = parts  # the order of released checkpoints
         x = x + gate * self.attention(modulate(self.attention_norm(x), shift, scale), rotation)
         return x + mlp_gate * self.feed_forward(modulate(self.ffn_norm(x), mlp_shift, mlp_scale))
 
@@ -153,17 +133,7 @@ class ModulatedRMSNorm(nn.Module):
 def run_llama_blocks(
     blocks: Iterable[LlamaBlock], x: Tensor, *inputs: object, activation_checkpointing: bool
 ) -> Tensor:
-    """All blocks in turn, `[B, T, D] -> [B, T, D]`; `inputs` go to each of them.
-
-    Args:
-        blocks: at least one.
-        x: `[B, T, D]`.
-        *inputs: the rotation, and what else the blocks take.
-        activation_checkpointing: recompute blocks in the backward pass instead of storing their activations.
-    """
+    """All blocks in turn, `[B, T, D] -> [B, T, D]`; `inputs`, the rotation and perhaps a condition, go to each."""
     for block in blocks:
-        if activation_checkpointing and torch.is_grad_enabled():
-            x = checkpoint(block, x, *inputs, use_reentrant=False)
-        else:
-            x = block(x, *inputs)
+        x = run_block(block, x, *inputs, activation_checkpointing=activation_checkpointing)
     return x

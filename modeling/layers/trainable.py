@@ -1,9 +1,11 @@
-"""What modules say about how they are trained, so that optimizers and sharding do not guess it from names."""
+"""How modules are trained: what decays, what Muon takes, what FSDP shards, what is recomputed."""
 
 from collections.abc import Mapping
 from typing import ClassVar
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 # Substrings of parameter names that exempt from weight decay. Plain substring tests are part of the published
 # recipes: "embed" covers patch embeddings, "ln" also the final adaLN layer of RAR.
@@ -35,6 +37,13 @@ class Block(nn.Module):
     def muon_projections(self) -> dict[nn.Parameter, int]:
         """The matrices that Muon may train, with the number of projections in each."""
         return {p: self.stacked.get(name, 1) for name, p in self.named_parameters() if p.ndim == 2}
+
+
+def run_block(block: nn.Module, x: Tensor, *inputs: object, activation_checkpointing: bool) -> Tensor:
+    """`block(x, *inputs)`; with checkpointing, the backward pass recomputes it instead of storing activations."""
+    if activation_checkpointing and torch.is_grad_enabled():
+        return checkpoint(block, x, *inputs, use_reentrant=False)  # through __call__: hooks of FSDP run
+    return block(x, *inputs)
 
 
 def blocks(module: nn.Module) -> list[Block]:

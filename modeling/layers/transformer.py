@@ -4,21 +4,15 @@ from collections import OrderedDict
 
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
 from modeling.layers.attention import SelfAttention
-from modeling.layers.trainable import Block
+from modeling.layers.trainable import Block, run_block
 
 MLP_RATIO = 4
 
 
 class TransformerBlock(Block):
-    """x + attention(LN(x)), then x + MLP(LN(x)); exact GELU, LayerNorm eps 1e-5, no dropout.
-
-    Args:
-        hidden_size: token width D; the MLP is 4 D wide.
-        num_heads: attention heads; must divide `hidden_size`.
-    """
+    """x + attention(LN(x)), then x + MLP(LN(x)); exact GELU, LayerNorm eps 1e-5, no dropout."""
 
     stacked = {"attn.in_proj_weight": 3}
 
@@ -47,23 +41,12 @@ def run_blocks(
 ) -> torch.Tensor:
     """Run all blocks and return only the positions `rows` of the result.
 
-    Nothing after the last block reads the other positions, so that block computes queries and MLP for `rows`
-    alone: the same numbers for less work (one third of an encoder block at 65 patch and 32 latent positions).
-
-    Args:
-        blocks: `TransformerBlock`s, at least one.
-        x: [B, L, D].
-        rows: the positions that are needed.
-        activation_checkpointing: recompute each block in the backward pass instead of storing it.
-
-    Returns:
-        [B, len(rows), D].
+    x is [B, L, D], the result [B, len(rows), D].
     """
+    # Nothing after the last block reads the other positions, so that block computes queries and MLP for `rows` alone:
+    # the same numbers for less work (one third of an encoder block at 65 patch and 32 latent positions).
     last = len(blocks) - 1
     for index, block in enumerate(blocks):
         wanted = rows if index == last else None
-        if activation_checkpointing and torch.is_grad_enabled():
-            x = checkpoint(block, x, wanted, use_reentrant=False)
-        else:
-            x = block(x, wanted)
+        x = run_block(block, x, wanted, activation_checkpointing=activation_checkpointing)
     return x

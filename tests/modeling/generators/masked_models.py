@@ -6,7 +6,8 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from modeling.generators import MaskedGenerator, MaskGIT, UViT
+from modeling.generators import MaskGIT, UViT
+from modeling.generators.base import MaskedGenerator
 from modeling.losses.tokens import masked_token_loss
 from tests.parity import assert_close, filled, golden
 

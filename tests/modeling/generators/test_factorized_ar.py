@@ -285,5 +285,5 @@ def test_bad_inputs_are_named():
     model, (tokens, labels) = FactorizedAR(**TINY), batch()
     with pytest.raises(ValueError, match=r"\[3, 15\], expected \[B, 16\]"):
         model(tokens[:, :15], labels)
-    with pytest.raises(ValueError, match="expected None: FactorizedAR knows raster order alone"):
+    with pytest.raises(ValueError, match="expected None: FactorizedAR supports raster order only"):
         model(tokens, labels, torch.arange(16).expand(3, -1))

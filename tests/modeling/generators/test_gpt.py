@@ -190,5 +190,5 @@ def test_bad_inputs_are_named(tiny):
     tokens, labels = batch()
     with pytest.raises(ValueError, match=r"\[3, 15\], expected \[B, 16\]"):
         tiny(tokens[:, :15], labels)
-    with pytest.raises(ValueError, match="expected None: GPT knows raster order alone"):
+    with pytest.raises(ValueError, match="expected None: GPT supports raster order only"):
         tiny(tokens, labels, torch.arange(16).expand(3, -1))

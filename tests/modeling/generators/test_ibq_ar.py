@@ -178,7 +178,7 @@ def test_bad_inputs_are_named():
     model, (tokens, labels) = IBQTransformer(**SMALL), batch()
     with pytest.raises(ValueError, match=r"\[3, 15\], expected \[B, 16\]"):
         model(tokens[:, :15], labels)
-    with pytest.raises(ValueError, match="expected None: IBQTransformer knows raster order alone"):
+    with pytest.raises(ValueError, match="expected None: IBQTransformer supports raster order only"):
         model(tokens, labels, torch.arange(16).expand(3, -1))
     with pytest.raises(ValueError, match="label 11 is out of range"):
         model.start_decoding(torch.tensor([11]))

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from modeling.generators import mask_counts, mask_ratio, sample_masks
+from modeling.generators.masking import mask_counts, mask_ratio, sample_masks
 from tests.parity import assert_close, golden
 
 

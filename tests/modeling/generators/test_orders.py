@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from modeling.generators import drop_labels, permute_tokens, randomness, sample_orders
+from modeling.generators.base import drop_labels
+from modeling.generators.orders import permute_tokens, randomness, sample_orders
 from tests.parity import assert_close, golden
 
 

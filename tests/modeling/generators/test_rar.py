@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from modeling.generators import RAR, permute_tokens
+from modeling.generators import RAR
+from modeling.generators.orders import permute_tokens
 from modeling.losses.tokens import autoregressive_loss
 from tests.parity import assert_close, assert_layout, filled, golden
 

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from modeling.generators import RAR, Generator, MaskGIT
+from modeling.generators import RAR, MaskGIT
+from modeling.generators.base import Generator
 from modeling.sampling import (
     MaskedSamplingSettings,
     SampleNoise,

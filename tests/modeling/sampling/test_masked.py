@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from modeling.generators import MaskedGenerator, MaskGIT
+from modeling.generators import MaskGIT
+from modeling.generators.base import MaskedGenerator
 from modeling.sampling import (
     GUIDANCE_SCHEDULES,
     SampleNoise,
