@@ -1,7 +1,6 @@
-"""The one place where options from YAML or the command line are checked against constructor signatures.
+"""Checks options from YAML or the command line against signatures, whose keywords, types and defaults are the schema.
 
-A constructor's keywords are the schema: their names, types and defaults. `build` turns a section such as
-`{name: vq, codebook_size: 1024}` into an object, or says which key or value is wrong and what was expected.
+`build` turns a section such as `{name: vq, codebook_size: 1024}` into an object, or names the wrong key or value.
 """
 
 import dataclasses
@@ -18,7 +17,7 @@ class ConfigError(ValueError):
 
 
 def nearest(word: str, choices: Sequence[str]) -> str:
-    """' (did you mean ...?)' for a mistyped word, or an empty string if nothing is near."""
+    """' (did you mean ...?)' for a mistyped word; an empty string if nothing is similar."""
     match = difflib.get_close_matches(str(word), [str(c) for c in choices], n=1, cutoff=0.5)
     return f" (did you mean {match[0]!r}?)" if match else ""
 
@@ -40,10 +39,9 @@ def type_name(annotation: Any) -> str:
 
 
 def check_value(path: str, value: Any, annotation: Any) -> Any:
-    """Return `value` converted to `annotation`, or raise ConfigError naming `path`, value and expected type.
+    """Return `value` as `annotation`, or raise ConfigError naming `path`, the value and the expected type.
 
-    Conversions that lose nothing are made (int to float, str to Path, list to tuple, a section to a dataclass);
-    everything else must already have the right type.
+    Converts only what loses nothing: int to float, 1e5 to int, str to Path, list to tuple, a section to a dataclass.
     """
     origin = get_origin(annotation)
     if annotation is Any or annotation is inspect.Parameter.empty:
@@ -52,8 +50,8 @@ def check_value(path: str, value: Any, annotation: Any) -> Any:
         return _check_union(path, value, annotation)
     if origin is Literal:
         if value is False and "no" in get_args(annotation):
-            return "no"  # what YAML makes of a bare no
-        if value in get_args(annotation) and not isinstance(value, bool):
+            return "no"  # YAML reads a bare no as false
+        if value in get_args(annotation) and not isinstance(value, bool):  # True == 1
             return value
         raise ConfigError(
             f"{path}={value!r} is not allowed; expected {type_name(annotation)}{nearest(value, get_args(annotation))}"
@@ -72,12 +70,12 @@ def check_value(path: str, value: Any, annotation: Any) -> Any:
         if isinstance(value, Mapping):
             return build_dataclass(annotation, value, path)
     elif annotation is float:
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
+        if isinstance(value, (int, float)) and not isinstance(value, bool):  # bool is a subclass of int
             return float(value)
     elif annotation is int:
         if isinstance(value, int) and not isinstance(value, bool):
             return value
-        if isinstance(value, float) and value.is_integer():  # 1e5 is how people write step counts
+        if isinstance(value, float) and value.is_integer():  # step counts are often written 1e5
             return int(value)
     elif annotation is Path:
         if isinstance(value, (str, Path)):
@@ -99,31 +97,38 @@ def _check_union(path: str, value: Any, annotation: Any) -> Any:
         except ConfigError as error:
             errors.append(error)
     if len(errors) == 1 and value is not None:
-        raise errors[0]
+        raise errors[0]  # `X | None`: the message about X is more exact
     raise ConfigError(f"{path}={value!r} has the wrong type; expected {type_name(annotation)}")
 
 
+def _check_known(path: str, key: str, known: list[str]) -> None:
+    if key not in known:
+        raise ConfigError(f"{path} is not an option{nearest(key, known)}; options: {', '.join(known)}")
+
+
+def check_least(settings: object, **least: int) -> None:
+    """Raise ValueError for an attribute below its least value; None passes."""
+    for key, bound in least.items():
+        value = getattr(settings, key)
+        if value is not None and value < bound:
+            raise ValueError(f"{key}={value} must be at least {bound}")
+
+
 def check_options(path: str, target: Callable, options: Mapping, runtime: Sequence[str] = ()) -> dict:
-    """Check a section against the keywords of `target`; returns converted options, defaults not filled in.
+    """Check a section without its `name` against the keywords of `target`; returns its options, converted.
 
     Args:
         path: dotted name of the section, for messages.
-        target: class or function whose keyword parameters are the schema.
-        options: the section, without its `name`.
-        runtime: keywords that the program supplies itself; the section may not set them.
+        runtime: keywords that the program supplies; the section may not set them.
 
     Raises:
-        ConfigError: unknown key (the nearest valid one is named), wrong type, or missing required key.
+        ConfigError: unknown key, wrong type, or missing required key.
     """
     parameters = {n: p for n, p in inspect.signature(target).parameters.items() if n not in runtime}
     hints = get_type_hints(target.__init__ if inspect.isclass(target) else target)
     checked = {}
     for key, value in options.items():
-        if key not in parameters:
-            known = sorted(parameters)
-            raise ConfigError(
-                f"{path}.{key} is not an option{nearest(key, known)}; options: {', '.join(known)}"
-            )
+        _check_known(f"{path}.{key}", key, sorted(parameters))
         checked[key] = check_value(f"{path}.{key}", value, hints.get(key, Any))
     for key, parameter in parameters.items():
         if parameter.default is inspect.Parameter.empty and key not in checked:
@@ -137,10 +142,7 @@ def build_dataclass(cls: type, section: Mapping, path: str = "") -> Any:
     prefix = f"{path}." if path else ""
     values = {}
     for key, value in section.items():
-        if key not in fields:
-            raise ConfigError(
-                f"{prefix}{key} is not an option{nearest(str(key), list(fields))}; options: {', '.join(fields)}"
-            )
+        _check_known(f"{prefix}{key}", key, list(fields))
         values[key] = check_value(f"{prefix}{key}", value, hints[key])
     for name, field in fields.items():
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
@@ -148,9 +150,9 @@ def build_dataclass(cls: type, section: Mapping, path: str = "") -> Any:
             raise ConfigError(f"{prefix}{name} is missing; expected {type_name(hints[name])}")
     try:
         return cls(**values)
-    except ConfigError:
+    except ConfigError:  # names its key
         raise
-    except ValueError as error:
+    except ValueError as error:  # of __post_init__
         raise ConfigError(f"{path or 'options'}: {error}") from error
 
 
@@ -158,17 +160,14 @@ def choose(kind: str, builders: Mapping[str, Callable], section: Mapping) -> tup
     """The builder that `section['name']` selects, and the remaining options (unchecked).
 
     Raises:
-        ConfigError: `name` is missing or unknown; the message lists the choices.
+        ConfigError: `name` is missing or unknown.
     """
     options = dict(section)
     name = options.pop("name", None)
-    if name is None:
-        raise ConfigError(f"{kind}.name is missing; choose one of {', '.join(sorted(builders))}")
     if name not in builders:
         known = sorted(builders)
-        raise ConfigError(
-            f"{kind}.name={name!r} is unknown{nearest(name, known)}; choose one of {', '.join(known)}"
-        )
+        wrong = " is missing" if name is None else f"={name!r} is unknown{nearest(name, known)}"
+        raise ConfigError(f"{kind}.name{wrong}; choose one of {', '.join(known)}")
     return builders[name], options
 
 
@@ -176,10 +175,8 @@ def build(kind: str, builders: Mapping[str, Callable], section: Mapping, **runti
     """Construct what a section describes: `name` selects from `builders`, the other keys are its keywords.
 
     Args:
-        kind: dotted name of the section in the YAML, for messages.
-        builders: {name: class or function with keyword-only parameters}.
-        section: the options, `name` among them.
-        **runtime: keywords supplied by the program (ready-made sub-modules, sizes known from data).
+        kind: dotted name of the section, for messages.
+        **runtime: keywords that the program supplies (built sub-modules, sizes known from data).
 
     Raises:
         ConfigError: an unknown name or key, a wrong type or value, a missing option.

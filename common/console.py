@@ -1,4 +1,4 @@
-"""What people read in the terminal: the start-up banner, notices and aligned progress lines (main process only)."""
+"""Output in the terminal, by the main process only: banners, notices, warnings and progress bars."""
 
 import sys
 import time
@@ -10,9 +10,9 @@ from common import distributed
 
 
 def say(text: str = "") -> None:
-    """Print on the main process, at once (also when the output goes to a file)."""
+    """Print on the main process."""
     if distributed.is_main():
-        print(text, flush=True)
+        print(text, flush=True)  # at once, also into a file
 
 
 def warn(text: str) -> None:
@@ -25,13 +25,11 @@ def duration(seconds: float) -> str:
     """'47s', '5m12s', '3h07m' or '2d04h'."""
     seconds = int(max(seconds, 0))
     minutes, hours, days = seconds // 60, seconds // 3600, seconds // 86400
-    if minutes == 0:
-        return f"{seconds}s"
-    if hours == 0:
-        return f"{minutes}m{seconds % 60:02d}s"
-    if days == 0:
+    if days:
+        return f"{days}d{hours % 24:02d}h"
+    if hours:
         return f"{hours}h{minutes % 60:02d}m"
-    return f"{days}d{hours % 24:02d}h"
+    return f"{minutes}m{seconds % 60:02d}s" if minutes else f"{seconds}s"
 
 
 def count(number: float) -> str:
@@ -52,11 +50,8 @@ def banner(title: str, rows: Mapping[str, object]) -> None:
 
 
 def progress(items: Iterable, description: str, total: int | None = None, unit: str = "it") -> Iterable:
-    """Iterate with a progress bar (rate and time left) on the main process.
-
-    Without a terminal, the bar is written as an occasional line instead of being redrawn in place.
-    """
-    interactive = sys.stderr.isatty()
+    """Iterate with a progress bar on the main process."""
+    interactive = sys.stderr.isatty()  # a log file gets an occasional line
     return tqdm(
         items,
         desc=description,
@@ -70,13 +65,12 @@ def progress(items: Iterable, description: str, total: int | None = None, unit: 
 
 
 class Clock:
-    """Seconds since construction or the last `lap`."""
+    """A stopwatch that runs from construction or the last `lap`."""
 
     def __init__(self) -> None:
         self.start = time.perf_counter()
 
     def lap(self) -> float:
         """Seconds since the last lap; starts the next one."""
-        now = time.perf_counter()
-        elapsed, self.start = now - self.start, now
-        return elapsed
+        last, self.start = self.start, time.perf_counter()
+        return self.start - last

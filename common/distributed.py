@@ -1,7 +1,6 @@
 """Process group questions and collectives that do nothing in a single process.
 
-Models that gather statistics (codebook usage, online clustering) and evaluators call these functions, so that
-one process and many give the same result and nobody else needs to know whether a process group exists.
+Code that calls them gives the same result on one process and many, and need not know whether a process group exists.
 """
 
 import threading
@@ -10,11 +9,11 @@ from collections.abc import Callable
 import torch
 import torch.distributed as dist
 
-HEARTBEAT = 30.0  # seconds; process groups give up on a silent member after minutes
+HEARTBEAT = 30.0  # seconds, far below the time-out of a process group
 
 
 def is_active() -> bool:
-    """True when more than one process works together."""
+    """True when several processes work together."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
@@ -24,7 +23,7 @@ def rank() -> int:
 
 
 def world_size() -> int:
-    """Number of processes that work together, 1 without a process group."""
+    """Number of processes that work together; 1 without a process group."""
     return dist.get_world_size() if is_active() else 1
 
 
@@ -41,14 +40,7 @@ def barrier() -> None:
 
 @torch.no_grad()
 def all_gather_cat(tensor: torch.Tensor) -> torch.Tensor:
-    """Concatenate equally shaped tensors of all processes along dimension 0, in rank order, without gradient.
-
-    Args:
-        tensor: [N, ...], the same shape on every process.
-
-    Returns:
-        [world_size * N, ...]; the detached input itself in a single process.
-    """
+    """Equally shaped tensors [N, ...] of all processes as [world_size * N, ...], in rank order, without gradient."""
     if not is_active():
         return tensor.detach()
     parts = [torch.empty_like(tensor) for _ in range(world_size())]
@@ -72,7 +64,7 @@ def all_reduce_mean(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def gather_objects(value: object) -> list:
-    """The picklable `value` of every process, in rank order (process-group traffic, never files)."""
+    """The picklable `value` of every process, in rank order."""
     if not is_active():
         return [value]
     values: list = [None] * world_size()
@@ -81,11 +73,7 @@ def gather_objects(value: object) -> list:
 
 
 def on_main(work: Callable[[], None]) -> None:
-    """Do something on the main process while the others wait, however long it takes.
-
-    Raises:
-        Exception: what `work` raises; a ValueError with the same message on the other processes.
-    """
+    """Do something on the main process while the others wait; its error is a ValueError on the other processes."""
     if not is_active():
         return work()
     errors: list[Exception] = []
@@ -100,8 +88,7 @@ def on_main(work: Callable[[], None]) -> None:
     if is_main():
         thread.start()
     working = True
-    while working:
-        # A barrier would time out before long work is done; so the processes meet again and again.
+    while working:  # a barrier would time out during long work, so the processes meet at every heartbeat
         if is_main():
             thread.join(HEARTBEAT)
         busy = thread.is_alive()

@@ -1,4 +1,4 @@
-"""Pictures in rows, with a name before each row."""
+"""Grids of images with a name before each row."""
 
 from collections.abc import Callable, Sequence
 
@@ -12,20 +12,12 @@ _PAD = 2
 
 
 def named_rows(images: torch.Tensor, names: Sequence[str]) -> torch.Tensor:
-    """Lay images out in one row per name, the name to the left of its row.
-
-    Args:
-        images: float [len(names) * columns, 3, S, S] in [0, 1], row by row.
-        names: of the rows.
-
-    Returns:
-        float [3, h, w].
-    """
+    """Images [len(names) * columns, 3, S, S] in [0, 1] as one, float [3, h, w]: a row per name, which stands left."""
     columns = len(images) // len(names)
     picture = grid(images, columns, pad=_PAD)
     side = images.shape[-1]
     font = ImageFont.load_default(size=max(10, min(24, side // 5)))
-    width = int(max(font.getlength(name) for name in names)) + 12
+    width = int(max(font.getlength(name) for name in names)) + 12  # 6 pixels on both sides
     margin = Image.new("RGB", (width, picture.shape[1]), "white")
     draw = ImageDraw.Draw(margin)
     for row, name in enumerate(names):
@@ -37,10 +29,7 @@ def named_rows(images: torch.Tensor, names: Sequence[str]) -> torch.Tensor:
 def class_rows(image: Callable[[int], torch.Tensor], count: int, class_names: Sequence[str]) -> torch.Tensor:
     """The first samples of the first classes, a row per class, small ones enlarged: float [3, h, w].
 
-    Args:
-        image: gives sample i, uint8 [3, S, S], of class i % len(class_names).
-        count: number of samples.
-        class_names: of all classes in turn.
+    `image(i)` gives sample i of `count`, uint8 [3, S, S], of class i % len(class_names).
     """
     names = class_names[: min(GRID_ROWS, count)]
     columns = min(GRID_COLUMNS, max(1, count // len(class_names)))

@@ -1,4 +1,4 @@
-"""Images between [0, 1] tensors, 8-bit values, grids and files."""
+"""Images as [0, 1] tensors, 8-bit values, grids and files."""
 
 from pathlib import Path
 
@@ -20,19 +20,11 @@ def to_float(images: torch.Tensor) -> torch.Tensor:
 
 
 def grid(images: torch.Tensor, columns: int, pad: int = 2, background: float = 1.0) -> torch.Tensor:
-    """Lay images out row by row with a border of `pad` pixels between and around them.
-
-    Args:
-        images: [B, C, H, W] in [0, 1].
-        columns: images per row; the last row may be incomplete.
-
-    Returns:
-        [C, rows * (H + pad) + pad, columns * (W + pad) + pad].
-    """
+    """Images [B, C, H, W] in [0, 1] in rows with borders: [C, rows * (H + pad) + pad, columns * (W + pad) + pad]."""
     images = images.detach().float().cpu()
     count, channels, height, width = images.shape
     columns = min(columns, count)
-    rows = -(-count // columns)
+    rows = -(-count // columns)  # rounded up: the last row may be incomplete
     canvas = torch.full((channels, rows * (height + pad) + pad, columns * (width + pad) + pad), background)
     for i, image in enumerate(images):
         top, left = pad + (i // columns) * (height + pad), pad + (i % columns) * (width + pad)
@@ -41,16 +33,15 @@ def grid(images: torch.Tensor, columns: int, pad: int = 2, background: float = 1
 
 
 def enlarge(images: torch.Tensor, factor: int) -> torch.Tensor:
-    """Repeat every pixel `factor` times in both directions, so that small images can be looked at."""
+    """Repeat every pixel `factor` times in both directions."""
     return images.repeat_interleave(factor, dim=-1).repeat_interleave(factor, dim=-2)
 
 
 def read_image(path: str | Path) -> Image.Image:
-    """Read an image file as RGB; transparent parts are shown on white.
+    """Read an image file as RGB on white.
 
     Raises:
-        FileNotFoundError: the file does not exist.
-        ValueError: the file is not a readable image; the message names it.
+        FileNotFoundError, ValueError: the file does not exist or is not a readable image.
     """
     path = Path(path)
     if not path.is_file():
@@ -63,7 +54,7 @@ def read_image(path: str | Path) -> Image.Image:
 
 
 def flatten(image: Image.Image) -> Image.Image:
-    """RGB version of a PIL image; transparency is composited on white."""
+    """RGB version of a PIL image, transparent parts on white."""
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
@@ -73,21 +64,3 @@ def flatten(image: Image.Image) -> Image.Image:
 def pil_to_tensor(image: Image.Image) -> torch.Tensor:
     """RGB PIL image -> uint8 [3, H, W]."""
     return torch.from_numpy(np.array(image, dtype=np.uint8)).permute(2, 0, 1).contiguous()
-
-
-def list_images(path: str | Path) -> list[Path]:
-    """An image file, or all images of a folder (sorted, not recursive).
-
-    Raises:
-        FileNotFoundError: the path does not exist.
-        ValueError: the folder holds no image.
-    """
-    path = Path(path)
-    if path.is_file():
-        return [path]
-    if not path.is_dir():
-        raise FileNotFoundError(f"{path} is neither an image nor a folder")
-    files = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
-    if not files:
-        raise ValueError(f"folder {path} holds no image ({', '.join(IMAGE_SUFFIXES)})")
-    return files

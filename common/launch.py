@@ -13,8 +13,7 @@ def processes() -> Iterator[torch.device]:
 
     NCCL with GPUs, gloo without, one process when started as plain `python`.
     """
-    # Without a GPU, Accelerate has to be told that the processes are meant to work together on CPUs.
-    state = PartialState(cpu=not torch.cuda.is_available())
+    state = PartialState(cpu=not torch.cuda.is_available())  # without it, Accelerate starts no gloo group
     try:
         yield state.device
     finally:

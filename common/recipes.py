@@ -1,6 +1,6 @@
 """Recipes that inherit: what `base: other.yaml` means, and which file every value of a merged tree comes from.
 
-Trees here are nested dicts (sections) whose leaves are `Entry`: whatever is not a section, a list too, is one value.
+Trees are nested dicts (sections) whose leaves are `Entry`; a list is a leaf.
 """
 
 from collections.abc import Iterator
@@ -42,11 +42,7 @@ def entries(tree: dict, prefix: str = "") -> Iterator[tuple[str, Entry]]:
 
 
 def base_file(path: Path, name: Any) -> Path:
-    """The file that `base: name` in `path` means.
-
-    Raises:
-        ConfigError: it is not another file in the same folder.
-    """
+    """The file that `base: name` in `path` means; raises ConfigError unless it is another file in the same folder."""
     if not isinstance(name, str) or Path(name).name != name or name == path.name:
         raise ConfigError(f"{path}: base={name!r} must be the name of another file in the same folder")
     base = path.parent / name
@@ -56,15 +52,15 @@ def base_file(path: Path, name: Any) -> Path:
 
 
 def merge(old: Any, new: Any) -> Any:
-    """Sections key by key; anything else is replaced, whatever it was, for the strict check to judge."""
+    """`new` over `old`: sections key by key, anything else replaced (the strict check finds what does not fit)."""
     if isinstance(old, dict) and isinstance(new, dict):
         return {**old, **{key: merge(old.get(key), value) for key, value in new.items()}}
-    # What another file says stays: a key is removed from a recipe's own base alone.
+    # A recipe removes keys of its own base only, not those of other files.
     return old if old is not None and isinstance(new, Entry) and new.value is REMOVED else new
 
 
 def inherit(base: dict, own: dict) -> dict:
-    """A base with what a recipe varies: as `merge`, and null removes a key that the base has."""
+    """A recipe over its base: as `merge`, and null removes a key of the base."""
     merged = dict(base)
     for key, value in own.items():
         if isinstance(value, dict):

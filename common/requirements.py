@@ -1,4 +1,4 @@
-"""Looking for everything that a long job needs before it starts, and saying at once all that is missing."""
+"""Checks that everything a long job needs is there before it starts, and lists all that is missing."""
 
 import sys
 from collections.abc import Callable, Mapping
@@ -12,15 +12,14 @@ from common.config import find_file, one_line
 
 
 def require_all(needed: Mapping[str, Callable[[], Any]], name: str) -> None:
-    """Look for everything on the main process; if something is missing, list it all and end all processes.
+    """Look for everything on the main process; if something is missing, print a line about each and end all processes.
 
     Args:
-        needed: what it is called, and a function that finds it (or downloads it into a cache), else raises OSError or
-            ValueError with a message that says what to do.
-        name: of what needs it.
+        needed: {title: function that finds it or downloads it into a cache, else raises OSError or ValueError}.
+        name: of what needs it, for the message.
 
     Raises:
-        FileNotFoundError: something is missing; the main process has printed a line about each on the error stream.
+        FileNotFoundError: something is missing.
     """
     missing: dict[str, str] = {}
     for what, find in needed.items() if distributed.is_main() else ():
@@ -28,8 +27,7 @@ def require_all(needed: Mapping[str, Callable[[], Any]], name: str) -> None:
             find()
         except (OSError, ValueError) as error:
             missing[what] = one_line(error)
-    # Printed last: libraries write about their failed attempts in between.
-    for what, reason in missing.items():
+    for what, reason in missing.items():  # after the loop: libraries print about failed attempts in between
         print(f"missing: {what}: {reason}", file=sys.stderr, flush=True)
     missing = distributed.gather_objects(missing)[0]
     if missing:
@@ -40,15 +38,9 @@ def require_all(needed: Mapping[str, Callable[[], Any]], name: str) -> None:
 
 
 def require_files(path: str, advice: str) -> None:
-    """Make sure that a path, or everything that a brace pattern names, exists.
+    """Raise FileNotFoundError, with what is expected there (`advice`), unless a path or all files of a pattern exist.
 
-    Args:
-        path: as written, else relative to the repository; "a-{00..49}.tar" as written.
-        advice: what is expected there, for the message.
-
-    Raises:
-        FileNotFoundError: something is missing; the message names the first and counts.
-        ValueError: the braces do not match.
+    A path is as written or relative to the repository, a pattern such as 'a-{00..49}.tar' as written.
     """
     if "{" not in path:
         try:

@@ -7,7 +7,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,10 +26,9 @@ class WriteError(OSError):
 
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """What goes wrong in the block names `path`, the innermost one if blocks are nested."""
     try:
         yield
-    except WriteError:
+    except WriteError:  # an inner block has named its path
         raise
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
@@ -38,23 +37,21 @@ def _named(path: Path) -> Iterator[None]:
 
 @contextmanager
 def atomic_file(path: str | Path) -> Iterator[Path]:
-    """Give an empty temporary file beside `path` that takes its name when the block ends, and is removed if it fails.
+    """Give an empty temporary file that replaces `path` when the block ends, and is removed if the block fails.
 
-    What was there before stays until then. Several processes may write the same file; the last one wins.
-
-    Raises:
-        WriteError: for an OSError in the block, too.
+    Several processes may write the same file; the last one wins. Any OSError becomes a `WriteError`.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
+    temporary = path.with_name(
+        f".{path.name}.{secrets.token_hex(8)}.part"
+    )  # the same disk: a rename is atomic
     with _named(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             temporary.touch(exist_ok=False)
             mode = temporary.stat().st_mode
             yield temporary
-            # Safetensors puts a file in its place that only its owner can read; people may share a folder.
-            temporary.chmod(mode)
+            temporary.chmod(mode)  # safetensors makes files that only their owner can read
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -62,29 +59,25 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
-    """Give an empty temporary folder beside `path` that takes its name when the block ends, and is removed if it fails.
+    """Give an empty temporary folder that replaces `path` when the block ends, and is removed if the block fails.
 
-    One process at a time may write a folder: what a killed one left behind is removed first.
-
-    Raises:
-        WriteError: for an OSError in the block, too.
+    Only one process at a time may write a folder. Any OSError becomes a `WriteError`.
     """
     path = Path(path)
     temporary, old = path.with_name(f".{path.name}.part"), path.with_name(f".{path.name}.old.part")
     with _named(path):
-        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)  # left by a killed process
         try:
             temporary.mkdir(parents=True)
             yield temporary
             if path.exists():
                 shutil.rmtree(old, ignore_errors=True)
-                # Removing it takes long, and half of a folder must not have its name.
-                path.rename(old)
+                path.rename(old)  # removal takes long, and half a folder must not stay under this name
             try:
                 os.replace(temporary, path)
             except OSError:
                 if old.exists():
-                    old.rename(path)
+                    old.rename(path)  # the previous folder comes back
                 raise
         finally:
             for folder in (temporary, old):
@@ -92,39 +85,32 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a text file, whole or not at all; raises `WriteError`."""
+    """Write a text file whole or not at all; raises `WriteError`."""
     with atomic_file(path) as temporary:
         temporary.write_text(text)
 
 
-def write_json(path: str | Path, value: object) -> None:
-    """Write JSON, whole or not at all; raises `WriteError`."""
-    write_text(path, json.dumps(value, indent=1) + "\n")
+def write_json(path: str | Path, value: object, default: Callable[[Any], Any] | None = None) -> None:
+    """Write JSON whole or not at all; `default` converts other types, as in `json.dumps`; raises `WriteError`."""
+    write_text(path, json.dumps(value, indent=1, default=default) + "\n")
 
 
 def write_yaml(path: str | Path, tree: Mapping[str, Any]) -> None:
-    """Write nested dicts as YAML, whole or not at all; raises `WriteError`."""
+    """Write nested dicts as YAML whole or not at all; raises `WriteError`."""
     write_text(path, OmegaConf.to_yaml(OmegaConf.create(dict(tree))))
 
 
 def save_png(path: str | Path, image: torch.Tensor) -> None:
-    """Write one image [3, H, W], float in [0, 1] or uint8, as PNG, whole or not at all; raises `WriteError`."""
+    """Write one image [3, H, W], float in [0, 1] or uint8, as PNG whole or not at all; raises `WriteError`."""
     pixels = image if image.dtype == torch.uint8 else to_uint8(image)
     with atomic_file(path) as temporary:
         Image.fromarray(pixels.cpu().permute(1, 2, 0).numpy()).save(temporary, format="PNG")
 
 
 def require_space(folder: Path, needed: int, what: str, key: str = "") -> None:
-    """Look before a long job whether the disk has room for what it writes.
+    """Raise ValueError if the disk of `folder`, which may not exist yet, has fewer than `needed` bytes free.
 
-    Args:
-        folder: where it will be; it need not exist yet.
-        needed: bytes.
-        what: that needs them, for the message.
-        key: option that names the folder, likewise.
-
-    Raises:
-        ValueError: fewer are free.
+    The message says `what` needs them, and which option (`key`) names the folder.
     """
     free = free_bytes(folder)
     if free < needed:
@@ -133,7 +119,7 @@ def require_space(folder: Path, needed: int, what: str, key: str = "") -> None:
 
 
 def free_bytes(folder: Path) -> int:
-    """Room on the disk where `folder` is or will be."""
+    """Free space on the disk where `folder` is or will be."""
     folder = folder.absolute()
     while not folder.exists():
         folder = folder.parent
@@ -141,6 +127,6 @@ def free_bytes(folder: Path) -> int:
 
 
 def user_cache_folder() -> Path:
-    """Folder for things made once and reused by all runs: `$XDG_CACHE_HOME/titok` or `~/.cache/titok`."""
+    """Folder for files that all runs share: `$XDG_CACHE_HOME/titok` or `~/.cache/titok`."""
     root = os.environ.get("XDG_CACHE_HOME")
     return (Path(root) if root else Path.home() / ".cache") / "titok"

@@ -1,8 +1,7 @@
-"""NPZ files: written whole, or begun with an array that is filled row by row at its final place.
+"""NPZ files: written whole, or begun with an array whose rows are filled in place, in any order.
 
-An NPZ is a zip of `.npy` files. Stored uncompressed, the first member is a zip header, an npy header and the rows, all
-at offsets that are known before the first row is, so no second copy of it is ever made; what follows the rows is small
-and written at the end. Bytes depend on the content alone: no time, no order of writing.
+An NPZ is a zip of `.npy` files. The first member of an uncompressed one is a zip header, an npy header and the rows, at
+offsets that are known in advance; small arrays follow at the end. Equal content gives equal bytes.
 """
 
 import io
@@ -20,12 +19,10 @@ from numpy.lib import format as npy
 
 from storage.files import atomic_file
 
-_BLOCK = 1 << 22
-# Of a zip member's header: CRC-32 at byte 14, lengths of the name and of the extra field at byte 26; the extra field
-# that zipfile writes for large members: its kind and length, and two sizes.
-_CRC_AT, _LENGTHS_AT, _HEADER_BYTES = 14, 26, 30
-_SIZES = struct.Struct("<HHQQ")
-_DATE = (1980, 1, 1, 0, 0, 0)
+_BLOCK = 1 << 22  # bytes: 4 MiB
+_CRC_AT, _LENGTHS_AT, _HEADER_BYTES = 14, 26, 30  # zip member header: CRC-32; lengths of name and extra field
+_SIZES = struct.Struct("<HHQQ")  # extra field of large members: kind 1, its length, size, compressed size
+_DATE = (1980, 1, 1, 0, 0, 0)  # the earliest of zip; the bytes must not depend on the time
 
 
 class Rows(NamedTuple):
@@ -40,38 +37,25 @@ Content = np.ndarray | Path | Rows  # an array, a `.npy` file to be copied, or r
 
 
 def write_npz(path: str | Path, arrays: Mapping[str, Content]) -> None:
-    """Write an uncompressed NPZ, whole or not at all; memory stays small.
-
-    Raises:
-        WriteError: the folder cannot be written or the disk is full.
-    """
+    """Write an uncompressed NPZ whole or not at all, in little memory; raises `WriteError`."""
     with atomic_file(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         _add(archive, arrays)
 
 
 def create_npz(path: str | Path, name: str, shape: tuple[int, ...], dtype: str) -> None:
-    """Begin a file with one array of zeros, which takes no room before rows are written; no NPZ before `finish_npz`.
-
-    Args:
-        path: of the file; what is there is lost.
-        name: of the array.
-        shape, dtype: of the array; rows are shape[1:].
-
-    Raises:
-        OSError: the file cannot be written.
-    """
+    """Begin a file with one array of zeros; it becomes an NPZ by `finish_npz`. Replaces an existing file."""
     header = _npy_header(shape, dtype)
     rows = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
     with open(path, "wb") as file:
         file.write(_member(name, len(header) + rows).FileHeader(zip64=True) + header)
-        file.truncate(file.tell() + rows)
+        file.truncate(file.tell() + rows)  # a sparse file: takes no space until rows are written
 
 
 def first_rows(path: str | Path) -> np.memmap:
-    """The first array of a file of `create_npz`, memory-mapped read-only; its `offset` says where its rows are.
+    """The first array of a file of `create_npz`, memory-mapped read-only; `offset` is where its rows begin.
 
     Raises:
-        ValueError: it is no such file, or was cut.
+        ValueError: the file was not made by `create_npz`, or is cut short.
     """
     with open(path, "rb") as file:
         _, start, _ = _first_member(file)
@@ -82,21 +66,16 @@ def first_rows(path: str | Path) -> np.memmap:
 
 
 def finish_npz(path: str | Path, arrays: Mapping[str, Content]) -> None:
-    """Make a file of `create_npz` a complete NPZ, in place; memory stays small. Interrupted, it can be called again.
-
-    Args:
-        path: the file; all rows are written.
-        arrays: further members in order.
+    """Complete a file of `create_npz` in place, adding `arrays`; after an interruption, call it again.
 
     Raises:
-        ValueError: it is no such file, or was cut.
+        ValueError: the file was not made by `create_npz`, or is cut short.
         OSError: the disk is full or fails.
     """
     with open(path, "r+b") as file:
         name, start, end = _first_member(file)
         file.truncate(end)  # throws away what an interrupted call appended
-        # Read in blocks: pages of a memory map would count as memory of this process.
-        checksum, left = 0, end - start
+        checksum, left = 0, end - start  # read in blocks: pages of a memory map count as used memory
         file.seek(start)
         while left:
             block = file.read(min(left, _BLOCK))
@@ -104,19 +83,18 @@ def finish_npz(path: str | Path, arrays: Mapping[str, Content]) -> None:
         file.seek(_CRC_AT)
         file.write(struct.pack("<L", checksum))
         file.seek(end)
-        # From here on the file is an archive that is being written; it only has to know its first member.
-        with zipfile.ZipFile(file, "w") as archive:
+        with zipfile.ZipFile(file, "w") as archive:  # "w" keeps what lies before the current position
             _add(archive, arrays)
             info = _member(name, end - start, checksum)
             info.create_version = info.extract_version = zipfile.ZIP64_VERSION
             info.header_offset = 0
-            archive.filelist.insert(0, info)
+            archive.filelist.insert(0, info)  # the archive's directory lists the rows first
         file.flush()
-        os.fsync(file.fileno())  # before anybody renames it
+        os.fsync(file.fileno())  # on the disk before the caller renames the file
 
 
 def _first_member(file: BinaryIO) -> tuple[str, int, int]:
-    """Name of the first array of a file of `create_npz`, and the bytes [start, end) of its `.npy` content."""
+    """Name and byte range [start, end) of the first `.npy` member of a file of `create_npz`."""
     file.seek(0)
     header = file.read(_HEADER_BYTES)
     if len(header) < _HEADER_BYTES or header[:4] != b"PK\3\4":
@@ -126,8 +104,8 @@ def _first_member(file: BinaryIO) -> tuple[str, int, int]:
     if extra_length != _SIZES.size or _SIZES.unpack(extra)[0] != 1:
         raise ValueError(f"the file was not begun by this program (extra field of {extra_length} bytes)")
     start = file.tell()
-    end = start + _SIZES.unpack(extra)[2]
-    if file.seek(0, os.SEEK_END) < end:
+    end = start + _SIZES.unpack(extra)[2]  # compressed size = size: stored members
+    if file.seek(0, os.SEEK_END) < end:  # a copy or a disk error cut it
         raise ValueError(f"the file is cut short: {file.tell()} of at least {end} bytes")
     return name.removesuffix(".npy"), start, end
 

@@ -1,4 +1,4 @@
-"""Arrays on disk whose rows are made one by one, by any number of processes, in a job that may be interrupted."""
+"""Arrays on disk whose rows any number of processes fill, in a job that may be interrupted."""
 
 import json
 import math
@@ -19,56 +19,44 @@ FACTS = "facts.json"
 
 
 class RowFile:
-    """An array in a file whose rows several processes fill.
+    """Writes rows of an array that is memory-mapped read-only; several processes may write the same file."""
 
-    Rows go through `pwrite` and not through a memory map: on a full disk that is an error and not a crash, and on
-    network disks neighbours in one page do not overwrite each other.
-
-    Args:
-        rows: the array, memory-mapped read-only: it says where in which file the rows are.
-    """
-
+    # pwrite instead of a writable map: a full disk raises OSError instead of SIGBUS, and on network disks rows that
+    # share a page do not overwrite each other.
     def __init__(self, rows: np.memmap) -> None:
         self.rows = rows
         self._file = os.open(rows.filename, os.O_WRONLY)
 
     def write(self, indices: Sequence[int], rows: np.ndarray) -> None:
-        """Set rows [k, ...] at indices [k].
-
-        Raises:
-            OSError: the disk is full or fails.
-        """
+        """Set rows [k, ...] at indices [k]; raises OSError."""
         data = memoryview(np.ascontiguousarray(rows, dtype=self.rows.dtype)).cast("B")
         size, indices = self.rows.strides[0], np.asarray(indices)
-        # Rows that follow one another go in one piece: single crops of tokens are short and very many.
+        # Consecutive rows go in one call: rows of tokens are short and many.
         ends = [*(np.flatnonzero(np.diff(indices) != 1) + 1).tolist(), len(indices)] if len(indices) else []
         start = 0
         for end in ends:
             done, left = int(indices[start]) * size, data[start * size : end * size]
             while left:
-                written = os.pwrite(self._file, left, self.rows.offset + done)
+                written = os.pwrite(self._file, left, self.rows.offset + done)  # may write a part only
                 done, left = done + written, left[written:]
             start = end
 
-    def close(self) -> None:
-        """Close the file; `rows` stays readable."""
+    def close(self) -> None:  # `rows` stays readable
         os.close(self._file)
 
 
 class RowStore:
-    """Unfinished work: arrays of `count` rows and a flag per row. Every process opens it, each makes its share.
+    """Unfinished work: arrays of `count` rows and a flag per row. Every process opens it and makes its share.
 
     Args:
-        folder: where the arrays lie until `remove`.
-        count: number of rows.
         arrays: {name: (shape of a row, numpy type)}.
-        facts: what the rows depend on (JSON-able); work with other facts is not continued.
-        overwrite: throw away work with other facts.
-        archived: names of arrays that lie in `.npz` files (as `arr_0`, see `storage.npz`), which can be final ones.
-        extra_bytes: room that will be needed besides the arrays.
+        facts: what the rows depend on (JSON values); work with other facts is not continued, but thrown away with
+            `overwrite`.
+        archived: names of arrays that lie as `arr_0` in files of `storage.npz.create_npz`.
+        extra_bytes: disk space that will be needed besides the arrays.
 
     Raises:
-        ValueError: the folder holds work with other facts or lacks a file, or the disk has too little room.
+        ValueError: the folder holds work with other facts or lacks a file, or the disk is too small.
     """
 
     def __init__(
@@ -87,25 +75,22 @@ class RowStore:
         distributed.on_main(lambda: self._prepare(columns, dict(facts), overwrite))
         self._files = {name: RowFile(self._open(name)) for name in columns}
         self._todo = np.flatnonzero(self._files["flags"].rows[:, 0] == 0)
-        distributed.barrier()  # everybody has seen the same flags before anybody sets one
+        distributed.barrier()  # all processes read the same flags before one of them sets any
 
     def path(self, name: str) -> Path:
-        """The file of an array."""
         return self.folder / f"{name}.{'npz' if name in self._archived else 'npy'}"
 
     def _create(self, name: str, shape: tuple[int, ...], dtype: str) -> None:
-        """Make a file that reads as zeros and takes no room before rows are written."""
         if name in self._archived:
             create_npz(self.path(name), "arr_0", shape, dtype)
         else:
-            npy.open_memmap(self.path(name), mode="w+", dtype=dtype, shape=shape).flush()
+            npy.open_memmap(self.path(name), mode="w+", dtype=dtype, shape=shape).flush()  # sparse zeros
 
     def _open(self, name: str) -> np.memmap:
         path = self.path(name)
         return first_rows(path) if name in self._archived else np.load(path, mmap_mode="r")
 
     def _prepare(self, columns: Mapping, facts: dict[str, Any], overwrite: bool) -> None:
-        """Find the files of the same work, or make new ones."""
         found, flags = read_facts(self.folder / FACTS), self.path("flags")
         if found is not None and flags.is_file() and np.load(flags, mmap_mode="r").any():
             other = differences(found, facts)
@@ -114,42 +99,35 @@ class RowStore:
                 return self._require_room(columns)
             if not overwrite:
                 reason = f"with other settings ({other})" if other else f"without {', '.join(lost)}"
-                raise ValueError(
-                    f"{self.folder} holds unfinished work {reason}; remove it,"
-                    " choose another output, or overwrite=true"
-                )
+                advice = "remove it, choose another output, or overwrite=true"
+                raise ValueError(f"{self.folder} holds unfinished work {reason}; {advice}")
         shutil.rmtree(self.folder, ignore_errors=True)
         self._require_room(columns)
         self.folder.mkdir(parents=True)
         for name, (shape, dtype) in columns.items():
             self._create(name, (self.count, *shape), dtype)
-        (self.folder / FACTS).write_text(json.dumps(facts))  # last: what has facts is complete
+        (self.folder / FACTS).write_text(json.dumps(facts))  # last: a folder with facts is complete
 
     def _require_room(self, columns: Mapping) -> None:
-        """For the rows that are not written yet and what comes besides."""
         sizes = (np.dtype(dtype).itemsize * math.prod(shape) for shape, dtype in columns.values())
-        taken = sum(allocated_bytes(self.path(name)) for name in columns)
+        taken = sum(allocated_bytes(self.path(name)) for name in columns)  # rows that are written already
         require_space(self.folder, self.count * sum(sizes) + self._extra - taken, "unfinished work")
 
     @property
     def missing(self) -> int:
-        """Rows that were missing when the store was opened, over all processes."""
+        """Number of rows that were missing when the store was opened, over all processes."""
         return len(self._todo)
 
     def todo(self) -> np.ndarray:
-        """Rows that this process has to make: its contiguous share of those missing when the store was opened."""
+        """Indices that this process makes: a contiguous share of those missing when the store was opened."""
         share, of = distributed.rank(), distributed.world_size()
         return self._todo[share * len(self._todo) // of : (share + 1) * len(self._todo) // of]
 
     def write(self, index: int, **rows: np.ndarray) -> None:
-        """Set row `index` of the named arrays, and flag it as done.
-
-        Raises:
-            OSError: the disk is full or fails.
-        """
+        """Set row `index` of the named arrays, and flag it as done; raises OSError."""
         for name, row in rows.items():
             self._files[name].write([index], row[None])
-        self._files["flags"].write([index], np.ones((1, 1)))  # last: what is flagged is complete
+        self._files["flags"].write([index], np.ones((1, 1)))  # last: a flagged row is complete
 
     def rows(self, name: str) -> np.ndarray:
         """An array as it is now, memory-mapped read-only."""
@@ -165,7 +143,7 @@ class RowStore:
 
 
 def read_facts(path: Path) -> dict[str, Any] | None:
-    """The facts in a JSON file, None if it is missing or was cut."""
+    """The facts in a JSON file; None if it is missing or cut short."""
     try:
         return json.loads(path.read_text())
     except (FileNotFoundError, json.JSONDecodeError):
@@ -173,10 +151,10 @@ def read_facts(path: Path) -> dict[str, Any] | None:
 
 
 def differences(found: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
-    """'seed 1 instead of 2; ...' for facts that `found` has otherwise or not at all; '' if there are none."""
+    """'seed 1 instead of 2; ...' for facts that `found` lacks or has with another value; '' if all agree."""
     return "; ".join(f"{k} {found.get(k)!r} instead of {v!r}" for k, v in facts.items() if found.get(k) != v)
 
 
 def allocated_bytes(path: Path) -> int:
-    """Room that a file takes now (unwritten parts take none), 0 if it does not exist or the system does not tell."""
-    return 512 * getattr(path.stat(), "st_blocks", 0) if path.is_file() else 0
+    """Disk space that a sparse file takes; 0 if it does not exist or the system does not say."""
+    return 512 * getattr(path.stat(), "st_blocks", 0) if path.is_file() else 0  # a block is 512 bytes

@@ -1,8 +1,7 @@
-"""A numbered collection of images, written in any order by any number of processes, as PNG files and one NPZ.
+"""A numbered collection of images as PNG files and one NPZ, written in any order by any number of processes.
 
-While it is being written, everything lies in `unfinished.part/`, so that an interrupted job goes on where it stopped,
-and memory does not grow with the collection. Pixels go straight to their place in the NPZ, whose bytes depend on the
-images alone: neither on the order nor on the number of processes nor on interruptions.
+Unfinished work lies in `unfinished.part/`, so that an interrupted job continues where it stopped. Pixels go straight to
+their place in the NPZ, whose bytes depend on the images alone.
 """
 
 import os
@@ -27,20 +26,14 @@ FACTS, ARRAYS, UNFINISHED = "samples.json", "samples.npz", "unfinished.part"
 
 
 class SampleStore:
-    """Square uint8 images and their tokens. Every process opens the store, the main process finishes it.
+    """Square uint8 images of `side` pixels and their tokens, as `<index:06d>.png`, `samples.npz` and `samples.json`.
 
-    Args:
-        folder: where the results go: `<index:06d>.png`, `samples.npz`, `samples.json`.
-        count: number of images.
-        side: of an image in pixels.
-        num_tokens: tokens per image.
-        facts: what the images depend on; a folder with other facts is not continued.
-        png, npz: which files to make.
-        overwrite: throw away what the folder holds with other facts.
+    Every process opens the store. `facts` are what the images depend on: a folder with other facts is not continued,
+    but replaced with `overwrite`.
 
     Raises:
-        ValueError: the folder holds images with other facts, or the disk has too little room for the arrays (PNG
-            files, whose sizes are not known beforehand, are not counted).
+        ValueError: the folder holds images with other facts, or the disk is too small for the arrays (the sizes of PNG
+            files are not known in advance and not counted).
     """
 
     def __init__(
@@ -57,21 +50,17 @@ class SampleStore:
     ) -> None:
         self.folder, self.facts = Path(folder), {**facts, "png": png, "npz": npz}
         self.count, self.png, self.npz = count, png, npz
-        # All see what the main process sees.
-        found = distributed.gather_objects(read_facts(self.folder / FACTS))[0]
+        found = distributed.gather_objects(read_facts(self.folder / FACTS))[0]  # as the main process sees it
         other = differences(found, self.facts) if found is not None else ""
         self.complete = found is not None and not other
         if self.complete:
-            if distributed.is_main():  # a job that was killed while it cleaned up
+            if distributed.is_main():  # a job may have been killed while it cleaned up
                 shutil.rmtree(self.folder / UNFINISHED, ignore_errors=True)
             return
         if other and not overwrite:
-            raise ValueError(
-                f"{self.folder} holds images made with other settings ({other}); choose another output,"
-                " or overwrite=true"
-            )
-        # PNG files alone need no array of pixels.
-        self._keeps_pixels = npz or not png
+            advice = "choose another output, or overwrite=true"
+            raise ValueError(f"{self.folder} holds images made with other settings ({other}); {advice}")
+        self._keeps_pixels = npz or not png  # PNG files alone need no array of pixels
         arrays = {"pixels": ((side, side, 3), "uint8")} if self._keeps_pixels else {}
         if distributed.is_main():
             self._take_back()
@@ -89,11 +78,11 @@ class SampleStore:
             distributed.on_main(self._remove_old)
         self._workers = ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1))
         self._written: deque[Future] = deque()
-        # Images that wait to be written: 64 MiB of pixels at most, and enough of them to keep the threads busy.
+        # Images that wait to be written: at most 64 MiB of pixels, and enough to keep the threads busy.
         self._waiting = max(16, min(256, (1 << 26) // (3 * side * side)))
 
     def _take_back(self) -> None:
-        """A job that ended after moving the NPZ to its place but before writing the facts goes on from before that."""
+        """Move the NPZ back if a job ended after moving it to its place, but before writing the facts."""
         part, npz = self.folder / UNFINISHED, self.folder / ARRAYS
         found = read_facts(part / ROW_FACTS)
         if self.npz and found is not None and not differences(found, self.facts) and npz.is_file():
@@ -108,20 +97,14 @@ class SampleStore:
 
     @property
     def missing(self) -> int:
-        """Images that were missing when the store was opened, over all processes."""
         return self._store.missing
 
     def todo(self) -> np.ndarray:
-        """Indices that this process has to make."""
         return self._store.todo()
 
     def put(self, indices: Sequence[int], images: torch.Tensor, tokens: torch.Tensor) -> None:
-        """Store images uint8 [B, 3, S, S] with tokens [B, N]; encoding and writing go on in the background.
-
-        Raises:
-            OSError: an earlier image could not be written.
-        """
-        while len(self._written) > self._waiting:  # images may come faster than they can be written
+        """Store images uint8 [B, 3, S, S] with tokens [B, N] in the background; raises OSError of earlier images."""
+        while len(self._written) > self._waiting:  # bounds the memory when writing is slow
             self._written.popleft().result()
         for index, image, row in zip(indices, images.cpu(), tokens.cpu(), strict=True):
             self._written.append(self._workers.submit(self._write, int(index), image, row.numpy()))
@@ -139,35 +122,28 @@ class SampleStore:
         return pil_to_tensor(read_image(self.folder / f"{index:06d}.png"))
 
     def flush(self) -> None:
-        """Wait until all processes have written all they were given.
-
-        Raises:
-            OSError: an image could not be written.
-        """
+        """Wait until all processes have written their images; raises OSError."""
         while self._written:
             self._written.popleft().result()
         distributed.barrier()
 
     def finish(self, labels: np.ndarray, **results: Any) -> None:
-        """After `flush`: write the final files (main process) and remove the unfinished ones.
-
-        Args:
-            labels: int64 [count].
-            results: JSON-able values to be kept with the facts.
+        """After `flush`: write the final files with labels [count], `results` beside the facts, and clean up.
 
         Raises:
-            OSError: the disk is full (ValueError on the other processes).
+            OSError: the disk is full (ValueError on other processes than the main one).
         """
         self._workers.shutdown()
         distributed.on_main(lambda: self._write_results(np.asarray(labels, dtype=np.int64), results))
         self._store.remove()
 
     def _write_results(self, labels: np.ndarray, results: Mapping[str, Any]) -> None:
-        for path in self.folder.glob(".*.part"):  # halves of files that killed jobs were writing
+        for path in self.folder.glob(".*.part"):  # left by killed jobs
             path.unlink()
         if self.npz:
-            # ADM's evaluator takes pixels as arr_0 and labels as arr_1.
             pixels, tokens = self._store.path("pixels"), self._store.path("tokens")
-            finish_npz(pixels, {"arr_1": labels, "labels": labels, "tokens": tokens})
+            finish_npz(
+                pixels, {"arr_1": labels, "labels": labels, "tokens": tokens}
+            )  # arr_0, arr_1: as in ADM
             os.replace(pixels, self.folder / ARRAYS)
         write_json(self.folder / FACTS, {**self.facts, **results})

@@ -1,4 +1,4 @@
-"""Weight files: read without running code from them, loaded strictly, told apart by a hash of their content."""
+"""Weight files: read without running code from them, loaded strictly, identified by a hash of their content."""
 
 import hashlib
 import pickle
@@ -15,34 +15,21 @@ from torch import nn
 
 from storage.files import atomic_file
 
-# What readers raise for files that are cut, of another format, or hold more than tensors.
-_UNREADABLE = (
-    SafetensorError,
-    OSError,
-    RuntimeError,
-    EOFError,
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    AssertionError,
-    struct.error,
-    pickle.UnpicklingError,
-)
+# What readers raise for files that are cut short, of another format, or hold more than tensors.
+_UNREADABLE = (SafetensorError, OSError, RuntimeError, EOFError, ValueError, TypeError, LookupError)
+_UNREADABLE += (AttributeError, AssertionError, struct.error, pickle.UnpicklingError)
 
 
 class CheckpointError(ValueError):
-    """Weights cannot be written or read, or belong to another model; the message names the file."""
+    """Weights cannot be read or do not fit the model; the message names the file."""
 
 
 def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
-    """Tensors of a `.safetensors` file, or of a state dict that torch saved (`.bin`, `.pt`, `.pth`), on the CPU.
-
-    Code in a file is never run: what is not a tensor is refused.
+    """Tensors on the CPU of a `.safetensors` file, or of a state dict that torch saved (`.bin`, `.pt`, `.pth`).
 
     Raises:
         FileNotFoundError: the file does not exist.
-        CheckpointError: it is damaged, or holds anything but named tensors.
+        CheckpointError: it is damaged, or holds anything but named tensors; code in it is never run.
     """
     path = Path(path)
     if not path.is_file():
@@ -50,7 +37,7 @@ def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        # Mapped rather than read: large files are copied once, into the model, and names alone cost nothing.
+        # Memory-mapped: a large file is copied only once, into the model, and reading names costs nothing.
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except _UNREADABLE as error:
         raise CheckpointError(_unreadable(path, error)) from error
@@ -72,7 +59,7 @@ def weight_names(path: str | Path) -> set[str]:
 
 
 def _unreadable(path: Path, error: Exception) -> str:
-    reason = str(error).split("\n")[0].split(". ")[0]  # torch goes on with advice that does not apply
+    reason = str(error).split("\n")[0].split(". ")[0]  # torch adds advice that does not apply
     if isinstance(error, pickle.UnpicklingError):
         reason = "it holds something else than tensors, possibly code, which was not run"
     return f"weight file {path} is damaged or of another format ({reason})"
@@ -81,14 +68,7 @@ def _unreadable(path: Path, error: Exception) -> str:
 def write_weights(
     path: str | Path, state: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write a state dict as `.safetensors`, whole or not at all.
-
-    Args:
-        metadata: texts that are stored beside the tensors.
-
-    Raises:
-        WriteError: the folder cannot be written or the disk is full.
-    """
+    """Write a state dict, with texts beside it, as `.safetensors` whole or not at all; raises `WriteError`."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     with atomic_file(path) as temporary:
         save_file(tensors, temporary, metadata={"format": "pt", **(metadata or {})})
@@ -100,24 +80,21 @@ def load_weights(
     drop: Sequence[str] = (),
     read: Callable[[str | Path], dict[str, torch.Tensor]] = read_weights,
 ) -> None:
-    """Load a weight file strictly into `module`: the same names, the same shapes.
+    """Load a weight file strictly into `module`: the same names and shapes.
 
-    Args:
-        drop: names, with wildcards, of entries that files may hold and that are left out where the module has none.
-        read: reads the file into a state dict of ours.
+    Entries of the file that the module lacks are ignored if their name matches a pattern of `drop`.
 
     Raises:
         FileNotFoundError: the file does not exist.
         CheckpointError: it is damaged, or does not fit; the message names the file, the entry and both shapes.
     """
     state, wanted = read(path), module.state_dict()
-    surplus = [name for name in state if name not in wanted and any(fnmatch(name, d) for d in drop)]
-    for name in surplus:
+    for name in [n for n in state if n not in wanted and any(fnmatch(n, pattern) for pattern in drop)]:
         del state[name]
     for name, tensor in wanted.items():
         if name not in state:
             raise CheckpointError(
-                f"{path} lacks the entry {name!r} {list(tensor.shape)}; was it made by another model?"
+                f"{path} lacks the entry {name!r} {list(tensor.shape)} of the configured model"
             )
         if state[name].shape != tensor.shape:
             raise CheckpointError(
@@ -126,21 +103,18 @@ def load_weights(
             )
     extra = sorted(state.keys() - wanted.keys())
     if extra:
-        raise CheckpointError(
-            f"{path} holds the entry {extra[0]!r}, which the configured model does not have"
-        )
+        raise CheckpointError(f"{path} holds the entry {extra[0]!r}, which the configured model lacks")
     module.load_state_dict(state, strict=True)
 
 
 def weight_hash(module: nn.Module) -> str:
-    """Sixteen hex digits that identify a module's weights, whatever file they came from and wherever they are now.
+    """Sixteen hex digits that identify weights: of a SHA-256 over name, type, shape and bytes of all state entries.
 
-    The beginning of a SHA-256 over the name, type, shape and bytes of every state-dict entry. Tokens carry the hash
-    of their tokenizer, since the tokens of one tokenizer mean nothing to another.
+    Token files carry the hash of their tokenizer: tokens of one tokenizer mean nothing to another.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
         tensor = tensor.detach().cpu().contiguous()
         digest.update(f"{name}|{tensor.dtype}|{list(tensor.shape)}|".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)  # as bytes: numpy has no bfloat16
     return digest.hexdigest()[:16]

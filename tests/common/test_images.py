@@ -3,8 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from common import images
-from common.images import enlarge, flatten, grid, list_images, read_image, to_float, to_uint8
+from common.images import enlarge, flatten, grid, read_image, to_float, to_uint8
 from storage.files import save_png
 
 
@@ -54,18 +53,3 @@ def test_unreadable_images_are_named(tmp_path):
         (tmp_path / "a.png").write_bytes(content)
         with pytest.raises(ValueError, match=r"a\.png cannot be read"):
             read_image(tmp_path / "a.png")
-
-
-def test_images_of_a_folder_are_sorted(tmp_path):
-    for name in ("b.PNG", "a.jpg", "c.txt", "d.webp"):
-        (tmp_path / name).write_bytes(b"")
-    assert [p.name for p in list_images(tmp_path)] == ["a.jpg", "b.PNG", "d.webp"]
-    assert list_images(tmp_path / "c.txt") == [
-        tmp_path / "c.txt"
-    ]  # named by the user: tried whatever its name
-    with pytest.raises(FileNotFoundError, match="neither an image nor a folder"):
-        list_images(tmp_path / "nowhere")
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match=r"holds no image \(\.png"):
-        list_images(tmp_path / "empty")
-    assert set(images.IMAGE_SUFFIXES) >= {".png", ".jpg", ".jpeg"}

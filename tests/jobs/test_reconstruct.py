@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from common.images import list_images, pil_to_tensor, read_image, to_float
+from common.images import pil_to_tensor, read_image, to_float
 from data.transforms import CROPS
 from evaluator.float_rfid import FloatRFID
 from evaluator.metrics.image_quality import ImageQuality, psnr
@@ -27,7 +27,7 @@ def run(tokenizer, output, **options):
 def test_folder_gives_pairs_tokens_and_psnr(tiny_tokenizer_run, image_folder, tmp_path, capsys):
     folder = image_folder / "blue"
     report = run(tiny_tokenizer_run, tmp_path, input=str(folder), batch_size=2)
-    files = list_images(folder)
+    files = sorted(folder.iterdir())
     assert [r["image"] for r in report["images"]] == [f.name.replace(".", "_") for f in files]
     assert all(len(r["tokens"]) == 6 and 0 <= min(r["tokens"]) < 48 for r in report["images"])
     psnr = sum(r["psnr"] for r in report["images"]) / len(files)
@@ -43,7 +43,7 @@ def test_folder_gives_pairs_tokens_and_psnr(tiny_tokenizer_run, image_folder, tm
 def test_one_file_and_the_data_of_the_run_agree_with_the_tokenizer(
     tiny_tokenizer_run, image_folder, tmp_path
 ):
-    file = list_images(image_folder / "apple")[0]
+    file = sorted((image_folder / "apple").iterdir())[0]
     report = run(tiny_tokenizer_run, tmp_path / "file", input=str(file))
     assert len(report["images"]) == 1
     report = run(tiny_tokenizer_run, tmp_path / "data", max_images=5, batch_size=3, png=False)
@@ -57,7 +57,7 @@ def test_one_file_and_the_data_of_the_run_agree_with_the_tokenizer(
 
 def test_unreadable_files_are_skipped_and_named(tiny_tokenizer_run, image_folder, tmp_path, capsys):
     folder = shutil.copytree(image_folder / "blue", tmp_path / "in")
-    files = list_images(folder)
+    files = sorted(folder.iterdir())
     files[0].write_bytes(files[0].read_bytes()[:40])
     report = run(tiny_tokenizer_run, tmp_path / "out", input=str(folder))
     assert len(report["images"]) == len(files) - 1 and files[0].name in capsys.readouterr().err
@@ -147,7 +147,7 @@ def test_images_of_all_sizes_keep_them(tmp_path, monkeypatch):
     report = run(tokenizer, tmp_path / "out", input=str(images), original_size=True, rfid=True)
     assert report["mean"]["images"] == 4 and report["mean"]["rfid_4"] > 0
     loaded = load_tokenizer(tokenizer)
-    for record, (height, width), file in zip(report["images"], sizes, list_images(images), strict=True):
+    for record, (height, width), file in zip(report["images"], sizes, sorted(images.iterdir()), strict=True):
         rows = record["tokens"]
         assert (len(rows), len(rows[0])) == (-(-height // 4), -(-width // 4))
         original = to_float(pil_to_tensor(read_image(file)))[None]
@@ -204,7 +204,7 @@ def test_rfid_of_another_tool_is_of_floats(tmp_path, monkeypatch):
     options = {"input": str(images), "original_size": True, "rfid": True, "png": False}
     report = run(tokenizer, tmp_path / "out", quality="seed_voken", **options)
     expected = FloatRFID(extractor=ToyFloat())
-    for file in list_images(images):
+    for file in sorted(images.iterdir()):
         image = to_float(pil_to_tensor(read_image(file)))[None]
         expected.update_pairs(reconstruct_any_size(load_tokenizer(tokenizer), image)[1], image)
     assert report["mean"]["rfid_3"] == pytest.approx(expected.result()["rfid_3"], rel=1e-4)
