@@ -17,7 +17,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from modeling.generators import RAR
-from modeling.sampling import sample, sample_uniforms
+from modeling.sampling.autoregressive import sample
+from modeling.sampling.noise import sample_uniforms
 
 IMAGENET = {"codebook_size": 1024, "num_classes": 1000, "num_tokens": 256, "num_heads": 16}
 SIZES = {

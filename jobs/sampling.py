@@ -12,7 +12,8 @@ from common.image_rows import GRID_COLUMNS, GRID_ROWS, class_rows
 from common.launch import processes
 from compat.sampling import translate_sampling
 from modeling.pipeline import find_classes, generate_into, load_image_model
-from modeling.sampling import MaskedSamplingSettings, SamplingSettings, numbers_needed, settings_type
+from modeling.sampling.draw import numbers_needed, settings_type
+from modeling.sampling.settings import MaskedSamplingSettings, SamplingSettings
 from storage.files import save_png
 from storage.sample_store import SampleStore
 from storage.weights import weight_hash

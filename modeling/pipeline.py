@@ -27,13 +27,8 @@ from modeling.pretrained.loading import (
     load_tokenizer,
     require_tokenizer,
 )
-from modeling.sampling import (
-    draw,
-    generator_uniforms,
-    numbers_needed,
-    sample_uniforms,
-    settings_type,
-)
+from modeling.sampling.draw import draw, numbers_needed, settings_type
+from modeling.sampling.noise import generator_uniforms, sample_uniforms
 from modeling.tokenizers.base import Tokenizer
 from storage.sample_store import SampleStore
 

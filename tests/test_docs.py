@@ -17,7 +17,7 @@ from modeling.factory import GENERATORS, QUANTIZERS, TOKENIZERS
 from modeling.losses import DISCRIMINATORS
 from modeling.pretrained.catalog import RELEASES, Release
 from modeling.pretrained.teachers import build_teacher
-from modeling.sampling import MaskedSamplingSettings, SamplingSettings
+from modeling.sampling.settings import MaskedSamplingSettings, SamplingSettings
 from modeling.tokenizers.vqgan_parts import PixelDecoder
 
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]

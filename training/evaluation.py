@@ -17,7 +17,8 @@ from evaluator.metrics import METRICS, training_metrics
 from evaluator.networks import load_networks, network_of
 from evaluator.reference import Reference, open_reference
 from modeling.pretrained.perceptual_weights import LPIPS_HEADS, VGG16, download
-from modeling.sampling import draw, numbers_needed, sample_uniforms
+from modeling.sampling.draw import draw, numbers_needed
+from modeling.sampling.noise import sample_uniforms
 from modeling.tokenizers.base import Tokenizer
 
 

@@ -19,7 +19,7 @@ from modeling.generators import GENERATORS
 from modeling.generators.base import Generator
 from modeling.pretrained.loading import load_tokenizer, require_tokenizer
 from modeling.pretrained.model_names import shown_name
-from modeling.sampling import numbers_needed, settings_type
+from modeling.sampling.draw import numbers_needed, settings_type
 from modeling.token_factors import TokenFactors
 from modeling.tokenizers.base import Tokenizer
 from modeling.tokenizers.sub_tokens import SubTokenView, equal_factors, suggest_factors

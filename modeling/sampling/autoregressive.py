@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,34 +13,9 @@ from modeling.sampling.settings import per_sub_token
 from modeling.token_factors import TokenFactors
 
 
-def sample_uniforms(seed: int, indices: Sequence[int] | Tensor, num_tokens: int) -> Tensor:
-    """The random numbers of the samples with the given indices: one per token, from a stream of its own.
-
-    A sample's row depends on (seed, index) alone, so batch size and number of processes don't matter.
-
-    Args:
-        seed, indices: non-negative; they form the key of a counter-based generator (Philox).
-        num_tokens: length of a row.
-
-    Returns:
-        float64 `[len(indices), num_tokens]` in `[0, 1)`, on the CPU.
-
-    Raises:
-        ValueError: `seed` or an index is negative.
-    """
-    indices = indices.tolist() if isinstance(indices, Tensor) else list(indices)
-    if min([seed, *indices]) < 0:
-        raise ValueError(f"seed={seed} and sample indices must not be negative")
-    rows = np.empty((len(indices), num_tokens))
-    for row, index in zip(rows, indices, strict=True):
-        key = np.array([seed, index], dtype=np.uint64)
-        row[:] = np.random.Generator(np.random.Philox(key=key)).random(num_tokens)
-    return torch.from_numpy(rows)
-
-
 def _scale(logits: Tensor, temperature: float, top_k: int, top_p: float) -> Tensor:
-    """What the softmax is taken of, in float64. A function, so that nothing this large outlives its use: that alone
-    would make a draw from 64 rows of 1024 codes six times slower on a CPU."""
+    # A function of its own, so that this float64 copy is freed before the sum: otherwise a draw from 64 rows of 1024
+    # codes takes six times as long on a CPU.
     scaled = logits.double() / temperature
     return filter_logits(scaled, top_k, top_p) if top_k or top_p < 1 else scaled
 
@@ -55,7 +29,7 @@ def choose_tokens(
         logits: `[B, V]`.
         temperature: 0 takes the most likely token.
         uniform: float64 `[B]` in `[0, 1)`; may be None if the temperature is 0.
-        top_k, top_p: see `filter_logits`; 0 and 1 are off, and cost nothing.
+        top_k, top_p: see `filter_logits`.
 
     Returns:
         int64 `[B]`.
@@ -71,7 +45,7 @@ def choose_tokens(
 
 @dataclass(frozen=True)
 class _Choice:
-    """How one kind of sub-token is chosen."""
+    """How one sub-token of every token is chosen."""
 
     weights: list[float]  # of guidance, one per token
     guided: bool
@@ -80,7 +54,7 @@ class _Choice:
     top_p: float
 
     def __call__(self, logits: Tensor, step: int, rows: int, uniform: Tensor | None) -> Tensor:
-        """Logits of `rows` samples, and perhaps of as many unconditional ones -> sub-tokens int64 `[rows]`."""
+        # Unguided, the unconditional half may still be there, because another sub-token is guided.
         logits = guide(logits, self.weights[step]) if self.guided else logits[:rows]
         return choose_tokens(logits, self.temperature, uniform, self.top_k, self.top_p)
 
@@ -91,12 +65,13 @@ def _choices(
     guidance_power: float,
     **settings: float | Sequence[float],
 ) -> list[_Choice]:
-    """One per kind of sub-token; raises ValueError where a setting is out of range."""
+    """One per sub-token of a token; raises ValueError where a setting is out of range."""
     scales = per_sub_token("guidance_scale", guidance_scale, model.factors)
     columns = [per_sub_token(key, value, model.factors) for key, value in settings.items()]
     choices = []
     for scale, *numbers in zip(scales, *columns, strict=True):
         weights = power_cosine_schedule(model.num_tokens, scale, guidance_power)
+        # Scale 0 is "off" and 1 has no effect: neither needs the unconditional half.
         choice = _Choice(weights, scale not in (0, 1), **dict(zip(settings, numbers, strict=True)))
         if choice.temperature < 0:
             raise ValueError(
@@ -135,18 +110,14 @@ def sample(
 ) -> Tensor:
     """Generate the tokens of one image per label.
 
-    Dropout is off whatever the mode of the model. Guidance runs both halves in one batch; scale 0 (no
-    guidance) and 1 (guidance without effect) run the conditional half only. After the start nothing waits for
-    the device.
+    Dropout is off whatever the mode of the model. After the start nothing waits for the device.
 
-    A generator that predicts tokens in G sub-tokens may be given G numbers, one per sub-token, wherever a list is
-    allowed; a number is meant for all of them. If one sub-token is guided, both halves run for all.
+    For a generator with G sub-tokens per token, a setting may be a list of G numbers, one per sub-token; a single
+    number applies to all of them.
 
     Args:
-        model: an autoregressive generator; `labels` live on its device.
-        labels: int64 `[B]`, `0 ... num_classes`.
-        guidance_scale: final guidance weight; 0 switches guidance off.
-        guidance_power: shape of the rise from 1 to the scale, over the N tokens; 0 is constant.
+        labels: int64 `[B]`, `0 ... num_classes`, on the model's device.
+        guidance_scale, guidance_power: see `power_cosine_schedule`; scale 0 switches guidance off.
         temperature: divides the guided logits; 0 takes the most likely token.
         top_k, top_p: which tokens may be drawn, see `filter_logits`; 0 and 1 are off.
         uniforms: `[B, N * G]` in `[0, 1)`, one number per sub-token, those of a token next to each other
@@ -159,15 +130,14 @@ def sample(
     Raises:
         ValueError: a shape, label or setting is out of range.
     """
-    choices = _choices(
-        model, guidance_scale, guidance_power, temperature=temperature, top_k=top_k, top_p=top_p
-    )
+    settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+    choices = _choices(model, guidance_scale, guidance_power, **settings)
     _check(model, labels, max(choice.temperature for choice in choices), uniforms)
     guided = any(choice.guided for choice in choices)
     count, rows = len(choices), labels.shape[0]
     with torch.inference_mode():
         everyone = torch.cat([labels, torch.full_like(labels, model.none_label)]) if guided else labels
-        session = model.start_decoding(everyone)
+        session = model.start_decoding(everyone)  # both halves of guidance in one batch
         if uniforms is not None:
             uniforms = uniforms.to(device=labels.device, dtype=torch.float64)
         drawn = labels.new_empty(rows, model.num_tokens * count)
@@ -175,12 +145,11 @@ def sample(
         for call in range(model.num_tokens * count):
             step, place = divmod(call, count)
             logits = session.next_logits(newest).float()
-            numbers = None if uniforms is None else uniforms[:, call]
-            chosen = choices[place](logits, step, rows, numbers)
+            chosen = choices[place](logits, step, rows, None if uniforms is None else uniforms[:, call])
             drawn[:, call] = chosen
-            newest = chosen.repeat(2) if guided else chosen
+            newest = chosen.repeat(2) if guided else chosen  # both halves go on with the same tokens
             if progress is not None and place == count - 1:
                 progress(step + 1, model.num_tokens)
         if count > 1:
-            drawn = TokenFactors(model.factors).join(drawn.unflatten(1, (-1, count)))
+            drawn = TokenFactors(model.factors).join(drawn.unflatten(1, (-1, count)))  # [B, N, G] -> [B, N]
     return drawn.clone()  # an ordinary tensor, usable under autograd

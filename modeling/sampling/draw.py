@@ -1,6 +1,6 @@
-"""Drawing tokens without knowing which kind of generator one holds."""
+"""Drawing tokens from a generator of any kind."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -37,7 +37,7 @@ def _masked(
     **options: Any,
 ) -> Tensor:
     noise = None
-    if uniforms is not None:
+    if uniforms is not None:  # per step and place one number for the token and one for the confidence
         noise = SampleNoise(uniforms.unflatten(1, (settings.num_steps, 2, generator.num_tokens)))
     return sample_masked(generator, labels, **vars(settings), noise=noise, **options)
 
@@ -59,8 +59,7 @@ def _sampler(generator: Generator) -> tuple[type[Settings], Callable[..., Tensor
 def settings_type(generator: Generator) -> type[Settings]:
     """The dataclass of the settings that `draw` takes for this generator.
 
-    Raises:
-        ValueError: there is no sampler for this kind of generator.
+    Raises ValueError if there is no sampler for this kind of generator.
     """
     return _sampler(generator)[0]
 
@@ -68,9 +67,7 @@ def settings_type(generator: Generator) -> type[Settings]:
 def numbers_needed(generator: Generator, settings: Settings) -> int:
     """Random numbers that one sample takes; none if the temperature is 0.
 
-    Raises:
-        ValueError: the settings are for another kind of generator, or a list has more or fewer numbers than its
-            tokens have sub-tokens; or see `settings_type`.
+    Raises ValueError if the settings do not fit the generator.
     """
     expected = settings_type(generator)
     if not isinstance(settings, expected):
@@ -91,8 +88,7 @@ def draw(
     """Generate the tokens of one image per label.
 
     Args:
-        generator: autoregressive or masked; `labels` live on its device.
-        labels: int64 `[B]`, `0 ... num_classes`.
+        labels: int64 `[B]`, `0 ... num_classes`, on the generator's device.
         uniforms: float64 `[B, numbers_needed]` in `[0, 1)` (`sample_uniforms`, `generator_uniforms`). Sample b
             depends on row b alone. May be None if no numbers are needed.
         settings: of the type that `settings_type` names.
@@ -115,22 +111,3 @@ def draw(
         uniforms = uniforms.to(device=labels.device, dtype=torch.float64)
     sampler = _sampler(generator)[1]
     return sampler(generator, labels, uniforms, settings, progress=progress, trace=trace)
-
-
-def generator_uniforms(generators: Sequence[torch.Generator], count: int) -> Tensor:
-    """Random numbers of one sample per `torch.Generator`, an alternative to `sample_uniforms`.
-
-    Args:
-        generators: each moves on by `count` numbers; sample b depends on the b-th alone.
-        count: numbers per sample (`numbers_needed`).
-
-    Returns:
-        float64 `[len(generators), count]` in `[0, 1)`, on the CPU.
-
-    Raises:
-        ValueError: there are no generators.
-    """
-    if not generators:
-        raise ValueError("generators are empty, expected one per sample")
-    rows = [torch.rand(count, dtype=torch.float64, device=g.device, generator=g) for g in generators]
-    return torch.stack([row.cpu() for row in rows])

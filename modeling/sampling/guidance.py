@@ -1,6 +1,6 @@
 """Classifier-free guidance (arXiv 2207.12598) and the schedules of its weight.
 
-All weights are meant as `guide` takes them: 0 is unconditional, 1 conditional, more is beyond that.
+Weights are those of `guide`: 0 is unconditional, 1 conditional, more is beyond that.
 """
 
 import math
@@ -15,10 +15,7 @@ def power_cosine_schedule(num_steps: int, scale: float, power: float) -> list[fl
     """Guidance weight of every step: `w(s) = 1 + (scale - 1) / 2 * (1 - cos(pi * (s / num_steps) ** power))`.
 
     For `power > 0` it rises from 1 (no guidance) at the first step to just under `scale`; `power = 0` is
-    `scale` throughout.
-
-    Raises:
-        ValueError: `scale` or `power` is negative.
+    `scale` throughout. Raises ValueError if `scale` or `power` is negative.
     """
     if scale < 0 or power < 0:
         raise ValueError(f"guidance_scale={scale} and guidance_power={power} must not be negative")
@@ -34,9 +31,8 @@ def guidance_weights(schedule: str, num_steps: int, scale: float, power: float) 
         schedule: "constant" is `1 + scale`, "linear" rises from 1 by `scale / num_steps` a step: both add
             `scale` on top of the conditional logits. "power-cosine" is `power_cosine_schedule` (arXiv
             2411.00776) and goes to `scale` itself.
-        num_steps: number of weights, at least 1.
         scale: 0 switches guidance off (1 throughout), whatever the schedule.
-        power: of power-cosine; the others ignore it.
+        power: for power-cosine only.
 
     Raises:
         ValueError: an argument is out of range or the schedule is unknown.
@@ -60,12 +56,7 @@ def guidance_weights(schedule: str, num_steps: int, scale: float, power: float) 
 def guide(logits: Tensor, weight: float) -> Tensor:
     """Move unconditional logits `weight` times the way to the conditional ones.
 
-    Args:
-        logits: `[2B, ...]`, conditional rows first, unconditional rows second.
-        weight: 0 unconditional, 1 conditional, above 1 beyond it.
-
-    Returns:
-        `[B, ...]`.
+    `logits` are `[2B, ...]`, conditional rows first; the result is `[B, ...]`.
     """
     conditional, unconditional = logits.chunk(2)
-    return torch.lerp(unconditional, conditional, weight)
+    return torch.lerp(unconditional, conditional, weight)  # weight above 1 extrapolates

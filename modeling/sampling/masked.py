@@ -17,27 +17,25 @@ def left_masked(progress: float, unknown_at_start: Tensor, unknown: Tensor) -> T
 
     Args:
         progress: share of the steps that are done after this one, in `(0, 1)`.
-        unknown_at_start: int64 `[...]`, n: tokens of a sample that were unknown at the start.
-        unknown: int64 `[...]`, how many still were before this step.
+        unknown_at_start: int64 `[...]`, n.
+        unknown: int64 `[...]`, how many tokens were unknown before this step.
 
     Returns:
-        int64 `[...]`, at least 1 and otherwise fewer than `unknown`, so that every step makes progress.
+        int64 `[...]`.
     """
     share = math.acos(progress) / (math.pi / 2)
-    count = (unknown_at_start.double() * share).floor().long()
-    return torch.minimum(count, unknown - 1).clamp_(min=1)
+    count = (
+        (unknown_at_start.double() * share).floor().long()
+    )  # float64: the floor must not depend on rounding
+    return torch.minimum(count, unknown - 1).clamp_(
+        min=1
+    )  # fewer than before, so that every step makes progress
 
 
 def least_certain(confidence: Tensor, unknown: Tensor, count: Tensor) -> Tensor:
     """The `count` unknown tokens of a sample with the lowest confidence; ties at the cut-off all belong to them.
 
-    Args:
-        confidence: `[B, N]`.
-        unknown: bool `[B, N]`.
-        count: int64 `[B]`, at least 1.
-
-    Returns:
-        bool `[B, N]`, true at unknown tokens only.
+    `confidence` and bool `unknown` are `[B, N]`, `count` is int64 `[B]`, at least 1; returns bool `[B, N]`.
     """
     ascending = confidence.masked_fill(~unknown, math.inf).sort(dim=1).values
     cutoff = ascending.gather(1, count[:, None] - 1)
@@ -46,7 +44,7 @@ def least_certain(confidence: Tensor, unknown: Tensor, count: Tensor) -> Tensor:
 
 @contextmanager
 def _evaluation(model: nn.Module) -> Iterator[None]:
-    """Dropout off; afterwards every part has its mode again."""
+    """Dropout off; restores the mode of every part, which may differ from the model's."""
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
@@ -66,7 +64,7 @@ def _check(
     if labels.ndim != 1 or labels.shape[0] == 0:
         raise ValueError(f"labels have shape {list(labels.shape)}, expected [B] with B >= 1")
     model.check_labels(labels)
-    if not temperature >= 0:
+    if not temperature >= 0:  # also refuses NaN
         raise ValueError(f"temperature={temperature} must not be negative (0 takes the most likely token)")
     if noise is None and temperature > 0:
         raise ValueError(f"temperature={temperature} needs noise; only temperature 0 goes without")
@@ -82,7 +80,7 @@ def _check(
 
 def _guided_logits(model: MaskedGenerator, tokens: Tensor, labels: Tensor, weight: float) -> Tensor:
     """Float32 `[B, N, V]`; `labels` are `[2B]`, the second half "no class"."""
-    if weight == 1:  # the unconditional half would not count
+    if weight == 1:  # guidance without effect: half the work
         return model(tokens, labels[: tokens.shape[0]]).float()
     return guide(model(tokens.repeat(2, 1), labels).float(), weight)
 
@@ -105,19 +103,16 @@ def sample_masked(
     """Generate the tokens of one image per label, or what is missing of them.
 
     Every step predicts all masked tokens and keeps the most certain ones: those whose chosen token has the
-    largest logit, plus noise. Dropout is off whatever the mode of the model. Guidance runs both halves in one
-    batch; steps whose weight is 1 run the conditional half only. After the start nothing waits for the device.
+    largest logit, plus noise. Dropout is off whatever the mode of the model. After the start nothing waits for the
+    device.
 
     Args:
-        model: a masked generator; `labels` live on its device.
-        labels: int64 `[B]`, `0 ... num_classes`.
-        num_steps: forward passes.
+        labels: int64 `[B]`, `0 ... num_classes`, on the model's device.
         guidance_schedule, guidance_scale, guidance_power: see `guidance_weights`; scale 0 is no guidance.
         temperature: of the noise at the start, it falls linearly to 0 at the last step. 0: no noise at all.
-        softmax_annealing: divide the logits by a number that falls linearly to 0.5 (by 0.8 in all).
+        softmax_annealing: sharpen the logits step by step.
         noise: may be None if the temperature is 0.
-        known: int64 `[B, N]`, tokens to keep and `mask_token` at the places to fill, for every sample its own;
-            None: fill all.
+        known: int64 `[B, N]`, tokens to keep and `mask_token` at the places to fill; None: fill all.
         progress: called as `progress(done, total)` after every step.
         trace: called as `trace(step, tokens)` before every step with its input `[B, N]`.
 
@@ -141,12 +136,12 @@ def sample_masked(
             done = (step + 1) / num_steps
             logits = _guided_logits(model, tokens, rows, weight)
             if softmax_annealing:
-                logits = logits / (0.5 + 0.8 * (1 - done))
-            heat = temperature * (1 - done)
+                logits = logits / (0.5 + 0.8 * (1 - done))  # falls linearly, by 0.8 in all, to 0.5
+            heat = temperature * (1 - done)  # 0 in the last step
             chosen = noise.choose(logits, heat, step) if heat > 0 else logits.argmax(dim=-1)
             tokens = torch.where(unknown, chosen, tokens)
             if step + 1 < num_steps:
-                confidence = logits.gather(-1, chosen[..., None])[..., 0]
+                confidence = logits.gather(-1, chosen[..., None])[..., 0]  # logit of the chosen token, [B, N]
                 if heat > 0:
                     confidence = confidence + heat * noise.confidence(step).to(confidence)
                 count = left_masked(done, unknown_at_start, unknown.sum(dim=1))

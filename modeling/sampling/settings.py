@@ -7,21 +7,15 @@ from typing import TypeVar
 from common.config import option
 from modeling.generators.base import Generator
 from modeling.sampling.filtering import check_filters
-from modeling.sampling.guidance import GUIDANCE_SCHEDULES
+from modeling.sampling.guidance import GUIDANCE_SCHEDULES, guidance_weights
 
 Number = TypeVar("Number", int, float)
 
 
 def per_sub_token(key: str, value: Number | Sequence[Number], factors: Sequence[int]) -> list[Number]:
-    """A setting as one number per sub-token.
+    """A setting as one number per sub-token; a single number applies to all of them.
 
-    Args:
-        key: its name, for messages.
-        value: a number that all sub-tokens share, or one for each.
-        factors: sizes of the sub-tokens.
-
-    Raises:
-        ValueError: there are more or fewer numbers than sub-tokens.
+    Raises ValueError, naming `key`, if there are more or fewer numbers than sub-tokens.
     """
     if not isinstance(value, Sequence):
         return [value] * len(factors)
@@ -48,11 +42,8 @@ def _refuse_negative(settings: object, *keys: str) -> None:
 class SamplingSettings:
     """How tokens are drawn from an autoregressive generator.
 
-    Of generators that predict a token in G sub-tokens, all but `guidance_power` may be a list of G numbers, one per
-    sub-token; a number is meant for all of them.
-
-    Raises:
-        ValueError: a setting is out of range.
+    For generators that predict a token in G sub-tokens, all but `guidance_power` may be a list of G numbers, one per
+    sub-token; a single number applies to all of them. Raises ValueError if a setting is out of range.
     """
 
     guidance_scale: float | list[float] = option(4.0, "classifier-free guidance at the last token; 0 = off")
@@ -71,11 +62,7 @@ class SamplingSettings:
             check_filters(0, top_p)
 
     def numbers_needed(self, generator: Generator) -> int:
-        """Random numbers that one sample takes; none if the temperature is 0.
-
-        Raises:
-            ValueError: a list has more or fewer numbers than the generator's tokens have sub-tokens.
-        """
+        """Random numbers that one sample takes: one per sub-token, none if all temperatures are 0."""
         numbers = {key: per_sub_token(key, value, generator.factors) for key, value in vars(self).items()}
         return generator.num_tokens * len(generator.factors) if any(numbers["temperature"]) else 0
 
@@ -84,8 +71,7 @@ class SamplingSettings:
 class MaskedSamplingSettings:
     """How tokens are drawn from a masked generator; the defaults are those published for TiTok-L-32.
 
-    Raises:
-        ValueError: a setting is out of range or unknown.
+    Raises ValueError if a setting is out of range or unknown.
     """
 
     num_steps: int = option(8, "forward passes per image")
@@ -96,13 +82,11 @@ class MaskedSamplingSettings:
     softmax_annealing: bool = option(True, "sharpen the predictions step by step")
 
     def __post_init__(self) -> None:
-        if self.num_steps < 1:
-            raise ValueError(f"num_steps={self.num_steps} must be at least 1")
-        if self.guidance_schedule not in GUIDANCE_SCHEDULES:
-            choices = ", ".join(GUIDANCE_SCHEDULES)
-            raise ValueError(f"guidance_schedule={self.guidance_schedule!r} is unknown; choose {choices}")
         _refuse_negative(self, "guidance_scale", "guidance_power", "temperature")
+        # Refuses num_steps below 1 and unknown schedules.
+        guidance_weights(self.guidance_schedule, self.num_steps, self.guidance_scale, self.guidance_power)
 
     def numbers_needed(self, generator: Generator) -> int:
         """Random numbers that one sample takes; none if the temperature is 0."""
+        # Per step and place one for the token and one for the confidence.
         return self.num_steps * 2 * generator.num_tokens if self.temperature else 0

@@ -24,7 +24,7 @@ from modeling.factory import build_discriminator, build_generator, build_tokeniz
 from modeling.generators.base import AutoregressiveGenerator, Generator
 from modeling.pretrained.catalog import RELEASES
 from modeling.pretrained.teachers import build_teacher, load_teacher
-from modeling.sampling import settings_type
+from modeling.sampling.draw import settings_type
 from modeling.tokenizers.base import Tokenizer
 from tests.recipes import BASES, GOLDEN, RECIPES, digests, name_of
 from training.generator_run import GeneratorRun

@@ -21,7 +21,8 @@ from modeling.generators.base import AutoregressiveGenerator, Generator, drop_la
 from modeling.generators.masking import sample_masks
 from modeling.generators.orders import permute_tokens, randomness, sample_orders
 from modeling.losses.tokens import autoregressive_loss, factorized_loss, masked_token_loss
-from modeling.sampling import draw, numbers_needed, sample_uniforms
+from modeling.sampling.draw import draw, numbers_needed
+from modeling.sampling.noise import sample_uniforms
 from modeling.token_factors import TokenFactors
 from modeling.tokenizers.base import Tokenizer
 from training.evaluation import SampleEvaluator

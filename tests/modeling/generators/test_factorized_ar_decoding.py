@@ -5,7 +5,7 @@ import torch
 
 from modeling.generators import FactorizedAR
 from modeling.generators.cache import KVCache
-from modeling.sampling import guide
+from modeling.sampling.guidance import guide
 from tests.modeling.generators.test_factorized_ar import IMAGENET, RELEASED, TINY, VARIANTS, batch
 from tests.parity import filled, golden
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from modeling.generators import GPT
-from modeling.sampling import guide
+from modeling.sampling.guidance import guide
 from tests.modeling.generators.test_gpt import GPT_B, TINY, batch
 from tests.parity import filled, golden
 

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from modeling.generators import GENERATORS, IBQTransformer
 from modeling.losses.tokens import autoregressive_loss
-from modeling.sampling import sample
+from modeling.sampling.autoregressive import sample
 from tests.modeling.generators.test_factorized_ar import Naive, released_layout
 from tests.parity import assert_close, filled, golden, manifest, state_layout
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from modeling.generators import RAR, rar
-from modeling.sampling import guide, power_cosine_schedule
+from modeling.sampling.guidance import guide, power_cosine_schedule
 from tests.modeling.generators.test_rar import IMAGENET, RELEASED, TINY, tensors
 from tests.parity import assert_close, filled
 

@@ -10,7 +10,7 @@ from modeling.factory import build_generator, build_tokenizer
 from modeling.pretrained.catalog import RELEASES, find_release, release_of_file, release_of_section
 from modeling.pretrained.loading import FORMATS, load_image_model
 from modeling.pretrained.release import imagenet_classes
-from modeling.sampling import settings_type
+from modeling.sampling.draw import settings_type
 from storage.weights import read_weights
 from tests.parity import assert_layout, manifest
 

@@ -6,7 +6,7 @@ from modeling.generators import GPT
 from modeling.losses.tokens import autoregressive_loss
 from modeling.pretrained.llamagen import SIZES, adapt_llama, adapt_llamagen, llamagen_section
 from modeling.pretrained.loading import load_generator
-from modeling.sampling import guide
+from modeling.sampling.guidance import guide
 from tests.modeling.generators.test_gpt import TINY
 from tests.parity import assert_close, fill_values, filled, golden, manifest, state_layout
 

@@ -3,7 +3,8 @@ import pytest
 import torch
 
 from modeling.generators import RAR
-from modeling.sampling import choose_tokens, sample, sample_uniforms
+from modeling.sampling.autoregressive import choose_tokens, sample
+from modeling.sampling.noise import sample_uniforms
 from tests.modeling.generators.test_rar import IMAGENET, RELEASED, TINY, tensors
 from tests.parity import filled
 

@@ -3,18 +3,11 @@ import torch
 
 from modeling.generators import RAR, MaskGIT
 from modeling.generators.base import Generator
-from modeling.sampling import (
-    MaskedSamplingSettings,
-    SampleNoise,
-    SamplingSettings,
-    draw,
-    generator_uniforms,
-    numbers_needed,
-    sample,
-    sample_masked,
-    sample_uniforms,
-    settings_type,
-)
+from modeling.sampling.autoregressive import sample
+from modeling.sampling.draw import draw, numbers_needed, settings_type
+from modeling.sampling.masked import sample_masked
+from modeling.sampling.noise import SampleNoise, generator_uniforms, sample_uniforms
+from modeling.sampling.settings import MaskedSamplingSettings, SamplingSettings
 from tests.modeling.generators.masked_models import BERT_TINY
 from tests.modeling.generators.test_rar import TINY
 from tests.parity import filled

@@ -4,15 +4,12 @@ import pytest
 import torch
 
 from modeling.generators import GPT
-from modeling.sampling import (
-    SamplingSettings,
-    choose_tokens,
-    draw,
-    filter_logits,
-    guide,
-    sample,
-    sample_uniforms,
-)
+from modeling.sampling.autoregressive import choose_tokens, sample
+from modeling.sampling.draw import draw
+from modeling.sampling.filtering import filter_logits
+from modeling.sampling.guidance import guide
+from modeling.sampling.noise import sample_uniforms
+from modeling.sampling.settings import SamplingSettings
 from tests.modeling.generators.test_gpt import TINY
 from tests.parity import assert_close, filled, golden, golden_json
 

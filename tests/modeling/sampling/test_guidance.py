@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from modeling.sampling import GUIDANCE_SCHEDULES, guidance_weights, guide, power_cosine_schedule
+from modeling.sampling.guidance import GUIDANCE_SCHEDULES, guidance_weights, guide, power_cosine_schedule
 from tests.parity import assert_close, golden
 
 

@@ -8,14 +8,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from modeling.generators import MaskGIT
 from modeling.generators.base import MaskedGenerator
-from modeling.sampling import (
-    GUIDANCE_SCHEDULES,
-    SampleNoise,
-    gumbel,
-    least_certain,
-    left_masked,
-    sample_masked,
-)
+from modeling.sampling.guidance import GUIDANCE_SCHEDULES
+from modeling.sampling.masked import least_certain, left_masked, sample_masked
+from modeling.sampling.noise import SampleNoise, gumbel
 from tests.modeling.generators.masked_models import BERT_TINY, masked_model
 from tests.parity import filled, golden
 

@@ -6,16 +6,12 @@ import torch
 
 from common.build import ConfigError, build_dataclass
 from modeling.generators import GPT, FactorizedAR
-from modeling.sampling import (
-    MaskedSamplingSettings,
-    SamplingSettings,
-    draw,
-    filter_logits,
-    guide,
-    numbers_needed,
-    sample,
-    sample_uniforms,
-)
+from modeling.sampling.autoregressive import sample
+from modeling.sampling.draw import draw, numbers_needed
+from modeling.sampling.filtering import filter_logits
+from modeling.sampling.guidance import guide
+from modeling.sampling.noise import sample_uniforms
+from modeling.sampling.settings import MaskedSamplingSettings, SamplingSettings
 from modeling.token_factors import TokenFactors
 from tests.modeling.generators.test_factorized_ar import THREE, TINY
 from tests.modeling.generators.test_gpt import TINY as GPT_TINY
