@@ -21,14 +21,10 @@ from modeling.tokenizers.vqgan_parts import PixelDecoder
 
 
 def build_tokenizer(section: Mapping[str, Any]) -> Tokenizer:
-    """A tokenizer from its section; the parts that its class names are built first, from sections within it.
-
-    Raises:
-        ConfigError: see `common.build.build`.
-    """
+    """A tokenizer from its section; builds the parts that its class lists first, from sections within it."""
     builder, options = choose("tokenizer", TOKENIZERS, section)
     parts: dict[str, Any] = {}
-    for name in builder.parts:
+    for name in builder.parts:  # in this order: a part may read the parts before it
         parts[name] = PARTS[name](options.pop(name, None), parts)
     tokenizer = build("tokenizer", TOKENIZERS, {"name": section["name"], **options}, **parts)
     return _remember(tokenizer, section)
@@ -51,7 +47,7 @@ def _pixel_decoder(section: Any, parts: Mapping[str, Any]) -> nn.Module | None:
     return build("tokenizer.pixel_decoder", {"cnn": PixelDecoder}, section, in_channels=width)
 
 
-# Ready-made parts of tokenizers, each from its section and the parts before it.
+# Parts of tokenizers, each built from its section and the parts before it.
 PARTS: dict[str, Callable[[Any, Mapping[str, Any]], nn.Module | None]] = {
     "quantizer": _quantizer,
     "teacher": _teacher,
@@ -66,17 +62,12 @@ def _section(key: str, value: Any) -> dict[str, Any]:
 
 
 def build_generator(section: Mapping[str, Any], **sizes: int) -> nn.Module:
-    """A generator from its section.
-
-    Args:
-        section: name and options.
-        **sizes: `codebook_size`, `num_tokens` and `num_classes` where they come from the tokens it learns.
-    """
+    """A generator from its section; `sizes` are `codebook_size`, ... where the tokens to learn give them."""
     return _remember(build("generator", GENERATORS, section, **sizes), {**section, **sizes})
 
 
 def _remember(module: Any, section: Mapping[str, Any]) -> Any:
-    module.section = copy.deepcopy(dict(section))
+    module.section = copy.deepcopy(dict(section))  # later changes of the run's options do not reach it
     return module
 
 

@@ -72,17 +72,14 @@ def reconstruct(
 
 
 def reconstruct_any_size(tokenizer: Tokenizer, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Encode and decode images as large as they are: padded with grey to what the tokenizer takes, and cropped back.
-
-    Memory grows with the pixels of the batch.
+    """Encode and decode images [B, 3, H, W] in [0, 1] at their own size: pad with grey, and crop back.
 
     Args:
         tokenizer: convolutional; it has `downscale` f, and its `decode` takes tokens [B, h, w].
-        images: [B, 3, H, W] in [0, 1].
 
     Returns:
         Tokens int64 [B, h, w] (continuous: latents [B, C, h, w]) of the padded images, h and w rounded up from H / f
-        and W / f; and images of the shape, range and device given.
+        and W / f; and images of the shape, range and device given. Memory grows with the pixels of the batch.
 
     Raises:
         ValueError: the tokenizer takes images of one size only, or the images are wide and lower than its downscale.
@@ -91,11 +88,11 @@ def reconstruct_any_size(tokenizer: Tokenizer, images: torch.Tensor) -> tuple[to
     if factor is None:
         raise ValueError(
             f"a {type(tokenizer).__name__} takes {tokenizer.image_size} x {tokenizer.image_size} pixels only; images"
-            " of any size are for convolutional tokenizers such as vqgan"
+            " of any size need a convolutional tokenizer such as vqgan"
         )
     padded, margins = pad_to_multiple(images.to(_device(tokenizer)), factor)
     if padded.shape[-2] == factor < padded.shape[-1]:
-        # A single row of tokens reads like a flattened square.
+        # `decode` would take a single row of tokens for a flattened square.
         raise ValueError(
             f"images of {images.shape[-2]} x {images.shape[-1]} pixels are a single row of tokens; expected more than"
             f" {factor} pixels of height"
@@ -122,7 +119,6 @@ def generate_tokens(
         labels: int64 [B], 0 ... num_classes - 1 (num_classes: no class).
         seed, indices: sample b depends on (seed, indices[b]) and its label alone; indices are 0 ... B - 1 if None.
         random: in place of seed and indices, one CPU generator per sample.
-        batch_size: labels are worked through in parts of this size.
         sampling: settings of the generator's kind (modeling/sampling/settings.py): guidance_scale, temperature, ...
 
     Returns:
@@ -150,16 +146,11 @@ def generate_tokens(
 def masking_steps(
     generator: Generator, labels: torch.Tensor, *, seed: int = 0, **sampling: Any
 ) -> list[torch.Tensor]:
-    """What a masked generator knows before every step, and at the end: the same draw as `generate_tokens` makes.
-
-    Args:
-        labels: int64 [B], 0 ... num_classes - 1 (num_classes: no class).
-        seed: sample b depends on (seed, b) and its label alone.
-        sampling: settings of masked generators (modeling/sampling/settings.py): num_steps, temperature, ...
+    """The tokens of a masked generator before every step, and the final ones, drawn as by `generate_tokens`.
 
     Returns:
-        num_steps + 1 times int64 [B, N] on the generator's device; `generator.mask_token` (codebook_size) stands at
-        the places that are not decided yet: everywhere in the first, nowhere in the last.
+        num_steps + 1 times int64 [B, N] on the generator's device; `generator.mask_token` (codebook_size) marks the
+        tokens that are not decided yet: all in the first, none in the last.
 
     Raises:
         ValueError: the generator is not a masked one; a setting or label is out of range or unknown.
@@ -168,14 +159,8 @@ def masking_steps(
         raise ValueError(f"a {type(generator).__name__} has no masking steps, expected a MaskedGenerator")
     settings = build_dataclass(settings_type(generator), sampling, "sampling")
     uniforms = sample_uniforms(seed, range(len(labels)), numbers_needed(generator, settings))
-    steps: list[torch.Tensor] = []
-    final = draw(
-        generator,
-        labels.to(_device(generator)),
-        uniforms,
-        settings,
-        trace=lambda step, tokens: steps.append(tokens.clone()),
-    )
+    labels, steps = labels.to(_device(generator)), []
+    final = draw(generator, labels, uniforms, settings, trace=lambda _, tokens: steps.append(tokens.clone()))
     return [*steps, final]
 
 
@@ -190,7 +175,7 @@ def decode(tokenizer: Tokenizer, tokens: torch.Tensor, text: torch.Tensor | None
     options = {} if text is None else {"text": text.to(_device(tokenizer))}
     with torch.inference_mode():
         images = tokenizer.decode(tokens.to(_device(tokenizer)), **options)
-    return images.clamp(0, 1).clone()
+    return images.clamp(0, 1).clone()  # an ordinary tensor, usable under autograd
 
 
 def generate(
@@ -206,11 +191,10 @@ def generate(
 
     Args:
         text: embeddings [B, L, C] for a tokenizer whose decoder reads text, else None.
-        options: of `generate_tokens`, which also says what is raised.
+        options: see `generate_tokens`, also for errors.
     """
     tokens = generate_tokens(generator, labels, batch_size=batch_size, **options)
-    parts = range(0, len(tokens), batch_size)
-    slices = [slice(start, start + batch_size) for start in parts]
+    slices = [slice(start, start + batch_size) for start in range(0, len(tokens), batch_size)]
     return torch.cat([decode(tokenizer, tokens[s], None if text is None else text[s]) for s in slices])
 
 
@@ -223,26 +207,17 @@ def generate_into(
     batch_size: int,
     **sampling: Any,
 ) -> None:
-    """Make the samples that `store` lacks, each process its share, with progress on the main process.
+    """Generate the samples that `store` lacks, each process its share, with progress on the main process.
 
-    Args:
-        labels: int64 [count], of all samples of the store.
-        seed, batch_size, sampling: see `generate_tokens`.
+    `labels` int64 [count] are those of all samples of the store; for other arguments see `generate_tokens`.
     """
-    todo = torch.from_numpy(store.todo())
-    # The main process shows the progress of its own share; the others have as much to do.
+    todo = torch.from_numpy(store.todo())  # of this process
     bar = progress(None, "sampling", total=len(todo), unit="image")
     for indices in todo.split(batch_size):
-        # A batch of one takes other kernels than larger ones, and rounds otherwise; a lone sample comes twice.
+        # A batch of one runs other kernels than larger ones and rounds differently: draw a single sample twice.
         drawn = indices.repeat(2) if len(indices) == 1 else indices
-        tokens = generate_tokens(
-            model.generator,
-            labels[drawn],
-            seed=seed,
-            indices=drawn,
-            batch_size=max(2, batch_size),
-            **sampling,
-        )
+        options = {"seed": seed, "indices": drawn, "batch_size": max(2, batch_size), **sampling}
+        tokens = generate_tokens(model.generator, labels[drawn], **options)
         images = to_uint8(decode(model.tokenizer, tokens))
         store.put(indices.tolist(), images[: len(indices)], tokens[: len(indices)])
         bar.update(len(indices))
@@ -251,27 +226,20 @@ def generate_into(
 
 
 def find_classes(wanted: str | Iterable[int | str], class_names: Sequence[str]) -> list[int]:
-    """Labels of classes given by number or name; "all" is every class.
-
-    Raises:
-        ValueError: a class does not exist; the message gives the range or the nearest name.
-    """
+    """Labels of classes given by number or name; "all" is every class. Raises ValueError for an unknown class."""
     if wanted == "all":
         return list(range(len(class_names)))
-    labels = []
+    labels, known = [], f"0..{len(class_names) - 1}"
     for item in [wanted] if isinstance(wanted, (str, int)) else wanted:
         if isinstance(item, int):
             if not 0 <= item < len(class_names):
-                raise ValueError(
-                    f"class {item} is out of range; this generator knows 0..{len(class_names) - 1}"
-                )
+                raise ValueError(f"class {item} is out of range; this generator knows {known}")
             labels.append(item)
         elif item in class_names:
             labels.append(list(class_names).index(item))
         else:
             raise ValueError(
-                f"class {item!r} is unknown{nearest(item, class_names)}; this generator knows"
-                f" {len(class_names)} classes, numbers 0..{len(class_names) - 1}"
+                f"class {item!r} is unknown{nearest(item, class_names)}; expected a name or {known}"
             )
     if not labels:
         raise ValueError("classes=[] names no class; give numbers, names, or all")

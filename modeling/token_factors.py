@@ -11,14 +11,8 @@ import torch
 class TokenFactors:
     """A token as digits of a mixed base, the first digit the least significant.
 
-    With sizes 64 and 4096 the sub-tokens of a token of 2^18 are its low 6 and its high 12 bits. Any codebook can be
-    written like this whose size is the product of the sizes; what the digits mean is up to its codes.
-
-    Args:
-        sizes: different values of each sub-token, each at least 2.
-
-    Raises:
-        ValueError: there are no sizes, or one is too small.
+    With sizes 64 and 4096 the sub-tokens of a token of 2^18 are its low 6 and its high 12 bits. This works for any
+    codebook whose size is the product of `sizes`. Raises ValueError unless every size is at least 2.
     """
 
     def __init__(self, sizes: Sequence[int]) -> None:
@@ -26,18 +20,14 @@ class TokenFactors:
             raise ValueError(f"factors={list(sizes)} must be sizes of sub-tokens, each at least 2")
         self.sizes = tuple(sizes)
         self.codebook_size = math.prod(sizes)
-        self._steps = [1, *accumulate(sizes[:-1], mul)]
+        self._steps = [1, *accumulate(sizes[:-1], mul)]  # place values of the digits: (64, 4096) -> 1, 64
 
     def __len__(self) -> int:
         """Sub-tokens per token, G."""
         return len(self.sizes)
 
     def check(self, codebook_size: int) -> None:
-        """Refuse tokens of another codebook.
-
-        Raises:
-            ValueError: the product of the sizes is not `codebook_size`.
-        """
+        """Raise ValueError unless the product of the sizes is `codebook_size`."""
         if self.codebook_size != codebook_size:
             product = " x ".join(map(str, self.sizes))
             raise ValueError(
@@ -46,7 +36,7 @@ class TokenFactors:
 
     def split(self, tokens: torch.Tensor) -> torch.Tensor:
         """Tokens int64 [...] in [0, codebook_size) -> sub-tokens int64 [..., G]."""
-        # By plain numbers: a tensor of them would be copied to the device, which the host waits for, at every step.
+        # Python numbers: a tensor of them would be copied to the device at every step, and the host waits for that.
         digits = zip(self._steps, self.sizes, strict=True)
         return torch.stack([(tokens // step) % size for step, size in digits], dim=-1)
 

@@ -33,9 +33,7 @@ class KVCache:
         query = query.unsqueeze(2)  # [R, H, 1, d]
         if self._keys_transposed:
             keys[..., position] = key
-            scores = (query * query.shape[-1] ** -0.5) @ keys[
-                ..., :filled
-            ]  # a view: the prefix is read, not copied
+            scores = (query * query.shape[-1] ** -0.5) @ keys[..., :filled]  # a view: nothing is copied
             return (scores.softmax(dim=-1) @ values[:, :, :filled]).squeeze(2)
         keys[:, :, position] = key
         # No causal mask: the prefix holds nothing later than the query.

@@ -84,10 +84,7 @@ class IBQTransformer(RasterGenerator):
         self.check_sequence(tokens, orders)
         condition = self.embed_labels(labels)
         x = self.drop(torch.cat([condition[:, None], self.tok_emb(tokens[:, :-1])], dim=1))
-        inputs = (
-            self.rotation(x.device).at(slice(self.num_tokens)),
-            activate(condition),
-        )  # SiLU once for all blocks
+        inputs = self.rotation(x.device).at(slice(self.num_tokens)), activate(condition)
         x = run_llama_blocks(self.blocks, x, *inputs, activation_checkpointing=self.activation_checkpointing)
         scale, shift = self.head_nm.scale_and_shift(condition)
         return self.head(self.head_nm(x, scale[:, None], shift[:, None]))

@@ -32,9 +32,7 @@ class BlockStep:
 
     def feed(self, normed: Tensor) -> Tensor:
         """The MLP, `[R, D] -> [R, D]`."""
-        return self.w2(
-            F.silu(self.w1(normed), inplace=True).mul_(self.w3(normed))
-        )  # both temporaries are ours
+        return self.w2(F.silu(self.w1(normed), inplace=True).mul_(self.w3(normed)))  # in place: no gradients
 
     def __call__(self, x: Tensor, rotation: Rotation, cache: KVCache, layer: int, position: int) -> Tensor:
         x += self.attend(self.attention_norm(x), rotation, cache, layer, position)
@@ -97,9 +95,8 @@ class TokenDecodeSession(DecodeSession):
     ) -> None:
         self._start, self._embed, self._finish = start, embed, finish
         self._num_tokens, self._position = model.num_tokens, 0
-        self._stack = DecodeStack(
-            model, steps, model.num_tokens, start
-        )  # the class and all tokens but the last
+        # N positions: the class and all tokens but the last.
+        self._stack = DecodeStack(model, steps, model.num_tokens, start)
 
     @torch.no_grad()
     def next_logits(self, tokens: Tensor | None) -> Tensor:

@@ -12,8 +12,7 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 class Modulation(nn.Sequential):
     """SiLU and a linear layer: one condition vector becomes `chunks` vectors (shifts, scales, gates).
 
-    The activation is the same for every layer that reads the same condition. Callers with many layers
-    activate the condition once and use `project`; `forward` does both.
+    Callers with many layers `activate` the condition once and use `project`; `forward` does both.
     """
 
     def __init__(self, *, hidden_size: int, chunks: int) -> None:
@@ -21,25 +20,20 @@ class Modulation(nn.Sequential):
 
     @property
     def linear(self) -> nn.Linear:
-        """The only part with weights."""
-        return self[1]
+        return self[1]  # the SiLU before it has no weights
 
     def project(self, activated: Tensor) -> Tensor:
         """`[..., D]` condition after SiLU -> `[..., chunks * D]`."""
         return self.linear(activated)
 
     def zero_(self) -> None:
-        """Zero weight and bias: gates start closed, so a fresh block is the identity (hence adaLN-Zero)."""
+        """Zero weight and bias: gates start closed, so a new block is the identity (hence adaLN-Zero)."""
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
 
 
 class ModulatedNorm(nn.Module):
-    """Layer norm without own weights, scaled and shifted by the condition; sits before an output head.
-
-    The projection yields (scale, shift) in this order, unlike blocks, where shift comes first: released RAR
-    checkpoints are laid out this way.
-    """
+    """Layer norm without own weights, scaled and shifted by the condition; sits before an output head."""
 
     def __init__(self, *, hidden_size: int, eps: float = 1e-6) -> None:
         super().__init__()
@@ -48,7 +42,7 @@ class ModulatedNorm(nn.Module):
 
     def forward(self, x: Tensor, modulation: Tensor) -> Tensor:
         """`x [..., D]`, `modulation [..., 2D]` (the projected condition) -> `[..., D]`."""
-        scale, shift = modulation.chunk(2, dim=-1)
+        scale, shift = modulation.chunk(2, dim=-1)  # as released RARs; in their blocks shift comes first
         return modulate(self.norm(x), shift, scale)
 
 

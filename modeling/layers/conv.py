@@ -8,12 +8,9 @@ from torch.nn import functional as F
 
 
 def same_padding(size: int, kernel: int, stride: int = 1, dilation: int = 1) -> tuple[int, int]:
-    """Zeros before and after an axis of length `size` that make the output ceil(size / stride) long.
-
-    total = max((ceil(size / stride) - 1) * stride + (kernel - 1) * dilation + 1 - size, 0), an odd one last.
-    """
-    total = max((-(-size // stride) - 1) * stride + (kernel - 1) * dilation + 1 - size, 0)
-    return total // 2, total - total // 2
+    """Zeros before and after an axis of length `size` that make the output ceil(size / stride) long."""
+    total = max((-(-size // stride) - 1) * stride + (kernel - 1) * dilation + 1 - size, 0)  # -(-a // b): ceil
+    return total // 2, total - total // 2  # an odd one goes last, as in TensorFlow
 
 
 def conv2d_same(
@@ -34,25 +31,24 @@ class SameConv2d(nn.Conv2d):
         super().__init__(in_channels, out_channels, kernel, bias=bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[B, in_channels, H, W] -> [B, out_channels, H, W]."""
         return conv2d_same(x, self.weight, self.bias)
 
 
 class BlurDownsample(nn.Module):
     """Anti-aliased halving (arXiv:1904.11486) with SAME padding.
 
-    A depthwise convolution with outer([1, 3, 3, 1], [1, 3, 3, 1]) / 64 and stride 2; the kernel is a
-    persistent buffer `kernel` [1, 1, 4, 4], as in released discriminators.
+    A depthwise convolution with outer([1, 3, 3, 1], [1, 3, 3, 1]) / 64 and stride 2.
     """
 
     def __init__(self) -> None:
         super().__init__()
         taps = torch.tensor([1.0, 3.0, 3.0, 1.0])
+        # [1, 1, 4, 4], persistent: released discriminators hold it.
         self.register_buffer("kernel", (torch.outer(taps, taps) / taps.sum() ** 2)[None, None])
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[B, C, H, W] -> [B, C, ceil(H / 2), ceil(W / 2)]."""
-        channels = x.shape[1]
+        channels = x.shape[1]  # groups = channels: every channel is blurred alone
         return conv2d_same(x, self.kernel.expand(channels, 1, -1, -1), stride=2, groups=channels)
 
 

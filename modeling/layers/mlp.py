@@ -14,5 +14,4 @@ class MLP(nn.Module):
         self.drop = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[..., D] -> [..., D]`."""
         return self.drop(self.fc2(self.drop(F.gelu(self.fc1(x)))))

@@ -16,26 +16,17 @@ class Margins(NamedTuple):
 
 
 def pad_to_multiple(images: torch.Tensor, multiple: int, value: float = 0.5) -> tuple[torch.Tensor, Margins]:
-    """Extend images [B, C, H, W] to the next multiples of a number; of an odd margin, the smaller half goes first.
+    """Pad images [B, C, H, W] in [0, 1] with `value` until `multiple` divides both sides.
 
-    The published evaluation of Open-MAGVIT2 at original resolution pads like this, with zeros in [-1, 1].
-
-    Args:
-        images: in [0, 1].
-        multiple: at least 1, what both sides are to be divisible by.
-        value: of the new pixels; middle grey is zero in [-1, 1].
-
-    Returns:
-        The images, themselves if they fit, and the margins, which `crop_margins` removes.
-
-    Raises:
-        ValueError: `multiple` is less than 1.
+    Returns the images and the margins, which `crop_margins` removes. Raises ValueError if `multiple` is below 1.
     """
+    # As the published evaluation of Open-MAGVIT2 at original resolution, whose zeros in [-1, 1] are 0.5 in [0, 1].
     if multiple < 1:
         raise ValueError(f"multiple={multiple} must be at least 1")
     height, width = -images.shape[-2] % multiple, -images.shape[-1] % multiple
+    # Of an odd margin, the smaller half goes first.
     margins = Margins(height // 2, height - height // 2, width // 2, width - width // 2)
-    if not any(margins):
+    if not any(margins):  # saves a copy
         return images, margins
     return F.pad(images, (margins.left, margins.right, margins.top, margins.bottom), value=value), margins
 

@@ -1,4 +1,4 @@
-"""Rotary positions (RoFormer, arXiv 2104.09864): queries and keys are turned by angles that grow with their place.
+"""Rotary positions (RoFormer, arXiv 2104.09864): queries and keys are rotated by angles that grow with their place.
 
 Two conventions that must not be mixed, because trained weights depend on them:
 
@@ -18,19 +18,14 @@ BASE = 10_000.0  # the slowest pair takes about this many places, times 2 pi, fo
 
 @dataclass(frozen=True)
 class Rotation:
-    """Turns pairs of numbers in heads.
+    """Rotates pairs of numbers in heads."""
 
-    Attributes:
-        cos, sin: float32 `[T, d/2]`, or `[d/2]` at a single place.
-        neighbours: pairs are (2j, 2j + 1); otherwise (j, j + d/2).
-    """
-
-    cos: Tensor
+    cos: Tensor  # float32 [T, d/2], or [d/2] at a single place
     sin: Tensor
-    neighbours: bool
+    neighbours: bool  # pairs are (2j, 2j + 1); otherwise (j, j + d/2)
 
     def at(self, place: int | slice) -> "Rotation":
-        """The rotation of one place alone, or of some places."""
+        """The rotation of one or some places."""
         return Rotation(self.cos[place], self.sin[place], self.neighbours)
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -48,11 +43,7 @@ def _angles(length: int, pairs: int, device: torch.device | str | None) -> Tenso
 
 
 def sequence_rotation(length: int, head_dim: int, device: torch.device | str | None = None) -> Rotation:
-    """Rotation of the places `0 ... length - 1` of a sequence.
-
-    Raises:
-        ValueError: `head_dim` is odd.
-    """
+    """Rotation of the places `0 ... length - 1` of a sequence. Raises ValueError if `head_dim` is odd."""
     if head_dim % 2:
         raise ValueError(f"head_dim={head_dim} must be a multiple of 2 for 1-D rotary positions")
     angles = _angles(length, head_dim // 2, device)
@@ -66,26 +57,16 @@ def grid_rotation(
     device: torch.device | str | None = None,
     prefix_cos: float = 0.0,
 ) -> Rotation:
-    """Rotation of the places of a square grid in raster order, after `prefix` places outside of it.
+    """Rotation of the places of a `side` x `side` grid in raster order, after `prefix` places outside of it.
 
-    By default cosine and sine are both 0 in the prefix: what stands there has the zero vector as query and key. So it
-    is in LlamaGen and Open-MAGVIT2, whose weights have learned it.
-
-    Args:
-        side: rows and columns of the grid.
-        head_dim: width of heads.
-        prefix: places before the grid.
-        device: where the table lives.
-        prefix_cos: cosine in the prefix, whose sine is 0; 1 turns nothing and keeps queries and keys.
-
-    Raises:
-        ValueError: `head_dim` is no multiple of 4.
+    In the prefix the sine is 0. `prefix_cos` 1 keeps queries and keys; 0 makes them the zero vector, as in LlamaGen and
+    Open-MAGVIT2. Raises ValueError if `head_dim` is not a multiple of 4.
     """
     if head_dim % 4:
         raise ValueError(f"head_dim={head_dim} must be a multiple of 4 for 2-D rotary positions")
     angles = _angles(side, head_dim // 4, device)
     rows, columns = angles[:, None].expand(-1, side, -1), angles[None].expand(side, -1, -1)
-    both = torch.cat([rows, columns], dim=-1).flatten(0, 1)
+    both = torch.cat([rows, columns], dim=-1).flatten(0, 1)  # [side * side, d/2]
     outside = both.new_zeros(prefix, head_dim // 2)
     cos = torch.cat([outside + prefix_cos, both.cos()])
     return Rotation(cos, torch.cat([outside, both.sin()]), neighbours=True)
@@ -97,25 +78,20 @@ def class_rotation(
     """Rotation of a class and the `length` tokens after it, `length + 1` places.
 
     Args:
-        length: number of tokens.
-        head_dim: width of heads.
         rope: "2d": tokens are a square grid; "1d": a row whose place 0 is the class.
-        zero: cosine and sine of the class are 0, so that its query and key vanish: every place attends to it with
-            logit 0. Otherwise it is not turned.
-        device: where the table lives.
+        zero: query and key of the class vanish, so every place attends to it with logit 0; else they are not rotated.
 
     Raises:
-        ValueError: `rope` is unknown, the tokens are no square, or `head_dim` does not fit.
+        ValueError: `rope` is unknown, the tokens are not a square, or `head_dim` does not fit.
     """
     if rope == "1d":
         rotation = sequence_rotation(length + 1, head_dim, device)
-        keep = torch.arange(length + 1, device=device)[:, None] >= int(
-            zero
-        )  # the sine at place 0 is 0 anyway
+        # Only the cosine: the sine at place 0 is 0 anyway.
+        keep = torch.arange(length + 1, device=device)[:, None] >= int(zero)
         return Rotation(rotation.cos * keep, rotation.sin, neighbours=False)
     if rope != "2d":
         raise ValueError(f"rope={rope!r} is unknown; choose 2d, 1d")
     side = math.isqrt(length)
     if side**2 != length:
-        raise ValueError(f"num_tokens={length} is no square grid; expected n * n tokens, or rope=1d")
+        raise ValueError(f"num_tokens={length} is not a square grid; expected n * n tokens, or rope=1d")
     return grid_rotation(side, head_dim, prefix=1, device=device, prefix_cos=0.0 if zero else 1.0)

@@ -24,12 +24,8 @@ def left_masked(progress: float, unknown_at_start: Tensor, unknown: Tensor) -> T
         int64 `[...]`.
     """
     share = math.acos(progress) / (math.pi / 2)
-    count = (
-        (unknown_at_start.double() * share).floor().long()
-    )  # float64: the floor must not depend on rounding
-    return torch.minimum(count, unknown - 1).clamp_(
-        min=1
-    )  # fewer than before, so that every step makes progress
+    count = (unknown_at_start.double() * share).floor().long()
+    return torch.minimum(count, unknown - 1).clamp_(min=1)  # fewer than before: every step makes progress
 
 
 def least_certain(confidence: Tensor, unknown: Tensor, count: Tensor) -> Tensor:

@@ -27,9 +27,7 @@ def sample_uniforms(seed: int, indices: Sequence[int] | Tensor, count: int) -> T
         raise ValueError(f"seed={seed} and sample indices must not be negative")
     rows = np.empty((len(indices), count))
     for row, index in zip(rows, indices, strict=True):
-        key = np.array(
-            [seed, index], dtype=np.uint64
-        )  # Philox is counter-based: a key is a stream of its own
+        key = np.array([seed, index], dtype=np.uint64)  # Philox: every key is a stream of its own
         row[:] = np.random.Generator(np.random.Philox(key=key)).random(count)
     return torch.from_numpy(rows)
 

@@ -193,7 +193,7 @@ LARGE_CODEBOOKS = {
         ("generator.factors=[1,48]", "factors=[1, 48] must be sizes of sub-tokens, each at least 2"),
         ("generator.factors=48", "generator.factors=48 has the wrong type; expected list of int"),
         ("generator.class_rotation=one", "expected one of zero, identity"),
-        ("generator.rope=2d", "num_tokens=6 is no square grid; expected n * n tokens, or rope=1d"),
+        ("generator.rope=2d", "num_tokens=6 is not a square grid; expected n * n tokens, or rope=1d"),
         (
             "sampling.temperature=[1,1,1]",
             "sampling.temperature=[1.0, 1.0, 1.0] has 3 numbers, but tokens have G=2",

@@ -266,7 +266,7 @@ def test_dropout_is_on_in_training_mode_only():
     [
         ({"hidden_size": 66}, "hidden_size=66 must be a multiple of num_heads=4"),
         ({"num_heads": 0}, "and num_heads=0 must be at least 1"),
-        ({"num_tokens": 15}, "num_tokens=15 is no square grid; expected n [*] n tokens, or rope=1d"),
+        ({"num_tokens": 15}, "num_tokens=15 is not a square grid; expected n [*] n tokens, or rope=1d"),
         ({"factors": [4, 5]}, "factors 4 x 5 make 20 tokens, but the codebook has 24"),
         ({"factors": [24]}, r"factors=\[24\] must be 2 sizes or more"),
         ({"factors": [24, 1]}, "each at least 2"),

@@ -176,7 +176,7 @@ def test_dropout_is_on_in_training_mode_only(dropout):
         ({"num_heads": 0}, "and num_heads=0 must be at least 1"),
         ({"hidden_size": 24}, "head_dim=6 must be a multiple of 4"),
         ({"hidden_size": 20, "rope": "1d"}, "head_dim=5 must be a multiple of 2"),
-        ({"num_tokens": 15}, "num_tokens=15 is no square grid; expected n [*] n tokens, or rope=1d"),
+        ({"num_tokens": 15}, "num_tokens=15 is not a square grid; expected n [*] n tokens, or rope=1d"),
         ({"rope": "3d"}, "rope='3d' is unknown; choose 2d, 1d"),
         ({"codebook_size": 0}, "codebook_size=0"),
     ],

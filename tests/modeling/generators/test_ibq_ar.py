@@ -165,7 +165,7 @@ def test_initialisation():
     ("change", "message"),
     [
         ({"hidden_size": 65}, "hidden_size=65 must be a multiple of num_heads=2"),
-        ({"num_tokens": 15}, "num_tokens=15 is no square grid"),
+        ({"num_tokens": 15}, "num_tokens=15 is not a square grid"),
         ({"class_rotation": "one"}, "class_rotation='one' is unknown; choose zero, identity"),
     ],
 )
