@@ -11,6 +11,7 @@ from torch import nn
 
 from common.build import ConfigError, build, check_options, choose
 from modeling.generators import GENERATORS
+from modeling.layers.trainable import Trainable
 from modeling.losses import DISCRIMINATORS
 from modeling.pretrained.teachers import build_teacher
 from modeling.quantizers import QUANTIZERS
@@ -71,6 +72,6 @@ def _remember(module: Any, section: Mapping[str, Any]) -> Any:
     return module
 
 
-def build_discriminator(section: Mapping[str, Any]) -> nn.Module:
+def build_discriminator(section: Mapping[str, Any]) -> Trainable:
     """A discriminator from its section."""
     return build("discriminator", DISCRIMINATORS, section)

@@ -1,7 +1,7 @@
 """Muon: momentum updates with orthogonalised matrices, for the weights inside transformer blocks.
 
-K. Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024; arXiv:2502.16982. What it brings to
-small tokenizers on a CPU is measured in docs/training.md.
+K. Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024; arXiv:2502.16982. docs/training.md
+shows its effect on small tokenizers on a CPU.
 """
 
 from collections import defaultdict
@@ -18,10 +18,10 @@ MOMENTUM = 0.95
 
 
 def orthogonalize(matrices: Tensor) -> Tensor:
-    """Replace the singular values of matrices [..., rows, columns] by about 1 (0.7 ... 1.2), keeping the vectors."""
+    """Set the singular values of matrices [..., rows, columns] to about 1 (0.7 ... 1.2), keeping the vectors."""
     tall = matrices.shape[-2] > matrices.shape[-1]
-    x = matrices.mT if tall else matrices
-    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    x = matrices.mT if tall else matrices  # so that the Gram matrix is the smaller one
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)  # Frobenius norm: all singular values at most 1
     for _ in range(ITERATIONS):
         gram = x @ x.mT
         x = A * x + (B * gram + C * gram @ gram) @ x
@@ -32,8 +32,7 @@ class MuonAdamW(torch.optim.AdamW):
     """Muon for parameter groups that have `fused_projections`, AdamW for all others.
 
     `fused_projections` is the number of matrices stacked in each parameter of the group along dimension 0 (3 for a
-    joint query-key-value projection); each is orthogonalised by itself. Nesterov momentum 0.95; updates of tall
-    matrices are enlarged by the square root of rows / columns. Weight decay is decoupled, as in AdamW.
+    joint query-key-value projection); each is orthogonalised by itself. Weight decay is decoupled, as in AdamW.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -42,20 +41,21 @@ class MuonAdamW(torch.optim.AdamW):
         self._step_supports_amp_scaling = False
 
     def __setstate__(self, state: dict) -> None:
-        """What `load_state_dict` ends with; AdamW wants a step count of every parameter, Muon keeps none."""
-        for values in state["state"].values():
-            values.setdefault("step", torch.zeros(()))
+        for values in state["state"].values():  # end of `load_state_dict`
+            values.setdefault(
+                "step", torch.zeros(())
+            )  # AdamW expects one of every parameter, Muon keeps none
         super().__setstate__(state)
 
     @torch.no_grad()
     def step(self, closure: Callable | None = None) -> None:
-        """One update; `closure` is not supported and must be None."""
+        """`closure` must be None."""
         gradients = []
         for group in self.param_groups:
             if "fused_projections" in group:
                 gradients += [(p, p.grad) for p in group["params"] if p.grad is not None]
                 self._step_group(group)
-        # What Muon has updated must not be updated again; the gradients themselves stay for whoever reads them.
+        # AdamW skips parameters without gradient: those that Muon has updated. Their gradients come back after.
         for parameter, _ in gradients:
             parameter.grad = None
         super().step(closure)
@@ -71,12 +71,12 @@ class MuonAdamW(torch.optim.AdamW):
             if "momentum" not in state:
                 state["momentum"] = torch.zeros_like(parameter)
             state["momentum"].lerp_(parameter.grad, 1 - MOMENTUM)
-            update = parameter.grad.lerp(state["momentum"], MOMENTUM)
+            update = parameter.grad.lerp(state["momentum"], MOMENTUM)  # Nesterov
             by_shape[tuple(parameter.shape)].append((parameter, update))
-        for (rows, columns), pairs in by_shape.items():
+        for (rows, columns), pairs in by_shape.items():  # matrices of one shape in one batched product
             count = group["fused_projections"]
             stacked = torch.stack([u for _, u in pairs]).view(len(pairs), count, rows // count, columns)
-            scale = max(1.0, rows / count / columns) ** 0.5
+            scale = max(1.0, rows / count / columns) ** 0.5  # tall matrices get larger updates
             updates = orthogonalize(stacked).reshape(len(pairs), rows, columns) * scale
             for (parameter, _), update in zip(pairs, updates, strict=True):
                 parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-group["lr"])

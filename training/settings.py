@@ -10,7 +10,7 @@ from common.config import option
 
 @dataclass(kw_only=True)
 class ExperimentSettings:
-    """What the run is called, where it writes, and its seed."""
+    """Name, folder and seed of a run."""
 
     name: str = option("run", "name shown by trackers")
     output_dir: str = option(help="run folder: checkpoints, weights, pictures, metrics")
@@ -26,7 +26,7 @@ class ExperimentSettings:
 
 @dataclass(kw_only=True)
 class OptimizerSettings:
-    """AdamW (arXiv:1711.05101), on request with Muon for the matrices of transformer blocks."""
+    """AdamW (arXiv:1711.05101), optionally Muon for the matrices of transformer blocks."""
 
     learning_rate: float = option(1e-4, "peak learning rate")
     beta1: float = option(0.9)
@@ -58,8 +58,8 @@ class ScheduleSettings:
     warmup_start: float = option(0.0, "share of the peak with which the warm-up begins")
     end_lr: float = option(0.0, "learning rate at the last step of a cosine or a line")
     plateau: float = option(0.05, "linear: share of the steps after warm-up that stay at the peak")
-    drop_steps: list[int] = option([], "steps: numbers of updates after which the rate is multiplied")
-    drop_factor: float = option(0.1, "steps: what it is multiplied by at every one of them")
+    drop_steps: list[int] = option([], "steps: updates after which the rate drops")
+    drop_factor: float = option(0.1, "steps: factor at every drop")
 
     def __post_init__(self) -> None:
         if self.warmup_steps < 0:
@@ -102,7 +102,7 @@ class TrainingSettings:
     evaluate_every: int = option(50000)
     save_every: int = option(50000)
     keep_checkpoints: int = option(2, "newest checkpoints to keep")
-    milestone_every: int = option(0, "checkpoints at multiples of this are kept for ever")
+    milestone_every: int = option(0, "checkpoints at multiples of this are never deleted; 0 = none")
     max_skipped: float = option(0.01, "share of unreadable samples at which the run stops")
 
     def __post_init__(self) -> None:

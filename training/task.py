@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from modeling.layers.trainable import Trainable
 from training.randomness import ExampleRandom
 from training.settings import OptimizerSettings
 
@@ -17,73 +18,52 @@ Scalars = dict[str, torch.Tensor | float]
 
 @dataclass(frozen=True, kw_only=True)
 class StepContext:
-    """What a phase may use besides the batch.
+    """What a phase may use besides the batch."""
 
-    Attributes:
-        step: updates already done (0 for the first).
-        modules: the trained modules as the engine runs them (wrapped for several processes).
-        raw: the same modules unwrapped, for use in phases that do not train them.
-        random: per-example random numbers.
-        shared: results that later phases of the same micro-batch reuse.
-        device: where tensors live.
-    """
-
-    step: int
-    modules: Mapping[str, nn.Module]
-    raw: Mapping[str, nn.Module]
+    step: int  # updates already done
+    modules: Mapping[str, nn.Module]  # as the engine runs them: wrapped for several processes
+    raw: Mapping[str, nn.Module]  # unwrapped, for phases that do not train them: DDP would expect gradients
     random: ExampleRandom
     device: torch.device
-    shared: dict[str, Any] = field(default_factory=dict)
+    shared: dict[str, Any] = field(default_factory=dict)  # results for later phases of the same micro-batch
 
 
 @dataclass(frozen=True, kw_only=True)
 class Phase:
-    """One forward, backward and optimizer update within a step.
+    """One forward, backward and optimizer update within a step."""
 
-    Attributes:
-        module: name of the module that this phase updates.
-        loss: (batch, context) -> (scalar loss, scalars to log).
-        start: first step in which the phase runs.
-    """
-
-    module: str
-    loss: Callable[[Batch, StepContext], tuple[torch.Tensor, Scalars]]
-    start: int = 0
+    module: str  # name of the module that it updates
+    loss: Callable[[Batch, StepContext], tuple[torch.Tensor, Scalars]]  # scalar loss, scalars to log
+    start: int = 0  # first step in which it runs
 
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """A picture for people: [3, H, W] in [0, 1] and the file name it gets."""
+    """A preview."""
 
-    name: str
-    image: torch.Tensor
+    name: str  # of its file, without ending
+    image: torch.Tensor  # [3, H, W] in [0, 1]
 
 
 class Task(ABC):
-    """Base of all tasks; the engine (training/trainer.py) knows nothing else about what it trains.
+    """Base of all tasks; the engine (training/trainer.py) knows nothing else about what it trains."""
 
-    Attributes:
-        modules: trained modules by name; `model` is the one exported as the result of the run.
-        optimizers: optimizer settings for every entry of `modules`.
-        state: further modules that are not trained but belong to the run (running statistics); checkpointed.
-    """
-
-    modules: dict[str, nn.Module]
-    optimizers: dict[str, OptimizerSettings]
-    state: dict[str, nn.Module]
+    modules: dict[str, Trainable]  # what is trained, by name; `model` is exported as the result of the run
+    optimizers: dict[str, OptimizerSettings]  # of every entry of `modules`
+    state: dict[str, nn.Module]  # running statistics: checkpointed, not trained
 
     @abstractmethod
     def phases(self) -> list[Phase]:
-        """The phases of a step, in order."""
+        """Phases of a step, in order."""
 
     @abstractmethod
     def evaluate(self, model: nn.Module, device: torch.device) -> dict[str, float]:
-        """Measure `model` (eval mode, averaged weights if there are any); called on every process."""
+        """Measure `model`, in eval mode; runs on every process."""
 
     @abstractmethod
     def preview(self, model: nn.Module, device: torch.device) -> list[Picture]:
-        """Pictures of what `model` does; called on the main process only."""
+        """Pictures of what `model` does; runs on the main process only, with FSDP on every process."""
 
     def warnings(self, step: int, scalars: Mapping[str, float]) -> list[str]:
-        """What people should know now, given the window's mean scalars; asked at every log line."""
+        """Messages to show at a log line; `scalars` are the means since the last one."""
         return []

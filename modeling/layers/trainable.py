@@ -12,17 +12,12 @@ from torch.utils.checkpoint import checkpoint
 NO_DECAY = ("ln", "bias", "latent_tokens", "mask_token", "embedding", "norm", "gamma", "embed")
 
 
-def published_decay(name: str, parameter: nn.Parameter) -> bool:
-    """Whether the published recipes decay a parameter: two dimensions or more, and no exempting part in its name."""
-    return parameter.ndim >= 2 and not any(part in name for part in NO_DECAY)
-
-
 class Trainable(nn.Module):
-    """Base of tokenizers and generators."""
+    """Base of all modules that a run trains: tokenizers, generators, discriminators."""
 
     def decays(self, name: str, parameter: nn.Parameter) -> bool:
-        """Whether weight decay applies to the parameter called `name` in this module."""
-        return published_decay(name, parameter)
+        """Whether weight decay applies to the parameter called `name` in this module; here the published rule."""
+        return parameter.ndim >= 2 and not any(part in name for part in NO_DECAY)
 
 
 class Block(nn.Module):

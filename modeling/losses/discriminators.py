@@ -7,11 +7,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from modeling.layers.conv import BlurDownsample, SameConv2d
+from modeling.layers.trainable import Trainable
 
 SLOPE = 0.1
 
 
-class NLayerDiscriminator(nn.Module):
+class NLayerDiscriminator(Trainable):
     """Patch discriminator with blurred down-sampling; widths double from the second stage on.
 
     Args:

@@ -3,11 +3,13 @@
 import torch
 from torch import nn
 
+from modeling.layers.trainable import Trainable
+
 SLOPE = 0.2
 MAX_MULTIPLIER = 8
 
 
-class PatchGAN(nn.Module):
+class PatchGAN(Trainable):
     """Strided 4x4 convolutions with batch normalisation; every logit judges one patch.
 
     Batch normalisation takes its statistics from whatever is in one call: images and reconstructions judged in one

@@ -6,6 +6,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from modeling.layers.trainable import Trainable
+
 SLOPE = 0.2
 WIDTHS = {4: 512, 8: 512, 16: 512, 32: 512, 64: 256, 128: 128, 256: 64, 512: 32, 1024: 16}
 
@@ -45,7 +47,7 @@ class ResidualHalving(nn.Module):
         return (self.downsample(self.net(x)) + self.conv_res(x)) / math.sqrt(2.0)
 
 
-class StyleGANDiscriminator(nn.Module):
+class StyleGANDiscriminator(Trainable):
     """Residual halvings down to 4 x 4, then one logit for the whole image.
 
     Args:

@@ -22,6 +22,7 @@ from data.token_memmap import TokenHeader, TokenMemmap, TokenWriter
 from jobs.fit_codebook import FitOptions
 from modeling.factory import build_discriminator, build_generator, build_tokenizer
 from modeling.generators.base import AutoregressiveGenerator, Generator
+from modeling.layers.trainable import Trainable
 from modeling.pretrained.catalog import RELEASES
 from modeling.pretrained.teachers import build_teacher, load_teacher
 from modeling.sampling.draw import settings_type
@@ -52,12 +53,12 @@ def files(kind: str) -> Any:
     return pytest.mark.parametrize("path", found, ids=name_of)
 
 
-def assert_trainable(module: nn.Module, optimizer: OptimizerSettings) -> None:
+def assert_trainable(module: Trainable, optimizer: OptimizerSettings) -> None:
     """Every trainable parameter is in exactly one group, and the optimizer takes the settings."""
     grouped = [p for group in parameter_groups(module, optimizer) for p in group["params"]]
     trainable = [p for p in module.parameters() if p.requires_grad]
     assert {id(p) for p in grouped} == {id(p) for p in trainable} and len(grouped) == len(trainable)
-    build_optimizer(nn.Linear(2, 2), optimizer)
+    build_optimizer(module, optimizer)
 
 
 def assert_learns(run: TokenizerRun | GeneratorRun, optimizer: OptimizerSettings, start: int = 0) -> None:

@@ -37,7 +37,7 @@ class Block(trainable.Block):
         self.fc = nn.Linear(8, 16)
 
 
-class Model(nn.Module):
+class Model(trainable.Trainable):
     def __init__(self):
         super().__init__()
         self.embed = nn.Linear(4, 8)

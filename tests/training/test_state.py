@@ -6,12 +6,13 @@ import pytest
 import torch
 from torch import nn
 
+from modeling.layers.trainable import Trainable
 from training.optim import build_optimizer
 from training.settings import OptimizerSettings
 from training.state import load_optimizer_state, optimizer_state
 
 
-class Model(nn.Module):
+class Model(Trainable):
     def __init__(self):
         super().__init__()
         self.blocks = nn.ModuleList([nn.Linear(4, 6), nn.Linear(6, 4)])

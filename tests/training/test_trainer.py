@@ -14,6 +14,7 @@ from torch import nn
 from common.build import ConfigError
 from common.config import read_yaml
 from data.source import CorruptSample, Source
+from modeling.layers.trainable import Trainable
 from training.accelerator import start
 from training.settings import ExperimentSettings, OptimizerSettings, ScheduleSettings, TrainingSettings
 from training.task import Phase, Picture, Task
@@ -37,12 +38,22 @@ class Numbers(Source):
         return torch.arange(4) + index, int(self.labels[index])
 
 
+class Layers(nn.Sequential, Trainable):
+    """Layers one after the other."""
+
+
+class Layer(nn.Linear, Trainable):
+    """A single layer."""
+
+
 class Toy(Task):
     """A regression with dropout and noise, and a second module that starts at step 2, with running statistics."""
 
     def __init__(self, dropout: float = 0.2, break_at: int | None = None) -> None:
-        self.modules = {"model": nn.Sequential(nn.Linear(4, 8), nn.Dropout(dropout), nn.Linear(8, 1))}
-        self.modules["critic"] = nn.Linear(1, 1)
+        self.modules = {
+            "model": Layers(nn.Linear(4, 8), nn.Dropout(dropout), nn.Linear(8, 1)),
+            "critic": Layer(1, 1),
+        }
         self.optimizers = {
             "model": OptimizerSettings(learning_rate=0.01),
             "critic": OptimizerSettings(learning_rate=0.02),

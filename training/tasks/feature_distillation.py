@@ -5,16 +5,15 @@ from torch import nn
 
 from common import distributed
 from common.build import ConfigError, check_options, check_value
-from common.images import to_float
-from data.stream import EvalStream
 from evaluator.codebook_usage import CodebookUsage
 from modeling.losses.distillation import feature_cosine, feature_distillation_loss
 from modeling.pretrained.teachers import load_teacher
 from modeling.tokenizers.base import Tokenizer
 from training.task import Batch, Phase, Picture, Scalars, StepContext
 from training.tasks.tokenizer import (
-    PREVIEW_IMAGES,
+    SOFT_START,
     LearningSettings,
+    Text,
     TokenizerSetup,
     TokenizerTask,
     pixel_options,
@@ -23,17 +22,16 @@ from training.tasks.tokenizer import (
 
 
 class FeatureDistillationTask(TokenizerTask):
-    """One phase: the tokenizer predicts the teacher's features of the same augmented image.
+    """One phase: predict the features [B, F, h, w] that the frozen teacher gives to the same augmented image.
 
     Loss: mean of 1 - cosine over all tokens, plus the bottleneck's commitment.
 
-    Args:
-        setup: what every tokenizer's task gets.
-        teacher: frozen; images in [0, 1] -> features [B, F, h, w].
-
     Raises:
-        ConfigError: the tokenizer predicts something else than the teacher gives.
+        ConfigError: the tokenizer's prediction and the teacher's features differ in shape.
     """
+
+    needs = {"teacher": "this tokenizer learns from a frozen network; expected a section with a name of timm"}
+    unused = pixel_options("this tokenizer learns from a frozen network and makes no pixels", "evaluation")
 
     def __init__(self, setup: TokenizerSetup, *, teacher: nn.Module) -> None:
         super().__init__(setup)
@@ -49,36 +47,18 @@ class FeatureDistillationTask(TokenizerTask):
             )
 
     @classmethod
-    def from_run(
-        cls, run: LearningSettings, setup: TokenizerSetup, device: torch.device
-    ) -> "FeatureDistillationTask":
-        """See `TokenizerTask.from_run`."""
+    def from_run(cls, run: LearningSettings, setup: TokenizerSetup, device: torch.device) -> TokenizerTask:
         section = check_value("teacher", run.teacher, dict)
         teacher = load_teacher(**check_options("teacher", load_teacher, section), device=device)
         setup.tokenizer.copy_teacher(teacher)
         return cls(setup, teacher=teacher)
 
-    @classmethod
-    def needs(cls, tokenizer: Tokenizer) -> dict[str, str]:
-        """The teacher."""
-        what = (
-            "this tokenizer learns the features of a frozen network; expected a section with a name of timm"
-        )
-        return super().needs(tokenizer) | {"teacher": what}
-
-    @classmethod
-    def unused(cls, tokenizer: Tokenizer) -> dict[str, str]:
-        """All that belongs to pixels, metrics of images among it."""
-        why = "this tokenizer learns the features of a frozen network and makes no pixels"
-        return super().unused(tokenizer) | pixel_options(why) | {"evaluation": why}
-
     def phases(self) -> list[Phase]:
-        """One phase: the tokenizer."""
         return [Phase(module="model", loss=self.feature_loss)]
 
     def feature_loss(self, batch: Batch, context: StepContext) -> tuple[torch.Tensor, Scalars]:
-        """Distance to the teacher's features, which are computed in float32, and the bottleneck's loss."""
-        features = self.teacher(batch["images"])
+        """Distance to the teacher's features, and the bottleneck's loss."""
+        features = self.teacher(batch["images"])  # in float32, autocast covers the model only
         output = self.forward(batch, context)
         distillation = feature_distillation_loss(output.reconstructions, features)
         quantizer = self.settings.quantizer_weight * output.losses["quantizer_loss"]
@@ -87,14 +67,11 @@ class FeatureDistillationTask(TokenizerTask):
         scalars["quantizer_loss"] = quantizer
         return total, scalars | self.move_codebook(output, context)
 
-    def reconstruct(
-        self, model: nn.Module, tokens: torch.Tensor, text: dict[str, torch.Tensor]
-    ) -> torch.Tensor:
-        """Predicted features [B, F, h, w]; there are no pixels yet."""
-        return model.decode(tokens)
+    def reconstruct(self, model: Tokenizer, tokens: torch.Tensor, text: Text) -> torch.Tensor:
+        return model.decode(tokens)  # predicted features [B, F, h, w], no pixels
 
     def evaluate(self, model: nn.Module, device: torch.device) -> dict[str, float]:
-        """Over all held-out images: `feature_cosine`, the mean over all tokens, and codebook usage."""
+        """Mean `feature_cosine` of all tokens of held-out images, and codebook usage."""
         usage, sums = CodebookUsage(model.codebook_size), torch.zeros(2, dtype=torch.float64)
         for batch in self._held_out(device):
             images = batch["images"]
@@ -110,10 +87,8 @@ class FeatureDistillationTask(TokenizerTask):
         return measured | usage.result(device)
 
     def preview(self, model: nn.Module, device: torch.device) -> list[Picture]:
-        """The teacher's features of held-out images above the predicted ones, in false colours, and the images."""
-        count = min(PREVIEW_IMAGES, len(self.validation))
-        indices = [i * len(self.validation) // count for i in range(count)]
-        images = to_float(EvalStream(self.validation).__getitems__(indices)["images"].to(device))
+        """The teacher's features above the predicted ones, in false colours; and the images above the features."""
+        images = self._preview_batch(device)["images"]
         true, predicted = [], []
         for part in images.split(self.batch_size):
             true.append(self.teacher(part))
@@ -128,41 +103,32 @@ class FeatureDistillationTask(TokenizerTask):
 
 
 class CodebookFittingTask(FeatureDistillationTask):
-    """Fits the codes of a Cluster tokenizer while images go by (arXiv:2411.04406), in place of k-means.
+    """Fits the codes of a Cluster tokenizer by gradient descent instead of k-means (arXiv:2411.04406).
 
-    The loss is the squared distance of the chosen codes to the teacher's features as they are; rarely used codes move
-    when the quantizer has online clustering.
+    The loss is the squared distance of the chosen codes to the teacher's features. Rarely used codes move if the
+    quantizer has online clustering.
     """
 
-    @classmethod
-    def unused(cls, tokenizer: Tokenizer) -> dict[str, str]:
-        """All weights of losses."""
-        why = "this tokenizer learns nothing but its codes"
-        losses = ("quantizer_weight", "quantize_start", "quantize_end")
-        return super().unused(tokenizer) | {f"losses.{name}": why for name in losses}
+    unused = FeatureDistillationTask.unused | dict.fromkeys(
+        ("losses.quantizer_weight", *SOFT_START), "this tokenizer learns nothing but its codes"
+    )
 
     def feature_loss(self, batch: Batch, context: StepContext) -> tuple[torch.Tensor, Scalars]:
-        """The bottleneck's codebook term alone; nothing else is trained."""
         output = self.forward(batch, context)
-        loss = output.losses["codebook_loss"]
-        return loss, {"total_loss": loss, "feature_loss": loss, **output.losses} | self.move_codebook(
-            output, context
-        )
+        loss = output.losses["codebook_loss"]  # the codes are all that is trained
+        scalars = {"total_loss": loss, "feature_loss": loss, **output.losses}
+        return loss, scalars | self.move_codebook(output, context)
 
 
 def false_colours(features: torch.Tensor, others: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Directions of unit features as colours: the three principal components of the first become red, green, blue.
+    """Unit features [B, F, h, w] (F at least 3) as colours: twice [B, 3, h, w] in [0, 1].
 
-    Args:
-        features, others: [B, F, h, w], F at least 3; both get the same colours for the same features.
-
-    Returns:
-        Twice [B, 3, h, w] in [0, 1].
+    The three principal components of the first become red, green and blue; equal features get equal colours.
     """
     rows = [nn.functional.normalize(f.float().cpu(), dim=1).movedim(1, -1) for f in (features, others)]
-    flat = rows[0].flatten(0, 2).double()
+    flat = rows[0].flatten(0, 2).double()  # [B * h * w, F]
     mean = flat.mean(dim=0)
-    axes = torch.linalg.eigh((flat - mean).T @ (flat - mean)).eigenvectors[:, -3:].flip(1)
-    spread = 2 * ((flat - mean) @ axes).std(dim=0).clamp_min(1e-8)
+    axes = torch.linalg.eigh((flat - mean).T @ (flat - mean)).eigenvectors[:, -3:].flip(1)  # largest first
+    spread = 2 * ((flat - mean) @ axes).std(dim=0).clamp_min(1e-8)  # two standard deviations
     first, second = (((r.double() - mean) @ axes / spread + 1).div(2).clamp(0, 1) for r in rows)
     return first.float().movedim(-1, 1), second.float().movedim(-1, 1)

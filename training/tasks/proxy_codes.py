@@ -9,22 +9,15 @@ from modeling.losses.reconstruction import proxy_cross_entropy
 from modeling.pretrained.loading import load_tokenizer
 from modeling.tokenizers.base import Tokenizer
 from training.task import Batch, Phase, Scalars, StepContext
-from training.tasks.tokenizer import LearningSettings, TokenizerSetup, TokenizerTask, pixel_options
+from training.tasks.tokenizer import LearningSettings, Text, TokenizerSetup, TokenizerTask, pixel_options
 
 
 def proxy_loss(
     logits: torch.Tensor, codes: torch.Tensor, bottleneck: dict[str, torch.Tensor], quantizer_weight: float
 ) -> tuple[torch.Tensor, Scalars]:
-    """Cross-entropy with the codes, plus the weighted loss of the bottleneck.
+    """Cross-entropy of logits [B, K, g, g] with codes int64 [B, g * g] (row-major), plus the bottleneck's loss.
 
-    Args:
-        logits: [B, K, g, g].
-        codes: int64 [B, g * g], row-major.
-        bottleneck: `quantizer_loss`, `commitment_loss` and `codebook_loss`, unweighted.
-        quantizer_weight: of `quantizer_loss`.
-
-    Returns:
-        Total loss, and the terms to log.
+    `bottleneck` holds unweighted terms, `quantizer_loss` among them. Returns the total and the terms to log.
     """
     reconstruction = proxy_cross_entropy(logits, codes)
     scalars = {"reconstruction_loss": reconstruction, **bottleneck}
@@ -34,15 +27,14 @@ def proxy_loss(
 
 
 class ProxyCodesTask(TokenizerTask):
-    """One phase: the tokenizer learns to name the teacher's codes of the same augmented image.
-
-    Args:
-        setup: what every tokenizer's task gets.
-        teacher: frozen 2-D tokenizer.
+    """One phase: predict the codes that a frozen 2-D tokenizer, the teacher, gives to the same augmented image.
 
     Raises:
         ConfigError: the teacher's codes do not fit the tokenizer's decoder.
     """
+
+    needs = {"teacher": "this tokenizer learns the codes of another one; expected one like maskgit-vqgan"}
+    unused = pixel_options("this tokenizer learns the codes of another one and makes no pixels")
 
     def __init__(self, setup: TokenizerSetup, *, teacher: Tokenizer) -> None:
         super().__init__(setup)
@@ -59,29 +51,15 @@ class ProxyCodesTask(TokenizerTask):
             )
 
     @classmethod
-    def from_run(cls, run: LearningSettings, setup: TokenizerSetup, device: torch.device) -> "ProxyCodesTask":
-        """See `TokenizerTask.from_run`."""
+    def from_run(cls, run: LearningSettings, setup: TokenizerSetup, device: torch.device) -> TokenizerTask:
         return cls(setup, teacher=load_tokenizer(run.teacher, device))
 
-    @classmethod
-    def needs(cls, tokenizer: Tokenizer) -> dict[str, str]:
-        """The teacher."""
-        what = "this tokenizer learns the codes of another one; expected one like maskgit-vqgan"
-        return super().needs(tokenizer) | {"teacher": what}
-
-    @classmethod
-    def unused(cls, tokenizer: Tokenizer) -> dict[str, str]:
-        """All that belongs to pixels."""
-        why = "this tokenizer learns the codes of another one and makes no pixels"
-        return super().unused(tokenizer) | pixel_options(why)
-
     def phases(self) -> list[Phase]:
-        """One phase: the tokenizer."""
         return [Phase(module="model", loss=self.code_loss)]
 
     def code_loss(self, batch: Batch, context: StepContext) -> tuple[torch.Tensor, Scalars]:
-        """Cross-entropy with the teacher's codes, which are computed in float32."""
-        codes = self.teacher.encode(batch["images"])
+        """Cross-entropy with the teacher's codes."""
+        codes = self.teacher.encode(batch["images"])  # [B, g * g]; in float32, autocast covers the model only
         output = self.forward(batch, context)
         weight = self.settings.quantizer_weight
         total, scalars = proxy_loss(output.reconstructions, codes, output.losses, weight)
@@ -89,20 +67,16 @@ class ProxyCodesTask(TokenizerTask):
             correct = (output.reconstructions.argmax(dim=1).flatten(1) == codes).float().mean()
         return total, {**scalars, "proxy_accuracy": correct} | self.move_codebook(output, context)
 
-    def reconstruct(
-        self, model: nn.Module, tokens: torch.Tensor, text: dict[str, torch.Tensor]
-    ) -> torch.Tensor:
-        """The teacher's picture of the likeliest codes."""
-        return self.teacher.decode(model.decode(tokens).argmax(dim=1))
+    def reconstruct(self, model: Tokenizer, tokens: torch.Tensor, text: Text) -> torch.Tensor:
+        return self.teacher.decode(model.decode(tokens).argmax(dim=1))  # images of the likeliest codes
 
     def evaluate(self, model: nn.Module, device: torch.device) -> dict[str, float]:
-        """As of every tokenizer, and the mean cross-entropy with the teacher's codes in nats."""
+        """Adds `proxy_cross_entropy`, the mean over all codes in nats."""
         measured = super().evaluate(model, device)
         sums = torch.zeros(2, dtype=torch.float64, device=device)
         for batch in self._held_out(device):
-            loss = proxy_cross_entropy(
-                model.decode(model.encode(batch["images"])), self.teacher.encode(batch["images"])
-            )
-            sums += torch.stack([loss, loss.new_ones(())]).double() * len(batch["images"])
+            images = batch["images"]
+            loss = proxy_cross_entropy(model.decode(model.encode(images)), self.teacher.encode(images))
+            sums += torch.stack([loss, loss.new_ones(())]).double() * len(images)  # [sum, count]
         loss, count = distributed.all_reduce_sum(sums).tolist()
         return measured | {"proxy_cross_entropy": loss / count}

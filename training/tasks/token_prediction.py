@@ -31,7 +31,7 @@ from training.settings import OptimizerSettings
 from training.task import Batch, Phase, Picture, Scalars, StepContext, Task
 
 PREVIEW_CLASSES, PREVIEW_PER_CLASS = 12, 8
-PREVIEW_SIDE = 96
+PREVIEW_SIDE = 96  # pixels; smaller images are enlarged towards this size
 
 
 def _check_share(key: str, value: float) -> None:
@@ -69,38 +69,22 @@ class MaskGITSettings:
             _check_share(key, value)
 
 
+@dataclass(kw_only=True, eq=False)
 class TokenPredictionTask(Task):
-    """Base: one phase, evaluation on held-out tokens, samples as previews.
+    """Base: one phase, evaluation on held-out tokens, samples as previews."""
 
-    Args:
-        generator: what is trained.
-        validation: held-out tokens, or None to evaluate nothing.
-        tokenizer: decodes previews, and encodes batches of images; None for tokens without previews.
-        settings: of the way of learning.
-        sampling: settings of previews, of the generator's kind.
-        optimizer: settings of AdamW.
-        seed: of previews and of what evaluation hides.
-        batch_size: of evaluation and previews.
-        samples: draws samples and measures them at every evaluation, or None.
-    """
+    generator: Generator
+    validation: Source | None  # held-out tokens; None evaluates nothing on them
+    tokenizer: Tokenizer | None  # decodes previews, and encodes images; None for tokens without previews
+    settings: Any  # a section of `GENERATOR_TASKS`
+    sampling: Any  # settings of previews
+    optimizer: OptimizerSettings
+    seed: int  # of previews and of the tokens that evaluation hides
+    batch_size: int  # of evaluation and previews
+    samples: SampleEvaluator | None = None  # measures samples at every evaluation
 
-    def __init__(
-        self,
-        *,
-        generator: Generator,
-        validation: Source | None,
-        tokenizer: Tokenizer | None,
-        settings: Any,
-        sampling: Any,
-        optimizer: OptimizerSettings,
-        seed: int,
-        batch_size: int,
-        samples: SampleEvaluator | None = None,
-    ):
-        self.modules: dict[str, nn.Module] = {"model": generator}
-        self.optimizers, self.state = {"model": optimizer}, {}
-        self.validation, self.tokenizer, self.samples = validation, tokenizer, samples
-        self.settings, self.sampling, self.seed, self.batch_size = settings, sampling, seed, batch_size
+    def __post_init__(self) -> None:
+        self.modules, self.optimizers, self.state = {"model": self.generator}, {"model": self.optimizer}, {}
 
     @staticmethod
     @abstractmethod
@@ -108,7 +92,6 @@ class TokenPredictionTask(Task):
         """The settings of a run that gives none."""
 
     def phases(self) -> list[Phase]:
-        """One phase: the generator."""
         return [Phase(module="model", loss=self.token_loss)]
 
     @abstractmethod
@@ -119,7 +102,7 @@ class TokenPredictionTask(Task):
     def held_out_loss(
         self, model: nn.Module, tokens: torch.Tensor, labels: torch.Tensor, random: ExampleRandom
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Loss (nats per token) and accuracy of a batch of held-out tokens, with their labels kept."""
+        """Loss (nats per token) and accuracy of a batch of held-out tokens, with all labels kept."""
 
     def tokens_of(self, batch: Batch) -> torch.Tensor:
         """int64 [B, N]: the batch's tokens, or those of its images."""
@@ -127,34 +110,27 @@ class TokenPredictionTask(Task):
 
     def labels_of(self, batch: Batch, context: StepContext, chance: torch.Tensor) -> torch.Tensor:
         """The batch's labels, dropped where `chance` [B] in [0, 1) is below the share of the settings."""
-        none = context.raw["model"].none_label
-        return drop_labels(
-            batch["labels"], chance.to(context.device), self.settings.class_label_dropout, none
-        )
+        chance, none = chance.to(context.device), context.raw["model"].none_label
+        return drop_labels(batch["labels"], chance, self.settings.class_label_dropout, none)
 
     def evaluate(self, model: nn.Module, device: torch.device) -> dict[str, float]:
-        """Mean of `held_out_loss` over all held-out tokens, and metrics of samples; each process does its share."""
+        """Mean of `held_out_loss` over all held-out tokens, and metrics of samples; each process its share."""
         held_out = self._held_out(model, device) if self.validation is not None else {}
         return held_out | (self.samples.measure(model) if self.samples is not None else {})
 
     def _held_out(self, model: nn.Module, device: torch.device) -> dict[str, float]:
-        loader = eval_loader(
-            self.validation,
-            batch_size=self.batch_size,
-            num_processes=distributed.world_size(),
-            process_index=distributed.rank(),
-        )
-        sums = torch.zeros(3, dtype=torch.float64, device=device)
-        for batch in loader:
+        share = {"num_processes": distributed.world_size(), "process_index": distributed.rank()}
+        sums = torch.zeros(3, dtype=torch.float64, device=device)  # loss, accuracy, count
+        for batch in eval_loader(self.validation, batch_size=self.batch_size, **share):
             tokens, labels = batch["tokens"].to(device), batch["labels"].to(device)
-            random = ExampleRandom(self.seed, batch["positions"])
+            random = ExampleRandom(self.seed, batch["positions"])  # the same at every evaluation
             loss, accuracy = self.held_out_loss(model, tokens, labels, random)
             sums += torch.stack([loss, accuracy, loss.new_ones(())]).double() * len(tokens)
         loss, accuracy, count = distributed.all_reduce_sum(sums).tolist()
         return {"loss": loss / count, "accuracy": accuracy / count, "images": count}
 
     def preview(self, model: nn.Module, device: torch.device) -> list[Picture]:
-        """Samples, a row per class; always from the same random numbers."""
+        """Samples, a row per class, always from the same random numbers."""
         if self.tokenizer is None:
             return []
         classes = torch.arange(min(PREVIEW_CLASSES, model.num_classes))
@@ -169,18 +145,13 @@ class TokenPredictionTask(Task):
         return [Picture(name="samples", image=grid(enlarge(image, factor), PREVIEW_PER_CLASS))]
 
 
-def next_token_loss(
-    generator: AutoregressiveGenerator,
-    logits: torch.Tensor | tuple[torch.Tensor, ...],
-    targets: torch.Tensor,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Loss (nats per token) and accuracy of what `forward` returned, of a generator with or without factors.
+Logits = torch.Tensor | tuple[torch.Tensor, ...]  # a tuple holds those of every factor of a token
 
-    Args:
-        generator: whose logits they are.
-        logits: see `AutoregressiveGenerator.forward`.
-        targets: int64 [B, N], tokens in sequence order.
-    """
+
+def next_token_loss(
+    generator: AutoregressiveGenerator, logits: Logits, targets: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Loss (nats per token) and accuracy of a generator's logits for targets int64 [B, N] in sequence order."""
     if isinstance(logits, torch.Tensor):
         return autoregressive_loss(logits, targets)
     return factorized_loss(logits, TokenFactors(generator.factors).split(targets))
@@ -191,16 +162,15 @@ class RARTask(TokenPredictionTask):
 
     @staticmethod
     def default_settings(generator: AutoregressiveGenerator) -> RARSettings:
-        """Random orders are for generators that say where a token belongs."""
         if generator.any_order:
             return RARSettings()
+        # Random orders need a generator that is told which position comes next.
         return RARSettings(randomness_anneal_start=0, randomness_anneal_end=0)
 
     def token_loss(self, batch: Batch, context: StepContext) -> tuple[torch.Tensor, Scalars]:
-        """Cross-entropy of every token given its predecessors in the sample's order."""
         settings, tokens, random = self.settings, self.tokens_of(batch), context.random
         ratio = randomness(context.step, settings.randomness_anneal_start, settings.randomness_anneal_end)
-        chance = random.uniform("order", 2)
+        chance = random.uniform("order", 2)  # [B, 2]: whether to permute, whether to drop the label
         orders = None
         if ratio > 0:
             noise = random.uniform("permutation", tokens.shape[1])
@@ -212,8 +182,7 @@ class RARTask(TokenPredictionTask):
     def held_out_loss(
         self, model: nn.Module, tokens: torch.Tensor, labels: torch.Tensor, random: ExampleRandom
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """In raster order."""
-        return next_token_loss(model, model(tokens, labels), tokens)
+        return next_token_loss(model, model(tokens, labels), tokens)  # in raster order
 
 
 class MaskGITTask(TokenPredictionTask):
@@ -221,7 +190,6 @@ class MaskGITTask(TokenPredictionTask):
 
     @staticmethod
     def default_settings(generator: Generator) -> MaskGITSettings:
-        """The same for all masked generators."""
         return MaskGITSettings()
 
     def _hide(
@@ -233,25 +201,17 @@ class MaskGITTask(TokenPredictionTask):
         return torch.where(mask, mask_token, tokens), mask
 
     def token_loss(self, batch: Batch, context: StepContext) -> tuple[torch.Tensor, Scalars]:
-        """Smoothed cross-entropy, mostly of the hidden tokens."""
         tokens = self.tokens_of(batch)
         labels = self.labels_of(batch, context, context.random.uniform("label"))
         hidden, mask = self._hide(tokens, context.raw["model"].mask_token, context.random)
         logits = context.modules["model"](hidden, labels)
-        settings = self.settings
-        loss, accuracy = masked_token_loss(
-            logits,
-            tokens,
-            mask,
-            settings.label_smoothing,
-            settings.unmasked_weight,
-            distributed.all_reduce_mean,
-        )
+        weights = (self.settings.label_smoothing, self.settings.unmasked_weight)
+        loss, accuracy = masked_token_loss(logits, tokens, mask, *weights, distributed.all_reduce_mean)
         return loss, {"total_loss": loss, "accuracy": accuracy}
 
     def held_out_loss(
         self, model: nn.Module, tokens: torch.Tensor, labels: torch.Tensor, random: ExampleRandom
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cross-entropy of the hidden tokens alone, without smoothing; the same ones at every evaluation."""
         hidden, mask = self._hide(tokens, model.mask_token, random)
+        # Hidden tokens alone, without smoothing: nats that runs of other settings can be compared by.
         return masked_token_loss(model(hidden, labels), tokens, mask, 0.0, 0.0)

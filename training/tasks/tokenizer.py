@@ -4,6 +4,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from operator import attrgetter
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -26,7 +27,13 @@ from training.task import Batch, Picture, Scalars, StepContext, Task
 from training.tasks.tokenizer_loss import TokenizerLossSettings
 
 PREVIEW_IMAGES = 64
-PREVIEW_SIDE = 96  # pixels; smaller images are enlarged towards this size for people
+PREVIEW_SIDE = 96  # pixels; smaller images are enlarged towards this size
+
+SOFT_START = ("losses.quantize_start", "losses.quantize_end")
+COPIED = "the pixel decoder starts from the teacher's; expected one like maskgit-vqgan"
+FROZEN = "encoder and codes of this tokenizer are frozen; expected the finished tokenizer"
+Text = dict[str, torch.Tensor]  # {"text": [B, text_length, text_width]}, or empty
+NO_ENTROPY = "the quantizer has no entropy term; expected its entropy_weight above 0 (lfq, bsq, ibq, vq)"
 
 
 @dataclass(kw_only=True)
@@ -51,87 +58,65 @@ class LearningSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerSetup:
-    """What every task that trains a tokenizer gets.
-
-    Attributes:
-        tokenizer: what is trained.
-        validation: held-out images.
-        losses: weights of the terms, and the soft start of the codebook.
-        optimizer: settings of the tokenizer's optimizer.
-        batch_size, num_workers: of the evaluation.
-        evaluator: measures reconstructions of held-out images; None measures by the default settings.
-        class_names: of the training images.
-    """
+    """What every task that trains a tokenizer gets."""
 
     tokenizer: Tokenizer
-    validation: Source
+    validation: Source  # held-out images
     losses: TokenizerLossSettings = field(default_factory=TokenizerLossSettings)
-    optimizer: OptimizerSettings
-    batch_size: int
+    optimizer: OptimizerSettings  # of the tokenizer
+    batch_size: int  # of evaluation and previews
     num_workers: int = 0
-    evaluator: ReconstructionEvaluator | None = None
-    class_names: Sequence[str] = ()
+    evaluator: ReconstructionEvaluator | None = None  # None measures by the default settings
+    class_names: Sequence[str] = ()  # of the training images
 
 
 class TokenizerTask(Task):
-    """Base of the tasks that train a tokenizer; `TOKENIZER_TASKS` holds one for every way to learn.
+    """Base of the tasks that train a tokenizer; `TOKENIZER_TASKS` holds one for every way to learn."""
 
-    Attributes:
-        text: encodes captions for a tokenizer that needs them; images without captions get one of their class.
-    """
-
-    text: TextEncoder | None = None
+    needs: ClassVar[Mapping[str, str]] = {}  # keys of the run that must be given, with what is expected
+    unused: ClassVar[Mapping[str, str]] = {}  # keys of the run that must keep their defaults, with the reason
+    text: TextEncoder | None = None  # encodes captions for a tokenizer that needs them
 
     def __init__(self, setup: TokenizerSetup) -> None:
         self.validation, self.class_names = setup.validation, setup.class_names
         self.batch_size, self.num_workers = setup.batch_size, setup.num_workers
         self.evaluator, self.settings = setup.evaluator, setup.losses
-        self.modules: dict[str, nn.Module] = {"model": setup.tokenizer}
+        self.modules = {"model": setup.tokenizer}
         self.optimizers = {"model": setup.optimizer}
         self.health = CodebookHealth(setup.tokenizer.codebook_size) if setup.tokenizer.is_discrete else None
-        self.state: dict[str, nn.Module] = {"codebook_health": self.health} if self.health else {}
+        self.state = {"codebook_health": self.health} if self.health else {}
 
     @classmethod
     @abstractmethod
     def from_run(cls, run: LearningSettings, setup: TokenizerSetup, device: torch.device) -> "TokenizerTask":
-        """The task with the frozen models that the run names, loaded to `device`.
+        """The task with the frozen models that the run names, on `device`.
 
         Raises:
-            OSError, ValueError: one of them cannot be had, or does not fit.
+            OSError, ValueError: a model cannot be loaded, or does not fit.
         """
-
-    @classmethod
-    def needs(cls, tokenizer: Tokenizer) -> dict[str, str]:
-        """Keys of the run that must be given, with what is expected."""
-        why = "encoder and codes of this tokenizer are frozen; expected the finished tokenizer"
-        return {"initialize": why} if tokenizer.frozen_encoder else {}
-
-    @classmethod
-    def unused(cls, tokenizer: Tokenizer) -> dict[str, str]:
-        """Keys of the run that must keep their defaults, with the reason."""
-        found = {}
-        if not tokenizer.needs_text:
-            found["text_encoder"] = "this tokenizer takes no text"
-        soft_start = ["losses.quantize_start", "losses.quantize_end"]
-        if tokenizer.frozen_encoder:
-            found |= dict.fromkeys(soft_start, "codes of this tokenizer are frozen")
-        elif not tokenizer.is_discrete:
-            found |= dict.fromkeys(soft_start, "this tokenizer has no codes")
-        if not tokenizer.quantize.entropy_weight:
-            found["losses.entropy_boost"] = (
-                "the quantizer has no entropy term; expected tokenizer.quantizer.entropy_weight above 0 (lfq, bsq,"
-                " ibq, vq)"
-            )
-        return found
 
     @classmethod
     def check(cls, run: LearningSettings, tokenizer: Tokenizer) -> None:
         """Raise ConfigError if the run lacks what the tokenizer needs, or gives what it does not use."""
-        for key, expected in cls.needs(tokenizer).items():
+        needs, unused = dict(cls.needs), {}
+        if tokenizer.frozen_encoder:
+            needs["initialize"] = FROZEN
+        if tokenizer.copies_teacher:
+            needs.setdefault("teacher", COPIED)
+        if "teacher" not in needs:
+            unused["teacher"] = "this tokenizer learns from images only"
+        if not tokenizer.needs_text:
+            unused["text_encoder"] = "this tokenizer takes no text"
+        if tokenizer.frozen_encoder or not tokenizer.is_discrete:
+            why = "codes of this tokenizer are frozen" if tokenizer.frozen_encoder else "it has no codes"
+            unused |= dict.fromkeys(SOFT_START, why)
+        if not tokenizer.quantize.entropy_weight:
+            unused["losses.entropy_boost"] = NO_ENTROPY
+        for key, expected in needs.items():
             if getattr(run, key) is None:
                 raise ConfigError(f"{key} is missing; {expected}")
         defaults = LearningSettings()
-        for key, why in cls.unused(tokenizer).items():
+        for key, why in (unused | cls.unused).items():
             value = attrgetter(key)(run)
             if value != attrgetter(key)(defaults):
                 raise ConfigError(f"{key}={value!r} is not used: {why}")
@@ -141,7 +126,7 @@ class TokenizerTask(Task):
         """Start from the weights of other models as the run says.
 
         Raises:
-            OSError, ValueError: one of them cannot be had, or does not fit.
+            OSError, ValueError: a model cannot be loaded, or does not fit.
         """
         if run.initialize is None:
             return
@@ -152,56 +137,47 @@ class TokenizerTask(Task):
             raise ConfigError(f"initialize={run.initialize}: {error}") from error
 
     def forward(self, batch: Batch, context: StepContext) -> TokenizerOutput:
-        """What the tokenizer makes of a training batch, with random numbers that belong to its examples.
-
-        In the first step a codebook that starts at latents does so before.
-        """
+        """The tokenizer's output for a training batch, with random numbers that belong to its examples."""
         model, tokenizer = context.modules["model"], context.raw["model"]
         options = self.text_of(batch, self.class_names)
         if not tokenizer.is_discrete:
             shape = (tokenizer.quantize.code_dim, 1, tokenizer.num_tokens)
+            # Drawn here, not in the model: the same numbers on any number of processes, and after a resume.
             options["noise"] = context.random.normal("bottleneck", *shape).to(context.device)
         share = self.settings.quantized_share(context.step)
         if share < 1:
             options["bypass"] = (context.random.uniform("bypass") >= share).to(context.device)
-        if context.step == 0 and not tokenizer.codebook_started:
+        if context.step == 0 and not tokenizer.codebook_started:  # codes that start at latents: one pass more
             with torch.no_grad():
                 tokenizer.start_codebook(model(batch["images"], **options))
         return model(batch["images"], **options)
 
     @abstractmethod
-    def reconstruct(
-        self, model: nn.Module, tokens: torch.Tensor, text: dict[str, torch.Tensor]
-    ) -> torch.Tensor:
-        """Images [B, 3, H, W] of tokens; `text` as from `text_of`."""
+    def reconstruct(self, model: Tokenizer, tokens: torch.Tensor, text: Text) -> torch.Tensor:
+        """Images [B, 3, H, W] of tokens."""
 
-    def text_of(self, batch: Batch, class_names: Sequence[str]) -> dict[str, torch.Tensor]:
+    def text_of(self, batch: Batch, class_names: Sequence[str]) -> Text:
         """Keyword argument with the text embeddings of a batch, for tokenizers that need them; else empty."""
         if self.text is None:
             return {}
         captions = batch.get("captions")
-        if captions is None:
+        if captions is None:  # images without captions get one of their class
             captions = class_captions([class_names[label] for label in batch["labels"].tolist()])
         return {"text": self.text.encode(captions)}
 
     def move_codebook(self, output: TokenizerOutput, context: StepContext) -> Scalars:
-        """Move the codes by what was just computed with them, before the backward pass of the same forward.
-
-        Returns:
-            Health of the codebook; nothing for a continuous tokenizer.
-        """
+        """Move the codes after a forward pass and before its backward pass; returns the codebook's health to log."""
         update = context.raw["model"].update_codebook(output)
         if self.health is None:
             return {}
         return self.health.update(output.tokens, update.revived if update else None)
 
     def warnings(self, step: int, scalars: Mapping[str, float]) -> list[str]:
-        """A collapse of the codebook."""
         found = self.health.warning(step, scalars) if self.health else None
         return [found] if found else []
 
     def evaluate(self, model: nn.Module, device: torch.device) -> dict[str, float]:
-        """The settings' metrics and codebook usage over all held-out images, each process its share."""
+        """Metrics of the settings and codebook usage over all held-out images, each process its share."""
         maker = self.evaluator or ReconstructionEvaluator(TokenizerEvaluation(), device)
         evaluator = maker.start()
         usage = CodebookUsage(model.codebook_size) if model.is_discrete else None
@@ -226,11 +202,9 @@ class TokenizerTask(Task):
             yield {**batch, "images": to_float(batch["images"].to(device))}
 
     def preview(self, model: nn.Module, device: torch.device) -> list[Picture]:
-        """Held-out images above their reconstructions, evenly chosen over the validation set."""
-        count = min(PREVIEW_IMAGES, len(self.validation))
-        indices = [i * len(self.validation) // count for i in range(count)]
-        batch = EvalStream(self.validation).__getitems__(indices)
-        images = to_float(batch["images"].to(device))
+        """Held-out images above their reconstructions."""
+        batch = self._preview_batch(device)
+        images = batch["images"]
         text = self.text_of(batch, self.validation.class_names)
         parts = []
         for start in range(0, len(images), self.batch_size):
@@ -239,20 +213,26 @@ class TokenizerTask(Task):
             parts.append(self.reconstruct(model, tokens, {k: v[part] for k, v in text.items()}))
         return [Picture(name="reconstructions", image=side_by_side(images, torch.cat(parts)))]
 
+    def _preview_batch(self, device: torch.device) -> Batch:
+        count = min(PREVIEW_IMAGES, len(self.validation))
+        # Evenly over the set: files are often sorted by class.
+        indices = [i * len(self.validation) // count for i in range(count)]
+        batch = EvalStream(self.validation).__getitems__(indices)
+        return {**batch, "images": to_float(batch["images"].to(device))}
 
-def pixel_options(why: str) -> dict[str, str]:
-    """Keys that tasks without pixels do not use, for `TokenizerTask.unused`; `why` is the reason."""
+
+def pixel_options(why: str, *others: str) -> dict[str, str]:
+    """`TokenizerTask.unused` of tasks without pixels: all that belongs to them, and `others`, with the reason `why`."""
     read = {"quantizer_weight", "quantize_start", "quantize_end"}
     losses = [f"losses.{f.name}" for f in fields(TokenizerLossSettings) if f.name not in read]
-    return dict.fromkeys(["discriminator", "discriminator_learning_rate", *losses], why)
+    return dict.fromkeys(["discriminator", "discriminator_learning_rate", *losses, *others], why)
 
 
 def find_text_encoder(weights: str | None, tokenizer: Tokenizer, device: torch.device) -> TextEncoder | None:
     """The encoder of captions, None for a tokenizer that takes no text.
 
     Raises:
-        ConfigError: its embeddings are not what the tokenizer's decoder reads.
-        OSError, ValueError: it cannot be had.
+        OSError, ValueError: it cannot be loaded, or its embeddings do not fit the tokenizer's decoder.
     """
     if not tokenizer.needs_text:
         return None
@@ -266,13 +246,13 @@ def find_text_encoder(weights: str | None, tokenizer: Tokenizer, device: torch.d
 
 
 def side_by_side(images: torch.Tensor, reconstructions: torch.Tensor, columns: int = 8) -> torch.Tensor:
-    """Rows of originals, each above the row of its reconstructions: both [B, 3, H, W] -> [3, h, w]."""
+    """Rows of images [B, 3, H, W], each above the row of their reconstructions, as one picture [3, h, w]."""
     factor = max(1, PREVIEW_SIDE // images.shape[-1])
     images, reconstructions = images.clamp(0, 1).cpu(), reconstructions.clamp(0, 1).cpu()
     rows = []
     for start in range(0, len(images), columns):
         for part in (images, reconstructions):
             row = part[start : start + columns]
-            missing = row.new_ones(columns - len(row), *row.shape[1:])
+            missing = row.new_ones(columns - len(row), *row.shape[1:])  # white, to fill the last row
             rows.append(torch.cat([row, missing]))
     return grid(enlarge(torch.cat(rows), factor), columns)

@@ -94,14 +94,7 @@ class TokenizerLossSettings:
 
 
 class TokenizerLoss(nn.Module):
-    """Pixel, perceptual, bottleneck and adversarial terms; always computed in float32.
-
-    Buffers of the LeCam regularizer are its only changing state.
-
-    Args:
-        settings: weights.
-        perceptual: frozen network comparison, required if `perceptual_weight` > 0.
-    """
+    """Pixel, perceptual, bottleneck and adversarial terms, in float32; only the LeCam averages are state."""
 
     def __init__(self, settings: TokenizerLossSettings, perceptual: PerceptualLoss | None = None):
         super().__init__()
@@ -116,14 +109,13 @@ class TokenizerLoss(nn.Module):
         )
 
     def factor(self, step: int) -> float:
-        """Adversarial factor F(step): 0 before `discriminator_start`."""
+        """Adversarial factor, 0 before `discriminator_start`."""
         return self.settings.discriminator_factor if step >= self.settings.discriminator_start else 0.0
 
     def entropy_addition(self, bottleneck: dict[str, torch.Tensor], step: int) -> torch.Tensor | float:
-        """What is added to the bottleneck's loss while the entropy term is boosted; a scalar.
+        """Scalar boost * max(0, 1 - step / steps) * entropy_loss, an option of Open-MAGVIT2 (arXiv:2409.04410).
 
-        boost * max(0, 1 - step / steps) * entropy_loss, where `entropy_loss` is the weighted term that
-        `quantizer_loss` holds once already (an option of Open-MAGVIT2's release, arXiv:2409.04410).
+        `entropy_loss` is the weighted term that `quantizer_loss` already contains once.
         """
         settings = self.settings
         share = max(0.0, 1.0 - step / settings.entropy_boost_steps)
@@ -140,28 +132,22 @@ class TokenizerLoss(nn.Module):
         step: int,
         last_layer: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor | float]]:
-        """Loss of the tokenizer.
+        """Loss of the tokenizer, and the weighted terms to log.
 
         Args:
-            images: [B, 3, H, W] in [0, 1].
-            reconstructions: the same shape, not clamped.
+            images: [B, 3, H, W] in [0, 1]; reconstructions are not clamped.
             bottleneck: `quantizer_loss` and its parts (VQ), or `kl_loss` (VAE), unweighted.
-            discriminator: the raw module; its parameters get no gradient.
-            step: updates already done.
+            discriminator: the unwrapped module; its parameters get no gradient.
             last_layer: weight of the decoder's last layer, needed with `adaptive_weight`.
-
-        Returns:
-            Total loss, and the weighted terms to log.
         """
         settings = self.settings
         images, reconstructions = images.float(), reconstructions.float()
-        pixel = settings.reconstruction_weight * RECONSTRUCTION_LOSSES[settings.reconstruction_loss](
-            images, reconstructions
-        )
+        compare = RECONSTRUCTION_LOSSES[settings.reconstruction_loss]
+        pixel = settings.reconstruction_weight * compare(images, reconstructions)
         total, scalars = pixel, {"reconstruction_loss": pixel}
         if "kl_loss" in bottleneck:
             scalars["kl_loss"] = settings.kl_weight * bottleneck["kl_loss"]
-            scalars["reconstruction_loss"] = pixel / self.variance
+            scalars["reconstruction_loss"] = pixel / self.variance  # / exp(logvar_init)
             total = scalars["reconstruction_loss"] + scalars["kl_loss"]
         if "quantizer_loss" in bottleneck:
             codes = bottleneck["quantizer_loss"] + self.entropy_addition(bottleneck, step)
@@ -174,7 +160,7 @@ class TokenizerLoss(nn.Module):
             total = total + scalars["perceptual_loss"]
         factor = self.factor(step)
         if discriminator is not None and factor > 0 and settings.discriminator_weight > 0:
-            discriminator.requires_grad_(False)
+            discriminator.requires_grad_(False)  # gradients reach the images alone
             gan = GENERATOR_LOSSES[settings.gan_loss](discriminator(reconstructions))
             discriminator.requires_grad_(True)
             weight = settings.discriminator_weight * factor
@@ -189,13 +175,11 @@ class TokenizerLoss(nn.Module):
     def discriminator(
         self, images: torch.Tensor, reconstructions: torch.Tensor, discriminator: nn.Module, step: int
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor | float]]:
-        """Loss of the discriminator on images and detached reconstructions; updates the LeCam averages.
-
-        Both go through it in one call, so that batch normalisation gives them common statistics, which move once.
-        (As released, LlamaGen, Open-MAGVIT2 and IBQ make two calls, with statistics of their own.)
-        """
+        """Loss of the discriminator on images and detached reconstructions; updates the LeCam averages."""
+        # One call: batch normalisation gives both common statistics, which move once. As released, LlamaGen,
+        # Open-MAGVIT2 and IBQ make two calls, with statistics of their own.
         both = torch.cat([images.float(), reconstructions.detach().float()])
-        real, fake = discriminator(both).chunk(2)  # one forward, as data-parallel wrappers require
+        real, fake = discriminator(both).chunk(2)  # DDP, too, takes one forward per backward
         loss = self.factor(step) * DISCRIMINATOR_LOSSES[self.settings.gan_loss](real, fake)
         real_mean, fake_mean = global_mean(real), global_mean(fake)
         scalars = {"logits_real": real_mean.detach(), "logits_fake": fake_mean.detach()}
@@ -207,9 +191,6 @@ class TokenizerLoss(nn.Module):
 
 
 def global_mean(values: torch.Tensor) -> torch.Tensor:
-    """Mean over all processes with the gradient of the local mean.
-
-    Gradients are averaged over processes afterwards, so a function of this mean gets its exact gradient.
-    """
+    """Mean over all processes with the gradient of the local mean; DDP averages gradients afterwards: exact."""
     local = values.mean()
     return local + (all_reduce_mean(local) - local).detach()

@@ -11,6 +11,7 @@ from modeling.generators.uvit import UViTBlock
 from modeling.layers.llama import LlamaBlock, ModulatedLlamaBlock
 from modeling.layers.trainable import Block, Trainable, blocks
 from modeling.layers.transformer import TransformerBlock
+from modeling.losses import DISCRIMINATORS
 from modeling.tokenizers import TOKENIZERS
 from modeling.tokenizers.vqkd import ViTBlock
 
@@ -35,6 +36,6 @@ def test_every_matrix_is_listed_and_stacked_names_exist(kind):
     assert blocks(block) == [block]
 
 
-@pytest.mark.parametrize("kind", [*TOKENIZERS.values(), *GENERATORS.values()])
+@pytest.mark.parametrize("kind", [*TOKENIZERS.values(), *GENERATORS.values(), *DISCRIMINATORS.values()])
 def test_models_can_say_what_decays(kind):
     assert issubclass(kind, Trainable)
