@@ -24,8 +24,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from evaluator.inception import FastInception, InceptionV3
-from evaluator.inception_fast import full_precision
+from evaluator.inception_fast import FastInception, full_precision
+from evaluator.inception_network import InceptionV3
 
 Features = Callable[[torch.Tensor], torch.Tensor]
 NAMES = {

@@ -16,41 +16,28 @@ from data.webdataset_shards import expand_shards
 
 @dataclass(frozen=True)
 class ImageFile:
-    """An image file, or one inside a tar shard.
+    """An image file, or one inside a tar shard."""
 
-    Attributes:
-        name: relative to what was listed, with "/" between folders; a shard counts as a folder without its ending.
-        path: the file or the shard.
-        offset, length: bytes of the image in the shard; None for a file.
-    """
-
-    name: str
-    path: Path
-    offset: int | None = None
+    name: str  # relative to what was listed, with "/"; a shard counts as a folder without its ending
+    path: Path  # the file or the shard
+    offset: int | None = None  # bytes of the image in the shard; None for a file
     length: int | None = None
 
     def image(self) -> Image.Image:
-        """RGB; transparency is composited on white.
-
-        Raises:
-            CorruptSample: it cannot be read.
-        """
+        """RGB; transparency is composited on white. Raises CorruptSample if it cannot be read."""
         return decode_image(self._content(), self.name)
 
     def size(self) -> tuple[int, int]:
-        """(width, height) from the head of the file.
-
-        Raises:
-            CorruptSample: it cannot be read.
-        """
+        """(width, height) from the head of the file. Raises CorruptSample if it cannot be read."""
         try:
+            # Pillow reads the head of a file only.
             with Image.open(io.BytesIO(self._content()) if self.offset is not None else self.path) as image:
                 return image.size
         except (OSError, EOFError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise CorruptSample(self.name, str(error)) from error
 
     def caption(self) -> str | None:
-        """Text of the `.txt` file beside an image file, without the space around it; None without one."""
+        """Stripped text of the `.txt` file beside an image file; None without one."""
         text = self.path.with_suffix(".txt")
         return text.read_text("utf-8").strip() if self.offset is None and text.is_file() else None
 
@@ -98,6 +85,6 @@ def _below(folder: Path) -> list[str]:
 
 
 def _in_shard(shard: Path) -> list[ImageFile]:
-    index = open_index(shard, keep=False)
+    index = open_index(shard, keep=False)  # a program that only looks leaves nothing behind
     places = zip(index.names, index.offsets.tolist(), index.sizes.tolist(), strict=True)
     return [ImageFile(f"{shard.stem}/{os.fsdecode(name)}", shard, *place) for name, *place in places]

@@ -16,10 +16,7 @@ from data.transforms import ImageTransform, Resize, decode_image
 class ImageFolder(Source):
     """Images below ``path/<class>/``, at any depth; classes are the sorted names of the subfolders.
 
-    Args:
-        path: folder that holds the class folders.
-        image_size: side of the images delivered, uint8 [3, image_size, image_size].
-        resize_shorter_edge, resize, random_crop, random_flip, random_area: see ``ImageTransform``.
+    All options but ``path`` are those of ``ImageTransform``.
 
     Raises:
         FileNotFoundError: ``path`` does not exist.
@@ -54,9 +51,8 @@ class ImageFolder(Source):
         for name in self.class_names:
             found = _image_files(self.path / name, name)
             if not found:
-                raise ValueError(
-                    f"class folder {self.path / name} holds no image ({', '.join(IMAGE_SUFFIXES)})"
-                )
+                endings = ", ".join(IMAGE_SUFFIXES)
+                raise ValueError(f"class folder {self.path / name} holds no image ({endings})")
             files += found
             counts.append(len(found))
         # Bytes in one block: a list of a million strings would be copied into every worker as it is read.
@@ -64,7 +60,6 @@ class ImageFolder(Source):
         self.labels = np.repeat(np.arange(len(counts), dtype=np.int64), counts)
 
     def load(self, index: int, rng: np.random.Generator) -> tuple[torch.Tensor, int]:
-        """Return (uint8 [3, H, W], label)."""
         file = self.path / os.fsdecode(self._files[index])
         return self.transform(decode_image(file, str(file)), rng), int(self.labels[index])
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch.utils.data import DataLoader
@@ -54,18 +54,12 @@ def train_loader(
 ) -> DataLoader:
     """Endless loader of this process's micro-batches; ``accumulation`` of them make one step.
 
-    Each batch is a dict of "images" uint8 [B, 3, H, W] or "tokens" int64 [B, N], "labels" int64 [B],
-    "positions" int64 [B], "captions" list[str] if the source has them, and "skipped", the names of corrupt examples met
-    while making it. ``iter()`` always
-    begins at ``start_step``. The content depends on the seed and the step alone.
+    Each batch is a dict of "images" uint8 [B, 3, H, W] or "tokens" int64 [B, N], "labels" int64 [B], "positions"
+    int64 [B], "captions" list[str] if the source has them, and "skipped", the names of corrupt examples met while
+    making it. ``iter()`` always begins at ``start_step``. The content depends on the seed and the step alone.
     """
-    positions = MicroBatchPositions(
-        batch_size=batch_size,
-        accumulation=accumulation,
-        num_processes=num_processes,
-        process_index=process_index,
-        start_step=start_step,
-    )
+    place = {"num_processes": num_processes, "process_index": process_index, "start_step": start_step}
+    positions = MicroBatchPositions(batch_size=batch_size, accumulation=accumulation, **place)
     return _loader(TrainStream(source, seed=seed), positions, num_workers, pin_memory)
 
 
@@ -94,18 +88,15 @@ def eval_loader(
 
 
 def _loader(
-    stream: TrainStream | EvalStream,
-    batches: MicroBatchPositions | list[list[int]],
-    num_workers: int,
-    pin_memory: bool,
+    stream: TrainStream | EvalStream, batches: Iterable[list[int]], num_workers: int, pin_memory: bool
 ) -> DataLoader:
     if num_workers < 0:
         raise ValueError(f"num_workers={num_workers} must not be negative")
     return DataLoader(
         stream,
-        batch_sampler=batches,
+        batch_sampler=batches,  # positions, not indices
         num_workers=num_workers,
-        collate_fn=_already_a_batch,
+        collate_fn=_already_a_batch,  # streams deliver whole batches (`__getitems__`)
         pin_memory=pin_memory,
         worker_init_fn=_start_worker,
         # Making an iterator draws a base seed: from a generator of its own, else the model's random numbers

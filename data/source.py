@@ -13,9 +13,7 @@ from torch import Tensor
 class CorruptSample(Exception):
     """One example cannot be read. Loaders skip it by name and go on; a broken data set is a ValueError instead.
 
-    Args:
-        name: file path, or shard path and member name.
-        reason: what went wrong with it.
+    ``name`` is the file path, or shard path and member name.
     """
 
     def __init__(self, name: str, reason: str) -> None:
@@ -28,21 +26,13 @@ class CorruptSample(Exception):
 
 
 class Source(ABC):
-    """Map-style source: example ``index`` is the same in every process, whatever was read before.
+    """Map-style source: example ``index`` is the same in every process, whatever was read before."""
 
-    Attributes:
-        class_names: one name per class; labels are positions in this list.
-        labels: int64 [n], label of every example.
-        item_key: ``"images"`` (uint8 [3, H, W], values 0..255) or ``"tokens"`` (int64 [N]).
-        item_shape: shape of one item.
-        has_captions: whether ``captions`` can be asked; batches then hold them.
-    """
-
-    class_names: list[str]
-    labels: np.ndarray
-    item_key: str
+    class_names: list[str]  # labels are positions in it
+    labels: np.ndarray  # int64 [n]
+    item_key: str  # "images" (uint8 [3, H, W]) or "tokens" (int64 [N])
     item_shape: tuple[int, ...]
-    has_captions: bool = False
+    has_captions: bool = False  # batches then hold them
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -60,11 +50,7 @@ class Source(ABC):
         return torch.stack([self.load(index, rng)[0] for index, rng in zip(indices, rngs, strict=True)])
 
     def captions(self, indices: Sequence[int]) -> list[str]:
-        """Texts of examples that ``load`` can read; only where ``has_captions`` is true.
-
-        Raises:
-            ValueError: this source has no captions.
-        """
+        """Texts of examples that ``load`` can read; ValueError unless ``has_captions`` is true."""
         raise ValueError(f"{type(self).__name__} has no captions")
 
     def class_counts(self) -> dict[str, int]:

@@ -18,33 +18,22 @@ from data.stream import Batch
 
 
 class Part(Source):
-    """Some examples of a source.
-
-    Args:
-        source: where they come from.
-        indices: int64 [n], which ones.
-    """
+    """The examples ``indices`` int64 [n] of a source."""
 
     def __init__(self, source: Source, indices: np.ndarray) -> None:
         self._source, self._indices = source, indices
-        self.class_names, self.item_key, self.item_shape = (
-            source.class_names,
-            source.item_key,
-            source.item_shape,
-        )
+        self.class_names, self.item_key = source.class_names, source.item_key
+        self.item_shape = source.item_shape
         self.labels = np.asarray(source.labels)[indices]
         self.has_captions = source.has_captions
 
     def load(self, index: int, rng: np.random.Generator) -> tuple[Tensor, int]:
-        """Return (item, label)."""
         return self._source.load(int(self._indices[index]), rng)
 
     def load_many(self, indices: Sequence[int], rngs: Sequence[np.random.Generator]) -> Tensor:
-        """Return items [B, *item_shape]."""
         return self._source.load_many([int(self._indices[i]) for i in indices], rngs)
 
     def captions(self, indices: Sequence[int]) -> list[str]:
-        """Texts of examples, where the source has them."""
         return self._source.captions([int(self._indices[i]) for i in indices])
 
 
@@ -58,11 +47,8 @@ def share_batches(
 ) -> Iterator[Batch]:
     """This process's share of a source (`data.loaders.eval_loader`), with a progress bar.
 
-    Args:
-        max_skipped: largest tolerated fraction of unreadable examples in the share.
-
     Raises:
-        ValueError: more than that cannot be read.
+        ValueError: more than the fraction `max_skipped` of the share cannot be read.
     """
     rank, processes = distributed.rank(), distributed.world_size()
     count = (rank + 1) * len(source) // processes - rank * len(source) // processes
@@ -94,10 +80,8 @@ def still_source(
     """The data set of a section, or of a tokenizer's own run, with every random transform off.
 
     Args:
-        section: name and options of a data set; None takes the run's `data.<split>` section.
-        split: "train" or "validation" of the run's data.
-        config: configuration of the tokenizer's run.
-        **fixed: options in place of what the section says, where the data set has them; `image_size` at least.
+        section: name and options of a data set; None takes `data.<split>` of `config`, the tokenizer's run.
+        **fixed: options in place of what the section says, if the data set has them; `image_size` at least.
 
     Raises:
         ConfigError: the section is wrong.

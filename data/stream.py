@@ -19,7 +19,7 @@ Batch = dict[str, "torch.Tensor | list[str]"]
 
 # The last word of Philox's 256-bit counter tells the uses of one key apart.
 _SHUFFLE, _TRANSFORM, _EVALUATION = 1, 2, 3
-_MOST_IN_A_ROW = 100
+_MOST_IN_A_ROW = 100  # unreadable examples: more of them are a broken data set
 
 
 def philox(seed: int, number: int, purpose: int) -> np.random.Generator:
@@ -33,10 +33,6 @@ class TrainStream:
     """Endless shuffled examples of a source by position; every epoch shows each example once.
 
     A corrupt example is replaced by the one that follows it in the source and named in the batch.
-
-    Args:
-        source: where examples come from.
-        seed: >= 0; fixes the order and every transform.
     """
 
     def __init__(self, source: Source, *, seed: int) -> None:
@@ -54,14 +50,13 @@ class TrainStream:
         if epoch not in self._permutations:
             # A batch may straddle two epochs, so the one before is kept too; older ones are not needed again.
             self._permutations = {e: p for e, p in self._permutations.items() if e == epoch - 1}
-            dtype = np.uint32 if len(self.source) < 2**32 else np.uint64
+            dtype = np.uint32 if len(self.source) < 2**32 else np.uint64  # half the memory in every worker
             order = np.arange(len(self.source), dtype=dtype)
             philox(self.seed, epoch, _SHUFFLE).shuffle(order)
             self._permutations[epoch] = order
         return int(self._permutations[epoch][offset])
 
     def __getitems__(self, positions: Sequence[int]) -> Batch:
-        """Batch of the given positions: item key, labels, positions int64 [B], skipped names, captions if any."""
         indices = [self.example(position) for position in positions]
         skipped: list[str] = []
         try:
@@ -94,7 +89,6 @@ class EvalStream:
         self.source = source
 
     def __getitems__(self, positions: Sequence[int]) -> Batch:
-        """Batch of the given indices, smaller than asked (possibly empty) if some cannot be read."""
         skipped: list[str] = []
         kept = list(positions)
         try:
@@ -108,20 +102,18 @@ class EvalStream:
                 except CorruptSample as error:
                     skipped.append(str(error))
             dtype = torch.uint8 if self.source.item_key == "images" else torch.int64
-            items = (
-                torch.stack(readable) if readable else torch.empty((0, *self.source.item_shape), dtype=dtype)
-            )
+            empty = torch.empty((0, *self.source.item_shape), dtype=dtype)
+            items = torch.stack(readable) if readable else empty
         return _batch(self.source, items, kept, kept, skipped)
 
 
 def _batch(
     source: Source, items: torch.Tensor, indices: Sequence[int], positions: Sequence[int], skipped: list[str]
 ) -> Batch:
+    labels = source.labels[np.asarray(indices, dtype=np.int64)]
     batch: Batch = {
         source.item_key: items,
-        "labels": torch.from_numpy(
-            np.asarray(source.labels[np.asarray(indices, dtype=np.int64)], dtype=np.int64)
-        ),
+        "labels": torch.from_numpy(np.asarray(labels, dtype=np.int64)),
         "positions": torch.tensor(positions, dtype=torch.int64),
         "skipped": skipped,
     }

@@ -22,7 +22,7 @@ from storage.files import atomic_file, user_cache_folder
 
 _LOG = logging.getLogger(__name__)
 _BLOCK = 512
-_VERSION = 2
+_VERSION = 2  # of the kept index; another one is made anew
 LABEL_KEYS = ("label", "cls", "class_id", "class")
 NO_LABEL = -1
 NO_CAPTION = -1
@@ -30,25 +30,16 @@ NO_CAPTION = -1
 
 @dataclass(frozen=True)
 class ShardIndex:
-    """Samples of one shard in the order of the archive.
+    """Samples of one shard in the order of the archive."""
 
-    Attributes:
-        names: bytes [n], name of the image member.
-        offsets: int64 [n], first byte of its content in the shard.
-        sizes: int64 [n], length of its content.
-        labels: int64 [n], NO_LABEL where the label is missing or unreadable.
-        caption_offsets: int64 [n], first byte of the caption in the shard, NO_CAPTION where there is none.
-        caption_sizes: int32 [n], length of the caption in bytes.
-        heights, widths: int32 [n], pixels of the image before it was put into the shard (``original_height`` and
-            ``original_width`` of the ``.json`` member), 0 where they are not told.
-    """
-
-    names: np.ndarray
-    offsets: np.ndarray
-    sizes: np.ndarray
-    labels: np.ndarray
-    caption_offsets: np.ndarray
-    caption_sizes: np.ndarray
+    names: np.ndarray  # bytes [n], names of the image members
+    offsets: np.ndarray  # int64 [n], first byte of the image in the shard
+    sizes: np.ndarray  # int64 [n], its bytes
+    labels: np.ndarray  # int64 [n], NO_LABEL if the label is missing or unreadable
+    caption_offsets: np.ndarray  # int64 [n], first byte of the caption in the shard, or NO_CAPTION
+    caption_sizes: np.ndarray  # int32 [n], its bytes
+    # int32 [n], pixels before the image was put into the shard (``original_height`` and ``original_width`` of the
+    # ``.json`` member), 0 if unknown.
     heights: np.ndarray
     widths: np.ndarray
 
@@ -63,7 +54,7 @@ def open_index(shard: Path, *, label_key: str | None = None, keep: bool = True) 
     Args:
         shard: an uncompressed tar file.
         label_key: key of the label in ``.json`` members; the first of LABEL_KEYS that is there if None.
-        keep: write the index for the next run; only where nothing can be written is this silently given up.
+        keep: write the index for the next run, if it can be written.
 
     Raises:
         FileNotFoundError: the shard does not exist.
@@ -72,7 +63,7 @@ def open_index(shard: Path, *, label_key: str | None = None, keep: bool = True) 
     if not shard.is_file():
         raise FileNotFoundError(f"shard {shard} does not exist")
     status = shard.stat()
-    stamp = json.dumps([_VERSION, status.st_size, status.st_mtime_ns, label_key])
+    stamp = json.dumps([_VERSION, status.st_size, status.st_mtime_ns, label_key])  # of this state
     elsewhere = hashlib.sha256(str(shard.resolve()).encode()).hexdigest()[:24]
     places = [shard.with_name(f"{shard.name}.index"), user_cache_folder() / "shards" / f"{elsewhere}.index"]
     for place in places:
@@ -157,9 +148,9 @@ def members(handle: int, shard: Path) -> Iterator[tuple[str, int, int]]:
             raise ValueError(
                 f"shard {shard} is cut short after {end} bytes: a member reaches to byte {content + size}"
             )
-        if kind == b"L":
+        if kind == b"L":  # GNU: the name of the next member
             longer_name = _text(os.pread(handle, size, content))
-        elif kind == b"x":
+        elif kind == b"x":  # pax: what the header of the next member has no room for
             records = _pax(os.pread(handle, size, content))
             longer_name = records.get("path", longer_name)
             longer_size = int(records["size"]) if "size" in records else None
@@ -167,7 +158,7 @@ def members(handle: int, shard: Path) -> Iterator[tuple[str, int, int]]:
             if kind in (b"0", b"\0"):
                 yield longer_name or _header_name(header), content, size
             longer_name = longer_size = None
-        at = content + -(-size // _BLOCK) * _BLOCK
+        at = content + -(-size // _BLOCK) * _BLOCK  # padded to whole blocks
 
 
 def _checksum_fits(header: bytes) -> bool:
@@ -175,6 +166,7 @@ def _checksum_fits(header: bytes) -> bool:
         stored = _number(header[148:156])
     except ValueError:
         return False
+    # Of all bytes, with blanks in place of the checksum itself.
     return sum(header) - sum(header[148:156]) + 8 * ord(" ") == stored
 
 

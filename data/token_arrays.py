@@ -13,18 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-_ROWS = 512
+_ROWS = 512  # images read at a time
 
 
 class TokenArrays:
-    """Folder of array pairs.
-
-    Args:
-        root: has one folder whose name ends in ``_codes`` and one of the same name with ``_labels``.
-
-    Attributes:
-        folders: these two.
-        image_size: the number at the end of their name, None if there is none.
+    """Folder of array pairs: one folder whose name ends in ``_codes`` and one of the same name with ``_labels``.
 
     Raises:
         FileNotFoundError: no such folder.
@@ -44,14 +37,10 @@ class TokenArrays:
             raise ValueError(f"{self.root} holds {found[0].name}, but no {labels.name}")
         self.folders = (found[0], labels)
         size = re.search(r"(\d+)_codes$", found[0].name)
-        self.image_size = int(size[1]) if size else None
+        self.image_size = int(size[1]) if size else None  # the number at the end of the folder's name
 
     def count(self) -> int:
-        """Number of images.
-
-        Raises:
-            ValueError: there are none, or the folders have different numbers of arrays.
-        """
+        """Number of images; ValueError if there are none, or the folders have different numbers of arrays."""
         counts = [sum(entry.name.endswith(".npy") for entry in os.scandir(folder)) for folder in self.folders]
         if counts[0] != counts[1] or not counts[0]:
             names = [folder.name for folder in self.folders]
@@ -61,11 +50,7 @@ class TokenArrays:
         return counts[0]
 
     def shape(self) -> tuple[int, int]:
-        """Crops and tokens N of the first image; codes may be [1, crops, N] or [crops, N].
-
-        Raises:
-            ValueError: it cannot be read or has another shape.
-        """
+        """Crops and tokens N of the first image; codes may be [1, crops, N] or [crops, N], else ValueError."""
         path = self.folders[0] / "0.npy"
         shape = _load(path).shape
         if len(shape) not in (2, 3) or (len(shape) == 3 and shape[0] != 1) or 0 in shape:
@@ -75,10 +60,7 @@ class TokenArrays:
     def blocks(
         self, rows: Sequence[int], *, shape: tuple[int, int], codebook_size: int, num_classes: int
     ) -> Iterator[tuple[Sequence[int], np.ndarray, np.ndarray]]:
-        """Some of the images, several at a time.
-
-        Yields:
-            Rows [k], tokens [k, crops, N] and classes [k].
+        """Rows [k], tokens [k, crops, N] and classes [k] of some of the images, several at a time.
 
         Raises:
             ValueError: an array is missing or damaged, or has another shape than `shape` or values out of range.
@@ -98,9 +80,8 @@ def save_arrays(folders: Sequence[Path], number: int, tokens: np.ndarray, label:
 
 
 def _read(path: Path, shape: tuple[int, ...], limit: int) -> np.ndarray:
-    """An array of a shape, possibly with a dimension of size one before it, and values in 0..limit-1."""
     array = _load(path)
-    if array.shape not in (shape, (1, *shape)):
+    if array.shape not in (shape, (1, *shape)):  # with or without the leading one
         raise ValueError(f"{path} has shape {list(array.shape)}, expected {[1, *shape]}")
     if array.min() < 0 or array.max() >= limit:
         raise ValueError(f"{path} has values in {array.min()}..{array.max()}, expected 0..{limit - 1}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,31 +22,21 @@ from storage.files import atomic_file, atomic_folder
 from storage.rows import differences
 
 TEN_CROPS = 10
-_GROUPS_LOOKED_AT = 64
-_ROWS = 512
+_GROUPS_LOOKED_AT = 64  # of ten lines, to guess the crops
+_ROWS = 512  # images that are exported at a time
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImportOptions:
-    """What a file of another program does not say about its tokens.
+    """What a file of another program does not say about its tokens."""
 
-    Attributes:
-        codebook_size: tokens are in 0..codebook_size-1.
-        crops: versions of every image, lines that follow one another; None finds out (`guess_crops`).
-        num_classes: classes are in 0..num_classes-1; their names are the numbers.
-        tokenizer: name or folder of the tokenizer that made the tokens.
-        weight_hash: of its weights; empty means unknown.
-        image_size: side of the images it saw; None is that in the name of the folder, or 256.
-        num_images: saves counting the lines of a file.
-    """
-
-    codebook_size: int
-    crops: int | None = None
-    num_classes: int = 1000
-    tokenizer: str = "unknown"
-    weight_hash: str = ""
-    image_size: int | None = None
-    num_images: int | None = None
+    codebook_size: int  # tokens are in 0..codebook_size-1
+    crops: int | None = None  # versions of every image, lines that follow one another; None finds out
+    num_classes: int = 1000  # classes are in 0..num_classes-1; their names are the numbers
+    tokenizer: str = "unknown"  # name or folder of the tokenizer that made the tokens
+    weight_hash: str = ""  # of its weights; empty means unknown
+    image_size: int | None = None  # of the images it saw; None is that in the name of the folder, or 256
+    num_images: int | None = None  # saves counting the lines of a file
 
     def __post_init__(self) -> None:
         for key in ("codebook_size", "crops", "num_classes", "image_size", "num_images"):
@@ -53,7 +44,6 @@ class ImportOptions:
                 require_positive(key, getattr(self, key))
 
     def header(self, *, num_images: int, crops: int, num_tokens: int, source: str) -> TokenHeader:
-        """The header of the imported file."""
         return TokenHeader(
             num_images=num_images,
             crops=crops,
@@ -75,11 +65,10 @@ class ImportOptions:
 
 
 def import_jsonl(path: Path, output: Path, options: ImportOptions, *, overwrite: bool = False) -> TokenHeader:
-    """Turn lines of JSON into a token file; an interrupted import goes on where it stopped, repeating one does nothing.
+    """Turn lines of JSON into a token file; resumes an interrupted import and does nothing if it is done.
 
     Args:
         path: lines of {"class_id": int, "tokens": [N ints]}.
-        output: token file.
         overwrite: replace a file of other tokens.
 
     Raises:
@@ -111,22 +100,17 @@ def guess_crops(lines: TokenLines, count: int) -> int:
 
     Looks at the first and last ten and some between. Single crops that are sorted by class can look the same; then
     ten images of a class count as one, which changes what an epoch is and nothing else.
-
-    Args:
-        count: number of lines.
     """
     groups = count // TEN_CROPS
     looked_at = np.unique(np.linspace(0, groups - 1, min(groups, _GROUPS_LOOKED_AT)).astype(int)).tolist()
     alike = (len(set(lines.classes(TEN_CROPS * g, TEN_CROPS * (g + 1)))) == 1 for g in looked_at)
     crops = TEN_CROPS if count and count % TEN_CROPS == 0 and all(alike) else 1
-    say(
-        f"{lines.path} has {count} lines: taken as {count // crops} images x {crops} crops (crops=... says otherwise)"
-    )
+    taken = f"taken as {count // crops} images x {crops} crops"
+    say(f"{lines.path} has {count} lines: {taken} (crops=... says otherwise)")
     return crops
 
 
 def _jsonl_rows(lines: TokenLines, header: TokenHeader, missing: np.ndarray) -> Iterator[tuple]:
-    """Rows, tokens and labels from the first missing row on."""
     row, crops = int(missing[0]), header.crops
     for labels, tokens in lines.blocks(start=row * crops, group=crops):
         labels = labels.reshape(-1, crops)
@@ -180,18 +164,13 @@ def import_npy(root: Path, output: Path, options: ImportOptions, *, overwrite: b
         return found
     images, shape = arrays.count(), arrays.shape()
     if options.num_images not in (None, images) or options.crops not in (None, shape[0]):
-        expected = ", ".join(
-            f"{k}={getattr(options, k)}" for k in ("num_images", "crops") if getattr(options, k)
-        )
+        given = {k: getattr(options, k) for k in ("num_images", "crops")}
+        expected = ", ".join(f"{k}={value}" for k, value in given.items() if value)
         raise ValueError(f"{arrays.root} has {images} images with {shape[0]} crops, expected {expected}")
     header = options.header(num_images=images, crops=shape[0], num_tokens=shape[1], source=stamp)
     limits = {"codebook_size": options.codebook_size, "num_classes": options.num_classes}
-    return _fill(
-        output,
-        header,
-        lambda missing: arrays.blocks(missing, shape=shape, **limits),
-        lambda: _stamp(*arrays.folders),
-    )
+    rows = partial(arrays.blocks, shape=shape, **limits)
+    return _fill(output, header, rows, lambda: _stamp(*arrays.folders))
 
 
 def export_npy(tokens: Path, root: Path) -> TokenHeader:
@@ -217,9 +196,8 @@ def export_npy(tokens: Path, root: Path) -> TokenHeader:
 def _images(source: TokenMemmap) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Crops [k, crops, N] and labels [k] of a token file, in pieces."""
     if len(source) < source.header.num_images:
-        warn(
-            f"{source.header.num_images - len(source)} images of {source.path} were never tokenized: left out"
-        )
+        left_out = source.header.num_images - len(source)
+        warn(f"{left_out} images of {source.path} were never tokenized: left out")
     bar = progress(None, "exporting", total=len(source), unit="image")
     for start in range(0, len(source), _ROWS):
         stop = min(start + _ROWS, len(source))
@@ -251,7 +229,7 @@ def _fill(
     try:
         TokenWriter.finish(output)
     except FileNotFoundError:
-        # Somebody else imported the same file at the same time, wrote the same rows, and was first to finish.
+        # Another program imported the same file at the same time, wrote the same rows, and finished first.
         if not output.exists() or TokenMemmap(path=output).header != header:
             raise
     return header
@@ -291,8 +269,7 @@ def open_tokens(
     file as long as size and time of the source and the options are the same; all processes must see the same files.
 
     Args:
-        random_crop: as for `TokenMemmap`.
-        imported: where to import to, for sources in folders that cannot be written.
+        imported: file to import to, for sources in folders that cannot be written.
         options: of `ImportOptions`; codebook_size is required for an import.
 
     Raises:
@@ -308,7 +285,7 @@ def open_tokens(
     imported = Path(imported).expanduser() if imported else path.with_name(f"{path.name}.tokens")
 
     def work() -> None:
-        # An import of an earlier state of the source is replaced; what somebody else put there is not.
+        # An import of an earlier state of the source is replaced; other token files are not.
         overwrite = imported.exists() and TokenMemmap(path=imported).header.source != ""
         load = import_npy if path.is_dir() else import_jsonl
         load(path, imported, settings, overwrite=overwrite)

@@ -20,20 +20,12 @@ from common.console import progress
 
 _DIGITS = b"0123456789"
 _BLOCK = 2**20  # small enough for its intermediate results to stay in the cache of a core
-_LONGEST = 2**26
+_LONGEST = 2**26  # bytes of a line
 _KEYS = ("class_id", "tokens")
 
 
 class TokenLines:
     """Lines of a file with a class and tokens each, read in constant memory.
-
-    Args:
-        path: the file.
-        codebook_size: tokens must be in 0..codebook_size-1.
-        num_classes: classes must be in 0..num_classes-1.
-
-    Attributes:
-        num_tokens: tokens N of the first line; every other one must have as many.
 
     Raises:
         FileNotFoundError: no such file.
@@ -50,7 +42,7 @@ class TokenLines:
         if not first:
             raise ValueError(f"{self.path} is empty")
         first = first if first.endswith(b"\n") else first + b"\n"
-        self.num_tokens = 0
+        self.num_tokens = 0  # of the first line; every other one must have as many
         self.num_tokens = len(self._parse_line(first, 1)) - 1
         # Lines before a byte, and that byte, in steps of a block.
         self._marks: list[tuple[int, int]] = [(0, 0)]
@@ -75,11 +67,7 @@ class TokenLines:
         return lines if ends else lines + 1
 
     def offset(self, line: int) -> int:
-        """Where line 0, 1, ... begins, in bytes.
-
-        Raises:
-            ValueError: the file has fewer lines.
-        """
+        """First byte of line 0, 1, ...; ValueError if the file has fewer lines."""
         if line == 0:
             return 0
         before, at = self._marks[bisect_left(self._marks, line, key=lambda mark: mark[0]) - 1]
@@ -101,13 +89,9 @@ class TokenLines:
         return [self._parse_line(raw, number)[0] for raw, number in lines if raw]
 
     def blocks(self, *, start: int = 0, group: int = 1) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """All lines from line `start` (counted from 0) on, a block at a time.
+        """Classes [L] and tokens [L, N], int32 or int64, of all lines from line `start` (counted from 0) on.
 
-        Args:
-            group: lines that belong together; blocks have a multiple of it.
-
-        Yields:
-            Classes [L] and tokens [L, N], both int32 or int64, within their ranges.
+        `group` lines belong together; every block has a multiple of it.
 
         Raises:
             ValueError: a line is not as described, or the last group is not complete; names the file and line.
@@ -123,26 +107,22 @@ class TokenLines:
                     yield self._parse(rest[:end], line, whole)
                     line, rest = line + whole, rest[end:]
                 elif len(rest) > _LONGEST:
-                    raise ValueError(
-                        f"{self.path}: line {line + 1} and the next are too long for lines of tokens"
-                    )
+                    raise ValueError(f"{self.path}: line {line + 1} and the next are too long for tokens")
         if rest:
             rest = rest if rest.endswith(b"\n") else rest + b"\n"
             left = rest.count(b"\n")
             parsed = self._parse(rest, line, left)
             if left % group:
-                raise ValueError(
-                    f"{self.path} has {line + left} lines, not divisible by the {group} crops of an image"
-                )
+                what = f"not divisible by the {group} crops of an image"
+                raise ValueError(f"{self.path} has {line + left} lines, {what}")
             yield parsed
 
     def _parse(self, block: bytes, start: int, count: int) -> tuple[np.ndarray, np.ndarray]:
         numbers = self._parse_alike(block, count)
         if numbers is None:
             lines = block.split(b"\n")[:-1]
-            numbers = np.array(
-                [self._parse_line(raw, start + i) for i, raw in enumerate(lines, 1)], dtype=np.int64
-            )
+            parsed = [self._parse_line(raw, start + i) for i, raw in enumerate(lines, 1)]
+            numbers = np.array(parsed, dtype=np.int64)
         return numbers[:, 0], numbers[:, 1:]
 
     def _parse_alike(self, block: bytes, count: int) -> np.ndarray | None:
@@ -150,26 +130,25 @@ class TokenLines:
         if self._columns is None or block.translate(None, _DIGITS) != self._template * count:
             return None
         digits = _digits(block)
-        breaks = np.flatnonzero(digits > 9).astype(np.int32).reshape(count, -1)
+        breaks = np.flatnonzero(digits > 9).astype(np.int32).reshape(count, -1)  # non-digits of a line
         last = breaks[:, self._columns] - 1
         length = last - breaks[:, self._columns - 1]
         longest = int(length.max())
         # The sum says that there are no digits elsewhere; nine of them fit 32 bits.
         if length.min() < 1 or longest > 9 or length.sum() != len(block) - breaks.size:
             return None
-        if ((digits[last - length + 1] == 0) & (length > 1)).any():
+        if ((digits[last - length + 1] == 0) & (length > 1)).any():  # JSON has no leading zeros
             return None
         numbers = digits[last].astype(np.int32)
         for place in range(1, longest):
             numbers += np.where(length > place, digits[last - place], np.uint8(0)) * np.int32(10**place)
-        if self._class_last:
+        if self._class_last:  # keys may come in either order
             numbers = np.roll(numbers, 1, axis=1)
         if numbers[:, 0].max() >= self.num_classes or numbers[:, 1:].max() >= self.codebook_size:
             return None
         return numbers
 
     def _parse_line(self, raw: bytes, number: int) -> list[int]:
-        """Class and tokens of a line, which is the number-th."""
         where = f"{self.path}: line {number}"
         try:
             record = json.loads(raw)
@@ -193,13 +172,11 @@ class TokenLines:
 
 
 def _digits(text: bytes) -> np.ndarray:
-    """uint8, value of every digit and something above 9 for any other byte."""
-    return np.frombuffer(text, dtype=np.uint8) - np.uint8(ord("0"))
+    return np.frombuffer(text, dtype=np.uint8) - np.uint8(ord("0"))  # above 9 for any other byte (wraps)
 
 
 def _end_of_lines(text: bytes, left: int) -> int:
-    """Where the last line ends, if `left` line breaks at the end of the text are not counted."""
-    end = text.rfind(b"\n")
+    end = text.rfind(b"\n")  # then `left` lines back
     for _ in range(left):
         end = text.rfind(b"\n", 0, end)
     return end + 1

@@ -29,29 +29,17 @@ _PAGE = 4096
 
 @dataclass(frozen=True, kw_only=True)
 class TokenHeader:
-    """What tokens are, and whose.
+    """What tokens are, and which tokenizer made them."""
 
-    Attributes:
-        num_images: rows n.
-        crops: versions of every image.
-        num_tokens: tokens N of one version.
-        codebook_size: tokens are in 0..codebook_size-1.
-        tokenizer: name or folder of the tokenizer that made them.
-        weight_hash: identifies its weights; tokens of other weights mean something else. Empty: unknown.
-        image_size: side of the images it saw.
-        class_names: a name per label.
-        source: for tokens imported from a file of another program, what that file was (``data.token_exchange``).
-    """
-
-    num_images: int
-    crops: int
-    num_tokens: int
-    codebook_size: int
-    tokenizer: str
-    weight_hash: str
-    image_size: int
-    class_names: list[str]
-    source: str = ""
+    num_images: int  # rows n
+    crops: int  # versions of every image
+    num_tokens: int  # tokens N of one version
+    codebook_size: int  # tokens are in 0..codebook_size-1
+    tokenizer: str  # name or folder
+    weight_hash: str  # tokens of other weights mean something else; empty: unknown
+    image_size: int  # side of the images it saw
+    class_names: list[str]  # a name per label
+    source: str = ""  # for imported tokens, what the file of the other program was (``data.token_exchange``)
 
     def __post_init__(self) -> None:
         for key in ("num_images", "crops", "num_tokens", "codebook_size", "image_size"):
@@ -63,12 +51,10 @@ class TokenHeader:
 
     @property
     def dtype(self) -> np.dtype:
-        """The smallest of uint16 and uint32 that holds every token."""
         return np.dtype("<u2" if self.codebook_size <= 2**16 else "<u4")
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of all tokens of one image."""
         return self.crops * self.num_tokens * self.dtype.itemsize
 
 
@@ -112,12 +98,6 @@ def _next_page(offset: int) -> int:
 
 
 def _read_layout(path: Path) -> _Layout:
-    """Header and layout of a file.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: not a token file, damaged, or cut short.
-    """
     if not path.is_file():
         raise FileNotFoundError(f"token file {path} does not exist")
     with open(path, "rb") as file:
@@ -132,7 +112,7 @@ def _read_layout(path: Path) -> _Layout:
         text = file.read(min(length, path.stat().st_size))
     if len(text) < length or zlib.crc32(text) != checksum:
         raise ValueError(f"token file {path} has a damaged header")
-    known = {field.name for field in fields(TokenHeader)}
+    known = {field.name for field in fields(TokenHeader)}  # later versions may add some
     try:
         layout = _layout(TokenHeader(**{k: v for k, v in json.loads(text).items() if k in known}), missing)
     except (TypeError, ValueError, AttributeError) as error:
@@ -145,14 +125,7 @@ def _read_layout(path: Path) -> _Layout:
 
 
 class TokenMemmap(Source):
-    """Tokens of one crop per image, int64 [N].
-
-    Args:
-        path: file written by ``TokenWriter``.
-        random_crop: choose one of an image's crops at random each time; else always the first.
-
-    Attributes:
-        header: what the tokens are.
+    """Tokens of one crop per image, int64 [N]: a random one each time with ``random_crop``, else the first.
 
     Raises:
         FileNotFoundError: no such file.
@@ -181,11 +154,9 @@ class TokenMemmap(Source):
         return partial(TokenMemmap, path=self.path, random_crop=self.random_crop), ()
 
     def load(self, index: int, rng: np.random.Generator) -> tuple[torch.Tensor, int]:
-        """Return (int64 [N], label)."""
         return self.load_many([index], [rng])[0], int(self.labels[index])
 
     def load_many(self, indices: Sequence[int], rngs: Sequence[np.random.Generator]) -> torch.Tensor:
-        """Return int64 [B, N]."""
         indices = np.asarray(indices, dtype=np.int64)
         crops = [int(rng.integers(self.header.crops)) if self.random_crop else 0 for rng in rngs]
         rows = indices if self._rows is None else self._rows[indices]
@@ -200,7 +171,7 @@ class TokenMemmap(Source):
         return torch.from_numpy(tokens)
 
     def all_crops(self, start: int, stop: int) -> np.ndarray:
-        """Every crop of examples start..stop-1 as they are in the file: uint16 or uint32 [stop - start, crops, N].
+        """Every crop of examples start..stop-1 as in the file: uint16 or uint32 [stop - start, crops, N].
 
         Raises:
             ValueError: a token is out of range; the file is damaged.
@@ -208,9 +179,8 @@ class TokenMemmap(Source):
         rows = slice(start, stop) if self._rows is None else self._rows[start:stop]
         tokens = np.asarray(self._tokens[rows])
         if tokens.size and tokens.max() >= self.header.codebook_size:
-            raise ValueError(
-                f"{self.path}: a token of rows {start}..{stop - 1} is out of range; the file is damaged"
-            )
+            rows = f"rows {start}..{stop - 1}"
+            raise ValueError(f"{self.path}: a token of {rows} is out of range; the file is damaged")
         return tokens
 
 
@@ -218,14 +188,9 @@ class TokenWriter:
     """Fills a token file, in any order, from any number of processes with a writer each.
 
     The main process calls ``create``, then every process makes a writer and writes rows of its own, then, when all
-    have closed theirs, the main process calls ``finish``, which gives the file its name. What an interrupted job has
-    written is kept by the next ``create`` with the same header; ``missing_rows`` says what is left to do.
-
-    Args:
-        path: the finished file; until then rows are in ``.<name>.part`` beside it.
-
-    Attributes:
-        header: what the tokens are.
+    have closed theirs, the main process calls ``finish``, which gives the file its name. Until then rows are in
+    ``.<name>.part`` beside it. What an interrupted job has written is kept by the next ``create`` with the same
+    header; ``missing_rows`` says what is left to do.
     """
 
     def __init__(self, path: Path) -> None:
@@ -236,11 +201,7 @@ class TokenWriter:
 
     @staticmethod
     def create(path: Path, header: TokenHeader) -> None:
-        """Make the unfinished file, with disk space for all rows.
-
-        Raises:
-            OSError: the disk is full or the folder cannot be written.
-        """
+        """Make the unfinished file, with disk space for all rows. Raises OSError if the disk is full."""
         path, part = Path(path), _part(Path(path))
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -276,10 +237,9 @@ class TokenWriter:
         """
         header = self.header
         tokens, labels = np.asarray(tokens), np.asarray(labels, dtype="<i8")
-        if tokens.shape != (len(rows), header.crops, header.num_tokens):
-            raise ValueError(
-                f"tokens of shape {tokens.shape} do not fit {(len(rows), header.crops, header.num_tokens)}"
-            )
+        expected = (len(rows), header.crops, header.num_tokens)
+        if tokens.shape != expected:
+            raise ValueError(f"tokens of shape {tokens.shape} do not fit {expected}")
         for what, values, limit in (
             ("rows", np.asarray(rows), header.num_images),
             ("tokens", tokens, header.codebook_size),
@@ -294,13 +254,11 @@ class TokenWriter:
         self._labels.write(rows, labels)
 
     def close(self) -> None:
-        """Close the file without finishing it."""
         self._tokens.close()
         self._labels.close()
 
     @staticmethod
     def discard(path: Path) -> None:
-        """Remove the unfinished file."""
         _part(Path(path)).unlink(missing_ok=True)
 
     @staticmethod
@@ -312,7 +270,7 @@ class TokenWriter:
         with open(part, "r+b") as file:
             file.write(_encode(layout.header, missing))
             file.flush()
-            os.fsync(file.fileno())
+            os.fsync(file.fileno())  # on the disk before it gets its name
         os.replace(part, path)
         return missing
 

@@ -9,15 +9,10 @@ from data.source import Source
 
 
 class SplitTokens(Source):
-    """Another source's tokens, every one split into several that stand together: int64 [N G].
+    """Another source's tokens, every one split into `parts` that stand together: int64 [N parts].
 
-    Args:
-        source: gives tokens int64 [N].
-        split: tokens [..., N] -> their parts [..., N, G]; workers that are not forked pickle it.
-        parts: how many parts a token has, G.
-
-    Raises:
-        ValueError: the source gives no tokens.
+    `split` maps tokens [..., N] to their parts [..., N, parts]; workers that are not forked pickle it. ValueError: the
+    source gives no tokens.
     """
 
     item_key = "tokens"
@@ -30,10 +25,8 @@ class SplitTokens(Source):
         self.item_shape = (source.item_shape[0] * parts,)
 
     def load(self, index: int, rng: np.random.Generator) -> tuple[Tensor, int]:
-        """Return (int64 [N G], label)."""
         tokens, label = self._source.load(index, rng)
         return self._split(tokens).flatten(-2), label
 
     def load_many(self, indices: Sequence[int], rngs: Sequence[np.random.Generator]) -> Tensor:
-        """Return int64 [B, N G]."""
         return self._split(self._source.load_many(indices, rngs)).flatten(-2)

@@ -43,11 +43,8 @@ def decode_image(file: Path | bytes, name: str) -> Image.Image:
 def resize_shorter_edge(image: Image.Image, size: int, resize: Resize = "shorter_edge") -> Image.Image:
     """The shorter edge becomes ``size``.
 
-    Args:
-        image: RGB.
-        size: in pixels.
-        resize: "shorter_edge" is bicubic and antialiased, "bilinear" antialiased too; both round the longer edge down.
-            "bilinear_aliased" is ``resize_aliased`` and takes the nearest whole length of the longer edge.
+    "shorter_edge" is bicubic and antialiased, "bilinear" antialiased too; both round the longer edge down.
+    "bilinear_aliased" is ``resize_aliased`` and takes the nearest whole length of the longer edge.
     """
     width, height = image.size
     if min(width, height) == size:
@@ -62,24 +59,20 @@ def resize_shorter_edge(image: Image.Image, size: int, resize: Resize = "shorter
 
 
 def resize_aliased(image: Image.Image, shape: tuple[int, int]) -> Image.Image:
-    """Bilinear between the four nearest pixels, however much the image shrinks, as OpenCV's INTER_LINEAR has it.
+    """Bilinear between the four nearest pixels, however much the image shrinks, to (width, height) ``shape``.
 
-    Centres of pixels lie at halves, edges are continued, and the result is rounded to 8 bit once. OpenCV computes with
-    fixed-point weights, which moves a value by a level at most.
-
-    Args:
-        image: RGB.
-        shape: (width, height) of the result.
+    This is OpenCV's INTER_LINEAR, which computes with fixed-point weights: that moves a value by a level at most.
     """
     pixels = np.asarray(image)
     for axis, size in enumerate(reversed(shape)):
         length = pixels.shape[axis]
+        # Centres of pixels lie at halves; edges are continued.
         places = ((np.arange(size) + 0.5) * (length / size) - 0.5).clip(0, length - 1)
         low = places.astype(np.int64)
         share = (places - low).astype(np.float32).reshape(-1, *[1] * (2 - axis))
         start = pixels.take(low, axis).astype(np.float32)
         pixels = start + (pixels.take((low + 1).clip(max=length - 1), axis) - start) * share
-    return Image.fromarray(np.rint(pixels).astype(np.uint8))
+    return Image.fromarray(np.rint(pixels).astype(np.uint8))  # rounded to 8 bit once
 
 
 def center_crop(image: Image.Image, size: int, resize: Resize = "shorter_edge") -> Image.Image:
@@ -120,12 +113,9 @@ def train_crop(
     rng: np.random.Generator,
     resize: Resize = "shorter_edge",
 ) -> Image.Image:
-    """The training transform: shorter edge to ``resize_edge``, a square of side ``size``, maybe its mirror image.
-
-    ``resize`` is that of ``resize_shorter_edge``. Three random numbers are drawn whichever options are on.
-    """
+    """The training transform: shorter edge to ``resize_edge``, a square of side ``size``, maybe its mirror image."""
     image = resize_shorter_edge(image, resize_edge, resize)
-    across, down, mirror = rng.random(3)
+    across, down, mirror = rng.random(3)  # three, whichever options are on
     if random_crop:
         left, top = int(across * (image.width - size + 1)), int(down * (image.height - size + 1))
         image = image.crop((left, top, left + size, top + size))
@@ -148,7 +138,7 @@ def area_crop(
     across, down, mirror = rng.random(3)
     for _ in range(10):
         area = width * height * rng.uniform(least, 1.0)
-        aspect = math.exp(rng.uniform(*LOG_ASPECTS))
+        aspect = math.exp(rng.uniform(*LOG_ASPECTS))  # 3:4 as often as 4:3
         part = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if 0 < part[0] <= width and 0 < part[1] <= height:
             left, top = int(across * (width - part[0] + 1)), int(down * (height - part[1] + 1))
@@ -170,12 +160,7 @@ def ten_crop_side(size: int) -> int:
 def ten_crop(images: torch.Tensor, size: int) -> torch.Tensor:
     """Ten crops of every image: four corners (top first, left first) and centre, then their mirror images.
 
-    Args:
-        images: [B, 3, R, R] with R = ``ten_crop_side(size)``.
-        size: side of the crops.
-
-    Returns:
-        [B, 10, 3, size, size].
+    [B, 3, R, R] with R = ``ten_crop_side(size)`` -> [B, 10, 3, size, size].
     """
     end = images.shape[-1] - size
     corners = [(0, 0), (0, end), (end, 0), (end, end), (end // 2, end // 2)]
@@ -193,8 +178,8 @@ class ImageTransform:
             ``adm_center_crop``, which takes no random crop.
         random_crop: cut the square at a random place instead of the centre.
         random_flip: mirror half of the images.
-        random_area: cut a part of random shape with at least this share of the area, see ``area_crop``; 0 is off. Takes
-            the place of the other resizes and crops.
+        random_area: cut a part of random shape with at least this share of the area, see ``area_crop``, instead of the
+            other resizes and crops; 0 is off.
 
     Raises:
         ValueError: sizes or options that do not go together.
@@ -252,5 +237,6 @@ class ImageTransform:
 
 
 def _cut_center(image: Image.Image, size: int) -> Image.Image:
+    # Halves go to the even side, as in torchvision.
     left, top = round((image.width - size) / 2), round((image.height - size) / 2)
     return image.crop((left, top, left + size, top + size))

@@ -22,23 +22,21 @@ from data.transforms import ImageTransform, Resize, decode_image
 
 
 class WebDataset(Source):
-    """Images of local tar shards.
+    """Images of local tar shards; the other options are those of ``ImageTransform``.
 
     Args:
         path: shards as a brace pattern, e.g. ``imagenet-train-{0000..0252}.tar``, or a list of patterns.
-        image_size: side of the images delivered, uint8 [3, image_size, image_size].
-        resize_shorter_edge, resize, random_crop, random_flip, random_area: see ``ImageTransform``.
         label_key: key of the label in ``.json`` members, if it is another than those above.
-        num_classes: number of classes; one more than the largest label found if None. With 1, labels are not
-            looked at and may be missing: for training that has no use for them.
+        num_classes: one more than the largest label found if None. With 1, labels are not looked at and may be missing:
+            for training that does not use them.
         class_names: a name per class; the numbers if None.
         captions: deliver captions; a sample without one counts as corrupt. Labels may then be missing from all
             samples: they are 0, of a class named "image".
         max_aspect: leave out images whose longer side was more than this many times the shorter one, at least 1.
         min_side: leave out images whose LONGER side was less than this many pixels, the rule that the data of the
             released text-aware tokenizers were chosen by. Both limits need ``original_height`` and
-            ``original_width`` in the ``.json`` members; images that do not tell them are left out.
-        keep_index: keep what was found beside each shard, or in the user's cache folder if that is read-only.
+            ``original_width`` in the ``.json`` members; images without them are left out.
+        keep_index: keep the index beside each shard, or in the user's cache folder if that is read-only.
 
     Raises:
         FileNotFoundError: a shard does not exist.
@@ -115,16 +113,14 @@ class WebDataset(Source):
         self.class_names = self._choose_names(num_classes, class_names)
 
     def _choose_names(self, num_classes: int | None, class_names: list[str] | None) -> list[str]:
-        count = (
-            num_classes if num_classes is not None else len(class_names or []) or int(self.labels.max()) + 1
-        )
+        found = len(class_names or []) or int(self.labels.max()) + 1
+        count = found if num_classes is None else num_classes
         if class_names is not None and len(class_names) != count:
             raise ValueError(f"class_names has {len(class_names)} names, but num_classes={num_classes}")
         largest = int(self.labels.argmax())
         if self.labels[largest] >= count:
-            raise ValueError(
-                f"{self.name(largest)} has label {self.labels[largest]}, but there are {count} classes"
-            )
+            label = self.labels[largest]
+            raise ValueError(f"{self.name(largest)} has label {label}, but there are {count} classes")
         return list(class_names or map(str, range(count)))
 
     def name(self, index: int) -> str:
@@ -132,23 +128,14 @@ class WebDataset(Source):
         return f"{self.shards[self._shard_of[index]]}: {os.fsdecode(self._names[index])}"
 
     def load(self, index: int, rng: np.random.Generator) -> tuple[torch.Tensor, int]:
-        """Return (uint8 [3, H, W], label)."""
         if self.labels[index] == NO_LABEL:
             raise CorruptSample(self.name(index), "no readable label")
         if self.has_captions:
-            self._caption(
-                index
-            )  # an image that could not be delivered with its caption is as good as unreadable
+            self._caption(index)  # an image without its caption counts as unreadable
         content = self._read(index, int(self._offsets[index]), int(self._sizes[index]))
         return self.transform(decode_image(content, self.name(index)), rng), int(self.labels[index])
 
     def captions(self, indices: Sequence[int]) -> list[str]:
-        """Captions of examples, without the space around them.
-
-        Raises:
-            ValueError: the option ``captions`` is off.
-            CorruptSample: a caption is missing or not UTF-8; ``load`` fails on such an example too.
-        """
         if not self.has_captions:
             return super().captions(indices)
         return [self._caption(int(index)) for index in indices]
@@ -165,7 +152,7 @@ class WebDataset(Source):
     def _read(self, index: int, offset: int, size: int) -> bytes:
         try:
             with open(self.shards[self._shard_of[index]], "rb", buffering=0) as file:
-                return os.pread(file.fileno(), size, offset)
+                return os.pread(file.fileno(), size, offset)  # opened anew: workers share no position
         except OSError as error:
             raise CorruptSample(self.name(index), str(error)) from error
 
@@ -177,9 +164,8 @@ def _check_limits(max_aspect: float | None, min_side: int | None) -> None:
 
 
 def _within(index: ShardIndex, max_aspect: float | None, min_side: int | None) -> np.ndarray:
-    """bool [n]: samples of known size within the limits."""
     longer, shorter = np.maximum(index.heights, index.widths), np.minimum(index.heights, index.widths)
-    kept = shorter > 0
+    kept = shorter > 0  # the size is known
     if max_aspect is not None:
         kept &= longer <= max_aspect * shorter
     if min_side is not None:
@@ -188,11 +174,7 @@ def _within(index: ShardIndex, max_aspect: float | None, min_side: int | None) -
 
 
 def expand_shards(path: str | list[str]) -> list[Path]:
-    """Shards named by one or several brace patterns.
-
-    Raises:
-        ValueError: a pattern's braces do not match.
-    """
+    """Shards named by one or several brace patterns. Raises ValueError if braces do not match."""
     patterns = [path] if isinstance(path, str) else path
     try:
         shards = [Path(shard).expanduser() for pattern in patterns for shard in braceexpand(pattern)]

@@ -20,24 +20,15 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class DinoFeatures(NamedTuple):
-    """Class token after the last norm.
+    """Class token after the last norm."""
 
-    Attributes:
-        dinov2: float32 [B, d], d = 1024 for the published network.
-    """
-
-    dinov2: torch.Tensor
+    dinov2: torch.Tensor  # float32 [B, d], d = 1024 for the published network
 
 
 class DinoExtractor:
     """Images uint8 [B, 3, H, W] to `DinoFeatures`.
 
-    Args:
-        model: normalised images float32 [B, 3, side, side] to [B, d].
-        dim: d.
-        weights_hash: what identifies its weights.
-        device: where it runs.
-        side: of its images.
+    `model` maps normalised images float32 [B, 3, side, side] to [B, dim].
     """
 
     approximate = False
@@ -52,18 +43,15 @@ class DinoExtractor:
 
     @torch.inference_mode()
     def __call__(self, images: torch.Tensor) -> DinoFeatures:
-        """Features of a batch."""
         pixels = resize(images.to(self.device), self.side)
         with torch.autocast(torch.device(self.device).type, enabled=False):
             return DinoFeatures(self.model((pixels - self._mean) / self._std).float())
 
 
 def resize(images: torch.Tensor, side: int) -> torch.Tensor:
-    """uint8 [B, 3, H, W] -> float32 [B, 3, side, side] in [0, 1], bicubic, antialiased.
-
-    Rows first and rounded to 8 bit after either axis, as Pillow does, through which the published numbers went.
-    """
+    """uint8 [B, 3, H, W] -> float32 [B, 3, side, side] in [0, 1], bicubic, antialiased."""
     pixels = images.float()
+    # Rows first and rounded to 8 bit after either axis, as Pillow does, through which the published numbers went.
     for shape in ((images.shape[2], side), (side, side)):
         if tuple(pixels.shape[2:]) != shape:
             pixels = F.interpolate(pixels, shape, mode="bicubic", antialias=True).round().clamp(0, 255)
@@ -71,17 +59,14 @@ def resize(images: torch.Tensor, side: int) -> torch.Tensor:
 
 
 def resize_positions(embedding: torch.Tensor, patches: int) -> torch.Tensor:
-    """Position embeddings [1, 1 + n * n, d] of a square grid -> [1, 1 + patches * patches, d].
-
-    Raises:
-        ValueError: the grid is not a square.
-    """
+    """Position embeddings [1, 1 + n * n, d] of a square grid -> [1, 1 + patches * patches, d]."""
     own, dim = embedding.shape[1] - 1, embedding.shape[2]
     old = round(own**0.5)
     if old * old != own:
         raise ValueError(f"{own} position embeddings are no square grid")
     if old == patches:
         return embedding
+    # The class token, which comes first, has no place.
     grid = embedding[:, 1:].reshape(1, old, old, dim).permute(0, 3, 1, 2).float()
     # The 0.1 is part of how the network was published; the resulting size is rounded down to `patches`.
     grid = F.interpolate(grid, scale_factor=(patches + 0.1) / old, mode="bicubic", antialias=False)
@@ -101,8 +86,6 @@ def load_dino(
 
     Args:
         weights: local file, in timm's names or those of the original release; None = timm downloads them.
-        device: where it runs.
-        model: timm's name of the network.
         side: of its images, a multiple of 14.
         options: sizes of another network, for `timm.create_model`.
 
@@ -119,16 +102,15 @@ def load_dino(
         state: Mapping[str, torch.Tensor] = read_weights(weights)
     else:
         try:
-            state = timm.create_model(
-                model, pretrained=True, img_size=TRAINED_SIDE, num_classes=0
-            ).state_dict()
+            published = timm.create_model(model, pretrained=True, img_size=TRAINED_SIDE, num_classes=0)
+            state = published.state_dict()
         except (OSError, RuntimeError) as error:
             raise OSError(
                 f"weights of {model} cannot be downloaded ({type(error).__name__}); download them elsewhere"
                 " (timm/vit_large_patch14_dinov2.lvd142m on huggingface.co) and give the file"
             ) from error
     network = timm.create_model(model, pretrained=False, img_size=side, num_classes=0, **options)
-    state = {name: value for name, value in state.items() if name != "mask_token"}
+    state = {name: value for name, value in state.items() if name != "mask_token"}  # for training alone
     if "pos_embed" in state:
         state["pos_embed"] = resize_positions(state["pos_embed"], side // PATCH)
     try:

@@ -6,8 +6,8 @@
         evaluator.update(images, positions)
     print(evaluator.result())
 
-Every image goes through each network once; what the metrics need of it is added to sums, which are reduced over
-processes at the end. Only metrics that compare single images (KID, precision and recall) keep features, on disk.
+Every image goes through each network once; what the metrics need is added to sums, which are reduced over processes at
+the end. Only metrics that compare single images (KID, precision and recall) keep features, on disk.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -31,17 +31,16 @@ class Evaluator:
 
     Args:
         networks: those that the metrics need, by name, see `evaluator.networks.NETWORKS`.
-        metrics: names, see `evaluator.metrics.METRICS`.
-        protocol: adm, torch-fidelity or tokenizer, see `evaluator.protocol.PROTOCOLS`.
+        protocol: a key of `evaluator.protocol.PROTOCOLS`.
         num_images: number of samples, checked at the end; required where the Inception Score has several splits.
         reference: what samples are compared with. Without one, `update_reference` or `update_pairs` supplies it.
-        device: of the reductions.
+        device: for the reductions.
         truncate: cut float images to 8 bit instead of rounding, to reproduce tools that do.
         quality: PSNR and SSIM as that tool computes them, a key of `image_quality.QUALITY_PROTOCOLS`; any but
             "rounded" converts images itself and ignores `truncate`.
 
     Raises:
-        ConfigError: unknown or wrongly named metrics.
+        ConfigError: a metric is unknown, or its name promises another reference.
         ValueError: a network is missing or is not the one that made the reference.
     """
 
@@ -61,6 +60,7 @@ class Evaluator:
         self.metrics, self.settings = [METRICS[name] for name in metrics], PROTOCOLS[protocol]
         self.num_images, self.device, self.truncate = num_images, device, truncate
         self.reference = reference
+        # Networks without `dims` compare pairs.
         self.extractors = {n: network for n, network in networks.items() if hasattr(network, "dims")}
         image_set = "originals" if reference is None else reference.image_set
         check_names(metrics, image_set, reference is None or reference.same_count(num_images))
@@ -74,14 +74,10 @@ class Evaluator:
         self._check_reference(measured)
         self.originals = ImageSet(extractors, measured, **options)
         paired = [m for m in self.metrics if m.compares == "pairs"]
-        for metric in paired:
-            if metric.network and metric.network not in networks:
-                raise ValueError(f"metric {metric.name} needs its network {metric.network!r}")
-        comparing = {m.name: networks[m.network] for m in paired if m.network}
-        self.quality = ImageQuality(protocol=quality, networks=comparing) if paired else None
+        self.quality = ImageQuality(paired, protocol=quality, networks=networks) if paired else None
 
     def _check_networks(self, kinds: set[str]) -> None:
-        """Refuse statistics of these kinds of features that other networks made."""
+        """Refuse statistics that other networks made."""
         for name, extractor in self.extractors.items():
             for kind in sorted(kinds & set(extractor.dims)):
                 self.reference.require_network(
@@ -99,18 +95,15 @@ class Evaluator:
         missing = dict.fromkeys(m.features for m in measured if m.in_references)
         if missing and self._stored:
             # Images stored beside statistics are only a part of what the statistics were made of.
-            raise ValueError(
-                f"reference {self.reference.source} holds no statistics of {', '.join(missing)} features"
-            )
+            kinds = ", ".join(missing)
+            raise ValueError(f"reference {self.reference.source} holds no statistics of {kinds} features")
         if measured and self.reference is not None and self.reference.images is None:
-            names = " and ".join(
-                m.name for m in METRICS.values() if m.compares == "sets" and not m.in_references
-            )
+            needing = [m.name for m in METRICS.values() if m.compares == "sets" and not m.in_references]
+            names = " and ".join(needing)
             raise ValueError(f"reference {self.reference.source} holds no images, which {names} need")
 
     @property
     def needs_reference_images(self) -> bool:
-        """Whether images of the reference have to be passed to `update_reference`."""
         return bool(self.originals.collectors)
 
     def update(self, images: torch.Tensor, positions: torch.Tensor | None = None) -> None:
@@ -121,7 +114,7 @@ class Evaluator:
             positions: int64 [B], number of each image in the whole set. Without them the processes take turns.
 
         Raises:
-            ValueError: another shape or type, values that are not finite, or a position given twice.
+            ValueError: the shape or dtype is wrong, values are not finite, or a position is given twice.
         """
         self.samples.update(self._as_stored(images), positions)
 
@@ -132,14 +125,17 @@ class Evaluator:
     def update_pairs(
         self, images: torch.Tensor, originals: torch.Tensor, positions: torch.Tensor | None = None
     ) -> None:
-        """Add reconstructions with their originals (both as `update` takes images), for paired metrics; without a
-        reference the originals are the reference."""
+        """Add reconstructions with their originals, both as `update` takes images.
+
+        Without a reference the originals are the reference.
+        """
         self.update(images, positions)
         if self.needs_reference_images and self.reference is None:
             self.update_reference(originals, positions)
         if self.quality is not None:
             exact = images if images.is_floating_point() else to_float(images)
             first = originals if originals.is_floating_point() else to_float(originals)
+            # Float pairs reach PSNR and SSIM unrounded: the protocol of image quality stores them.
             cut = self.truncate and self.quality.protocol == "rounded"
             self.quality.update(first, to_float(self._as_stored(exact)) if cut else exact)
 
@@ -153,16 +149,16 @@ class Evaluator:
         if not torch.isfinite(images).all():
             raise ValueError("images hold values that are not finite")
         if self.truncate:
-            return (images.detach().float().clamp(0, 1) * 255).to(torch.uint8)
+            return (images.detach().float().clamp(0, 1) * 255).to(torch.uint8)  # a cast cuts
         return to_uint8(images)
 
     def result(self) -> dict[str, float]:
-        """The metrics over all processes, all of which must call it; biased ones carry the number of images in
-        their names unless it is 50,000 (fid, fid_5k), spreads end in `_std`.
+        """The metrics over all processes, all of which must call it.
+
+        Biased ones carry the number of images in their names unless it is 50,000 (fid, fid_5k); spreads end in `_std`.
 
         Raises:
-            ValueError: the number of samples is not `num_images`, the reference is missing, or there are too few
-                images for a metric.
+            ValueError: the number of samples is not `num_images`, the reference is missing, or images are too few.
         """
         count, _ = self.samples.counted()
         if self.num_images is not None and count != self.num_images:
@@ -174,16 +170,15 @@ class Evaluator:
             values: dict[str, float] = {}
             for metric in self.metrics:
                 found = pairs if metric.compares == "pairs" else own[metric.key]
-                numbers = metric.compute(
-                    found, others.get(metric.key), settings=self.settings, device=self.device
-                )
+                pair = found, others.get(metric.key)
+                numbers = metric.compute(*pair, settings=self.settings, device=self.device)
                 values |= zip(metric.result_names(count), numbers, strict=True)
             return values
 
         return _once(compute)
 
     def _reference_results(self) -> dict[tuple[str, type], Any]:
-        """What is kept of the reference: stored, or of its images; what only the main process has is None elsewhere."""
+        # Stored, or of the images; what only the main process has is None elsewhere.
         seen, _ = self.originals.counted()
         if self.needs_reference_images and seen < 2:
             raise ValueError(f"{seen} reference images were given, expected at least 2")
@@ -191,7 +186,7 @@ class Evaluator:
         return {**stored, **self.originals.results(self.device)}
 
     def facts(self) -> dict[str, Any]:
-        """How the numbers came about: settings, networks, rounding, counts and fingerprints (of all processes)."""
+        """How the numbers came about: settings, networks, rounding, counts and fingerprints over all processes."""
         count, fingerprint = self.samples.counted()
         facts = {
             "protocol": self.settings.facts(),
@@ -211,14 +206,14 @@ class Evaluator:
 
 
 def _once(compute: Callable[[], dict[str, float]]) -> dict[str, float]:
-    """What the main process computes, or its error, on all processes, which would otherwise wait for it."""
+    """What the main process computes, or its error, on all processes."""
     value, error = None, None
     if distributed.is_main():
         try:
             value = compute()
         except Exception as caught:  # raised again below, on every process
             error = caught
-    value, error = distributed.gather_objects((value, error))[0]
+    value, error = distributed.gather_objects((value, error))[0]  # the others wait for it
     if error is not None:
         raise error
     return value

@@ -20,6 +20,7 @@ from evaluator.metrics.fid import frechet_distance
 from evaluator.moments import Moments
 from evaluator.networks import extractor_facts
 
+Device = torch.device | str
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -30,30 +31,14 @@ class FloatExtractor(Protocol):
     approximate: bool
     dims: dict[str, int]
 
-    def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        """Pooled features of a batch."""
+    def __call__(self, images: torch.Tensor) -> torch.Tensor: ...
 
 
 class FloatInception(FastInception):
-    """The feature network for float images of any size.
-
-    Args:
-        network: the plain network with its weights; it is not kept.
-        weights_hash: SHA-256 of the weight file.
-        precision: "float32", or "bfloat16" for an approximation.
-        device: where to compute.
-
-    Raises:
-        ValueError: another precision.
-    """
+    """The feature network for float images of any size, in "float32", or "bfloat16" for an approximation."""
 
     def __init__(
-        self,
-        network: InceptionV3,
-        *,
-        weights_hash: str,
-        precision: str = "float32",
-        device: torch.device | str = "cpu",
+        self, network: InceptionV3, *, weights_hash: str, precision: str = "float32", device: Device = "cpu"
     ) -> None:
         if precision not in DTYPES:
             raise ValueError(f"precision={precision!r}: images that are not 8 bit take {', '.join(DTYPES)}")
@@ -64,14 +49,7 @@ class FloatInception(FastInception):
 
     @torch.no_grad()
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        """Pooled features float32 [B, 2048].
-
-        Args:
-            images: float [B, 3, H, W] in [0, 1].
-
-        Raises:
-            ValueError: the images are of another type or shape.
-        """
+        """Pooled features float32 [B, 2048] of float images [B, 3, H, W] in [0, 1]. Raises ValueError for others."""
         if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
             shape = list(images.shape)
             raise ValueError(f"images are {images.dtype} {shape}; expected float [B, 3, H, W] in [0, 1]")
@@ -94,12 +72,7 @@ def load_float_inception(
 
 
 class FloatRFID:
-    """rFID of float reconstructions against the images that they were made of, over all processes.
-
-    Args:
-        extractor: the feature network.
-        device: of the reductions.
-    """
+    """rFID of float reconstructions against the images that they were made of, over all processes."""
 
     def __init__(self, *, extractor: FloatExtractor, device: torch.device | str = "cpu") -> None:
         self.extractor, self.device = extractor, device
@@ -113,17 +86,15 @@ class FloatRFID:
     def result(self) -> dict[str, float]:
         """`rfid`, with the number of images in its name unless it is 50,000; every process must call it.
 
-        Raises:
-            ValueError: there are fewer than two images.
+        ValueError: there are fewer than two images.
         """
-        own, others = self.own.reduced(self.device), self.others.reduced(self.device)
+        own, others = self.own.result(self.device), self.others.result(self.device)
         counts = {"count1": others.count, "count2": own.count}
         # Every process for itself: the sums are the same on all, and so is an error.
         value = frechet_distance(others.mean, others.covariance, own.mean, own.covariance, **counts)
         return {result_name("rfid", own.count): value}
 
     def facts(self) -> dict[str, Any]:
-        """How the number came about."""
         return {
             "rfid": "images not stored as 8 bit; half-pixel bilinear to 299 (pytorch-fid)",
             "extractors": extractor_facts({"inception": self.extractor}),

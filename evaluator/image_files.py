@@ -21,15 +21,11 @@ from common.images import IMAGE_SUFFIXES, pil_to_tensor
 from evaluator.image_stream import EncodedImages, FolderImages, ImageStream, Transform, digest_lines
 
 PIXELS, LABELS = "arr_0", ("arr_1", "labels")
-_BLOCK = 1 << 24
+_BLOCK = 1 << 24  # bytes that are read at a time to get forward in a compressed member
 
 
 class ArrayImages(ImageStream):
     """`arr_0` of an `.npz`, or a whole `.npy`, read piece by piece.
-
-    Args:
-        path: the file.
-        transform: applied to every image, see `evaluator.image_stream.EncodedImages`.
 
     Raises:
         FileNotFoundError: the file does not exist.
@@ -72,7 +68,6 @@ class ArrayImages(ImageStream):
         return [f"{name} {info.CRC:08x} {info.file_size}" for name, info in sorted(members.items())]
 
     def images(self, positions: range) -> Iterator[torch.Tensor]:
-        """See `ImageStream.images`."""
         size = int(np.prod(self._shape))
         with _Member(self.path, PIXELS) as file:
             for position in positions:
@@ -94,12 +89,11 @@ class ArrayImages(ImageStream):
         return self.checked(image, f"{self.source}: image {position}")
 
     def digest(self) -> str:
-        """SHA-256 of the names, checksums and sizes of the members."""
-        return digest_lines(self._checks)
+        return digest_lines(self._checks)  # names, checksums and sizes of the members
 
 
 class _Member:
-    """The bytes of one array; in an uncompressed zip any place is reached without reading what is before."""
+    """The bytes of one array; in an uncompressed zip any place is reached directly."""
 
     def __init__(self, path: Path, name: str) -> None:
         self.position = self._base = 0
@@ -118,9 +112,8 @@ class _Member:
                 self._file, self._seekable = archive.open(info), False
                 return
         self._file = open(path, "rb")  # noqa: SIM115
-        self._file.seek(
-            info.header_offset + 26
-        )  # lengths of name and extra field end the 30-byte local header
+        # The lengths of name and extra field end the 30-byte local header; the central directory may differ.
+        self._file.seek(info.header_offset + 26)
         name_length, extra_length = struct.unpack("<HH", self._file.read(4))
         self._base = info.header_offset + 30 + name_length + extra_length
         self._file.seek(self._base)
@@ -132,8 +125,7 @@ class _Member:
         self._file.close()
 
     def read(self, size: int) -> bytes:
-        """`size` bytes, fewer only at the end."""
-        parts, left = [], size
+        parts, left = [], size  # a member of a zip may give less than was asked for
         while left and (part := self._file.read(left)):
             parts.append(part)
             left -= len(part)
@@ -141,16 +133,16 @@ class _Member:
         return b"".join(parts)
 
     def skip_to(self, position: int) -> None:
-        """Go forward to a byte of the array file."""
         if self._seekable:
             self._file.seek(self._base + position)
             self.position = position
+        # In a compressed member the only way is forward; positions increase.
         while self.position < position and self.read(min(position - self.position, _BLOCK)):
             pass
 
 
 def read_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """(shape, whether in Fortran order, type) of an npy stream; reads up to the first element.
+    """(shape, whether in Fortran order, dtype) of an npy stream; reads up to the first element.
 
     Raises:
         ValueError: it is no npy stream of version 1, 2 or 3, or holds Python objects.
@@ -176,11 +168,6 @@ def member_shape(path: str | Path, name: str) -> tuple[int, ...] | None:
 class TarImages(EncodedImages):
     """Image members of uncompressed tar shards, in the order of the shards and of their members.
 
-    Args:
-        shards: paths in order.
-        source: for messages.
-        transform: see `evaluator.image_stream.EncodedImages`.
-
     Raises:
         FileNotFoundError: a shard does not exist.
         ValueError: a shard is damaged, cut short or compressed, or there is no image.
@@ -200,13 +187,11 @@ class TarImages(EncodedImages):
         super().__init__(source=source, names=names, transform=transform)
 
     def content(self, position: int) -> bytes:
-        """See `EncodedImages.content`."""
         shard, offset, size = self._places[position]
         with open(self._shards[shard], "rb", buffering=0) as file:
-            return os.pread(file.fileno(), size, offset)
+            return os.pread(file.fileno(), size, offset)  # threads share no file position
 
     def digest(self) -> str:
-        """SHA-256 of the names and sizes of all members."""
         pairs = zip(self.names[: self.count], self._places, strict=False)
         return digest_lines(f"{name}\t{size}" for name, (_, _, size) in pairs)
 
@@ -229,7 +214,7 @@ def _members(shard: Path) -> list[tuple[str, int, int, int | None]]:
                 elif ending == "cls":
                     text = archive.extractfile(member).read().strip()
                     labels[key] = int(text) if text.isdigit() else None
-            if archive.offset >= end:
+            if archive.offset >= end:  # tarfile itself takes a missing end for an end
                 raise ValueError(f"shard {shard} is cut short after {end} bytes: its end mark is missing")
     except tarfile.TarError as error:
         raise ValueError(f"shard {shard} is not an uncompressed tar file, or damaged: {error}") from error
@@ -246,7 +231,7 @@ def open_images(path: str | Path, *, transform: Transform | None = None) -> Imag
 
     Raises:
         FileNotFoundError: there is nothing.
-        ValueError: what is there are no images, or no finished ones.
+        ValueError: the path holds no images, or unfinished ones.
     """
     text = str(path)
     if text.endswith(".tar"):
@@ -262,11 +247,7 @@ def open_images(path: str | Path, *, transform: Transform | None = None) -> Imag
 
 
 def expand_shards(pattern: str) -> list[Path]:
-    """Shards that a brace pattern names.
-
-    Raises:
-        ValueError: its braces do not match.
-    """
+    """Shards that a brace pattern names. Raises ValueError if its braces do not match."""
     try:
         return [Path(shard).expanduser() for shard in braceexpand(pattern)]
     except UnbalancedBracesError as error:
@@ -284,8 +265,8 @@ def _open_folder(folder: Path, transform: Transform | None) -> ImageStream:
         return FolderImages(folder, only_numbered=True, transform=transform)
     if (folder / "reconstructions.json").is_file():
         raise ValueError(
-            f"{folder} holds pictures of images beside their reconstructions, which cannot be measured; "
-            "give the images as samples and the tokenizer as tokenizer"
+            f"{folder} holds pictures of images beside their reconstructions, which cannot be measured;"
+            " give the images as samples and the tokenizer as tokenizer"
         )
     shards = sorted(folder.glob("*.tar"))
     if shards and not any(p.suffix.lower() in IMAGE_SUFFIXES for p in folder.iterdir()):

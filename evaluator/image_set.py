@@ -21,7 +21,6 @@ class ImageSet:
     Args:
         extractors: networks that images go through, if they give features that are needed.
         metrics: those that need features of this set.
-        settings: of the protocol.
         num_images: number over all processes, if it is known.
 
     Raises:
@@ -41,16 +40,13 @@ class ImageSet:
         dims = {name: dim for e in self._extractors for name, dim in e.dims.items()}
         missing = sorted(needed - set(dims))
         if missing:
-            raise ValueError(
-                f"features {', '.join(missing)} are needed, but no network that gives them was passed"
-            )
+            raise ValueError(f"features {', '.join(missing)} are needed, but no network gives them")
         self.collectors: dict[Key, Collector] = {}
         for metric in metrics:
             if metric.key not in self.collectors:
-                collector = metric.collector(dims[metric.features], settings, num_images)
-                self.collectors[metric.key] = collector
-        self._seen = np.zeros(0, dtype=np.uint8)
-        self._fingerprint = 0
+                self.collectors[metric.key] = metric.collector(dims[metric.features], settings, num_images)
+        self._seen = np.zeros(0, dtype=np.uint8)  # 1 at the positions that were given
+        self._fingerprint = 0  # sum of hashes: the same for any order and any number of processes
         self._next = distributed.rank()
 
     def update(self, images: torch.Tensor, positions: torch.Tensor | None = None) -> None:
@@ -70,6 +66,7 @@ class ImageSet:
         if len(numbers) != len(images) or (len(numbers) and numbers.min() < 0):
             raise ValueError(f"{len(numbers)} positions for {len(images)} images, expected one >= 0 for each")
         if len(numbers) and numbers.max() >= len(self._seen):
+            # Twice as large each time, so that copies stay few.
             self._seen = np.pad(self._seen, (0, 2 * int(numbers.max()) + 64 - len(self._seen)))
         if self._seen[numbers].any() or len(set(numbers.tolist())) < len(numbers):
             raise ValueError("an image position was given twice; every image counts once")

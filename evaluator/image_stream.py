@@ -1,8 +1,8 @@
-"""Images to be measured: from folders, `.npz` and `.npy` arrays, tar shards, or memory.
+"""Images to be measured: from folders, `.npz` and `.npy` arrays, or tar shards.
 
-Every stream numbers its images, knows their number and size before the first is decoded, and gives each process a
-contiguous share of them, so that all images are seen exactly once. Images are never skipped: one that cannot be read
-is an error that names it, because a metric depends on the number of images. Memory does not grow with their number.
+A stream numbers its images, knows their number and size before the first is decoded, and gives each process a
+contiguous share, so that all images are seen exactly once. Images are never skipped: one that cannot be read is an
+error that names it, because a metric depends on the number of images. Memory does not grow with their number.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 
 from common import distributed
-from common.images import IMAGE_SUFFIXES, flatten, pil_to_tensor, to_uint8
+from common.images import IMAGE_SUFFIXES, flatten, pil_to_tensor
 
 LOSSY_SUFFIXES = (".jpg", ".jpeg", ".webp")
 Transform = Callable[[Image.Image], Image.Image]
@@ -34,23 +34,14 @@ class ImageBatch(NamedTuple):
 
 
 class ImageStream(ABC):
-    """Numbered images of one size.
+    """Numbered images of one size."""
 
-    Attributes:
-        source: where they come from, for messages and results.
-        count: how many there are, over all processes.
-        size: (height, width) in pixels.
-        lossy: how many lie in files of a lossy format.
-        labels: int64 [count], or None if they are not known.
-        has_statistics: the source also holds feature statistics (a reference file).
-    """
-
-    source: str
-    count: int
-    size: tuple[int, int]
-    lossy: int = 0
-    labels: np.ndarray | None = None
-    has_statistics: bool = False
+    source: str  # for messages and results
+    count: int  # over all processes
+    size: tuple[int, int]  # (height, width) in pixels
+    lossy: int = 0  # how many lie in files of a lossy format
+    labels: np.ndarray | None = None  # int64 [count]
+    has_statistics: bool = False  # the source also holds feature statistics (a reference file)
 
     @abstractmethod
     def images(self, positions: range) -> Iterator[torch.Tensor]:
@@ -70,11 +61,7 @@ class ImageStream(ABC):
         return range(self.count * rank // processes, self.count * (rank + 1) // processes)
 
     def limit(self, count: int | None) -> None:
-        """Keep only the first `count` images, all if None.
-
-        Raises:
-            ValueError: `count` is less than 1.
-        """
+        """Keep only the first `count` images, all if None. Raises ValueError if it is less than 1."""
         if count is not None and count < 1:
             raise ValueError(f"number of images {count} must be at least 1")
         if count is not None and count < self.count:
@@ -82,11 +69,7 @@ class ImageStream(ABC):
             self.labels = None if self.labels is None else self.labels[:count]
 
     def batches(self, batch_size: int, positions: range | None = None) -> Iterator[ImageBatch]:
-        """Batches of this process's share, or of the positions given.
-
-        Raises:
-            ValueError: `batch_size` is less than 1; see also `images`.
-        """
+        """Batches of this process's share, or of the positions given; raises ValueError as `images`."""
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size} must be at least 1")
         share = self.share() if positions is None else positions
@@ -100,11 +83,7 @@ class ImageStream(ABC):
                 waiting, numbers = [], []
 
     def checked(self, image: torch.Tensor, name: str) -> torch.Tensor:
-        """The image [3, H, W] itself, if it has the size of the first one.
-
-        Raises:
-            ValueError: it has another size.
-        """
+        """The image [3, H, W] itself; raises ValueError if it has another size than the first one."""
         if tuple(image.shape[1:]) != self.size:
             found, expected = f"{image.shape[1]} x {image.shape[2]}", f"{self.size[0]} x {self.size[1]}"
             raise ValueError(
@@ -118,7 +97,6 @@ class EncodedImages(ImageStream):
     """Image files, decoded ahead by a few threads.
 
     Args:
-        source: where they come from.
         names: one per image, for messages.
         transform: applied to every decoded image (RGB, transparency composited on white).
 
@@ -139,18 +117,18 @@ class EncodedImages(ImageStream):
         """The file of one image."""
 
     def images(self, positions: range) -> Iterator[torch.Tensor]:
-        """See `ImageStream.images`; Pillow decodes without holding the interpreter, so threads are enough."""
+        # Pillow decodes without holding the interpreter, so threads are enough.
         workers = max(1, min(8, os.cpu_count() or 1))
         pool, ahead = ThreadPoolExecutor(workers), deque[Future]()
         try:
             for position in positions:
                 ahead.append(pool.submit(self._decode, position))
-                if len(ahead) > 8 * workers:
+                if len(ahead) > 8 * workers:  # bounds the images in memory
                     yield ahead.popleft().result()
             while ahead:
                 yield ahead.popleft().result()
         finally:
-            pool.shutdown(cancel_futures=True)
+            pool.shutdown(cancel_futures=True)  # a reader that stops early waits for no queue
 
     def _decode(self, position: int, first: bool = False) -> torch.Tensor:
         name = f"{self.source}: {self.names[position]}"
@@ -167,10 +145,7 @@ class EncodedImages(ImageStream):
 class FolderImages(EncodedImages):
     """Image files below a folder at any depth, sorted by path; names that are all numbers count as numbers.
 
-    Args:
-        folder: where to look; hidden files and folders are left out.
-        only_numbered: take `<number>.<suffix>` of the folder itself and nothing else.
-        transform: see `EncodedImages`.
+    Hidden files and folders are left out; `only_numbered` takes `<number>.<suffix>` of the folder itself alone.
     """
 
     def __init__(
@@ -187,11 +162,9 @@ class FolderImages(EncodedImages):
         super().__init__(source=str(folder), names=found, transform=transform)
 
     def content(self, position: int) -> bytes:
-        """See `EncodedImages.content`."""
         return (self.folder / self.names[position]).read_bytes()
 
     def digest(self) -> str:
-        """SHA-256 of the relative paths and sizes of all files."""
         sizes = ((name, (self.folder / name).stat().st_size) for name in self.names[: self.count])
         return digest_lines(f"{name}\t{size}" for name, size in sizes)
 
@@ -211,46 +184,16 @@ def _is_number(name: str) -> bool:
     return Path(name).parent == Path(".") and Path(name).stem.isdigit()
 
 
-class MemoryImages(ImageStream):
-    """A tensor of images: uint8, or float in [0, 1] that is rounded to 8 bit; [N, 3, H, W].
-
-    Raises:
-        ValueError: it has another shape.
-    """
-
-    def __init__(self, images: torch.Tensor, *, source: str = "memory") -> None:
-        if images.ndim != 4 or images.shape[1] != 3 or not len(images):
-            raise ValueError(f"images have shape {list(images.shape)}, expected [N, 3, H, W] with N >= 1")
-        self._images, self.source = images, source
-        self.count, self.size = len(images), tuple(images.shape[2:])
-
-    def images(self, positions: range) -> Iterator[torch.Tensor]:
-        """See `ImageStream.images`."""
-        for position in positions:
-            image = self._images[position]
-            yield image if image.dtype == torch.uint8 else to_uint8(image)
-
-    def digest(self) -> str:
-        """SHA-256 of the pixels."""
-        return digest_lines(
-            hashlib.sha256(i.cpu().numpy().tobytes()).hexdigest() for i in self.images(range(self.count))
-        )
-
-
 def digest_lines(lines: Iterable[str]) -> str:
-    """SHA-256 of lines of text."""
+    """SHA-256 of lines of text, in hex."""
     total = hashlib.sha256()
     for line in lines:
-        total.update(line.encode("utf-8", "surrogateescape") + b"\n")
+        total.update(line.encode("utf-8", "surrogateescape") + b"\n")  # file names may be any bytes
     return total.hexdigest()
 
 
 def file_hash(path: str | Path) -> str:
-    """SHA-256 of a file's bytes.
-
-    Raises:
-        OSError: it cannot be read.
-    """
+    """SHA-256 of a file's bytes, in hex."""
     total = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 22):

@@ -16,8 +16,6 @@ from evaluator.inception_weights import (
     sha256_of_weights,
 )
 
-__all__ = ["FastInception", "FeatureExtractor", "InceptionFeatures", "InceptionV3", "load_inception"]
-
 Precision = Literal["float64", "float32", "bfloat16"]
 PRECISIONS = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16}
 # Images that go through the plain network at once; it is exact, not fast, and its maps are large.
@@ -27,21 +25,9 @@ PLAIN_BATCH = 16
 class FeatureExtractor:
     """Features of 8-bit images, and what a result has to say about them.
 
-    Args:
-        network: maps uint8 images [B, 3, H, W] to `InceptionFeatures`.
-        weights_hash: SHA-256 of the weight file.
-        precision: what the network computes in.
-        device: where it computes.
-
-    Attributes:
-        name: "inception".
-        weights_hash, precision, device: as given.
-        official: whether these are the weights that published numbers were computed with.
-        approximate: whether features are off by more than rounding of float32.
-        dims: {field of `InceptionFeatures`: size}.
+    `official`: these are the weights that published numbers were computed with. `approximate`: features are off by more
+    than float32 rounding.
     """
-
-    name = "inception"
 
     def __init__(
         self,
@@ -58,11 +44,7 @@ class FeatureExtractor:
         self.dims = dict(DIMS)
 
     def __call__(self, images: torch.Tensor) -> InceptionFeatures:
-        """Features of uint8 images [B, 3, H, W] of any size and on any device: float64 or else float32.
-
-        Raises:
-            ValueError: the images are not uint8 [B, 3, H, W].
-        """
+        """Features of uint8 images [B, 3, H, W] of any size and on any device: float64 or else float32."""
         return self._network(images)
 
 
@@ -85,39 +67,32 @@ def load_inception(
     *,
     device: torch.device | str = "cpu",
     precision: Precision = "float32",
-    fast: bool = True,
 ) -> FeatureExtractor:
     """The feature network of FID, sFID and the Inception Score with its weights.
 
     Args:
         weights: weight file; None looks at `$INCEPTION_WEIGHTS`, in torch's hub folder, and downloads.
-        device: where to compute.
-        precision: "float32" as the tools compute; "float64", exact and slow; "bfloat16", an approximation.
-        fast: the rearranged network (`FastInception`); False: layer by layer as published. float64 is always plain.
+        precision: "float32" as the tools compute; "float64", layer by layer as published, exact and slow; "bfloat16",
+            an approximation.
 
     Raises:
-        ValueError: unknown precision, or bfloat16 without `fast`.
+        ValueError: the precision is unknown.
         FileNotFoundError: the weights are not there and cannot be downloaded.
         CheckpointError: they are damaged or belong to another network.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision is {precision!r}; expected one of {', '.join(PRECISIONS)}")
-    if precision == "bfloat16" and not fast:
-        raise ValueError("precision is 'bfloat16' and fast is False; only the fast network has it")
     network, weights_hash = read_inception(weights)
     dtype = PRECISIONS[precision]
+    exact = precision == "float64"  # the fast network does not have it
     run = (
-        FastInception(network, device=device, dtype=dtype)
-        if fast and precision != "float64"
-        else _plain(network, torch.device(device), dtype)
+        _plain(network, torch.device(device)) if exact else FastInception(network, device=device, dtype=dtype)
     )
     return FeatureExtractor(run, weights_hash=weights_hash, precision=precision, device=device)
 
 
-def _plain(
-    network: InceptionV3, device: torch.device, dtype: torch.dtype
-) -> Callable[[torch.Tensor], InceptionFeatures]:
-    network = network.to(device, dtype)
+def _plain(network: InceptionV3, device: torch.device) -> Callable[[torch.Tensor], InceptionFeatures]:
+    network = network.to(device, torch.float64)
 
     def run(images: torch.Tensor) -> InceptionFeatures:
         with full_precision(device):

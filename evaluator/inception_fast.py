@@ -1,6 +1,6 @@
 """The feature network rearranged for speed; its features are those of `InceptionV3` up to float32 rounding.
 
-What is different, none of it an approximation:
+None of the differences is an approximation:
 - batch normalisation is folded into the convolutions (in float64), which add the bias and the ReLU themselves;
 - memory is channels-last, and on processors weights are put into the layout of oneDNN's kernels once, not per call;
 - 1 x 1 convolutions that read the same input are one convolution;
@@ -34,8 +34,6 @@ class FusedConv:
 
     Args:
         units: units that read the same input, with equal kernel, stride and padding.
-        dtype: float32 or bfloat16.
-        device: where the weights live.
         relu: False leaves the ReLU to the caller.
         batch: images per call that weights are laid out for; others work, possibly slower.
     """
@@ -77,8 +75,6 @@ class FastInception:
     """`InceptionV3` for evaluation, made once from a loaded network; called like it.
 
     Args:
-        network: the plain network; it is not kept.
-        device: where to compute.
         dtype: float32, or bfloat16 for an approximation (features off by 7e-3 relative).
         batch: images that go through the later layers at once.
         stem_batch: images that go through the first layers at once; None: 1 on a processor, else `batch`.
@@ -104,7 +100,7 @@ class FastInception:
         self.stem_batch = stem_batch
         if min(self.batch, self.stem_batch) < 1:
             raise ValueError(f"batch is {batch} and stem_batch is {stem_batch}; expected at least 1")
-        self.fc = network.fc.weight.detach().to(self.device, torch.float64)
+        self.fc = network.fc.weight.detach().to(self.device, torch.float64)  # without its bias
         self.convs: dict[str, FusedConv] = {}
         for name, module in network.named_children():
             if isinstance(module, ConvUnit):
@@ -128,11 +124,7 @@ class FastInception:
 
     @torch.no_grad()
     def __call__(self, images: torch.Tensor) -> InceptionFeatures:
-        """Features of uint8 images [B, 3, H, W] of any size, float32, on the device of the network.
-
-        Raises:
-            ValueError: the images are not uint8 [B, 3, H, W].
-        """
+        """Features of uint8 images [B, 3, H, W] of any size, float32, on the device of the network."""
         check_images(images)
         if not len(images):  # the share of a process that got none; kernels need not cope with it
             return InceptionFeatures(*(torch.zeros(0, size, device=self.device) for size in DIMS.values()))
@@ -153,10 +145,9 @@ class FastInception:
         x = torch.cat(self._block_d(x), 1)
         x = torch.cat(self._block_e("Mixed_7b", x), 1)
         # The mean of every branch, so that the last and widest map is never put together.
-        pool = torch.cat(
-            [part.float().mean((2, 3)) for part in self._block_e("Mixed_7c", x, max_pool=True)], 1
-        )
-        # Immune to a process-wide setting that lets float32 products be rounded to fewer bits.
+        last = self._block_e("Mixed_7c", x, max_pool=True)
+        pool = torch.cat([part.float().mean((2, 3)) for part in last], 1)  # [B, 2048]
+        # float64: a process-wide setting may let float32 products be rounded to fewer bits.
         return InceptionFeatures(pool, (pool.double() @ self.fc.T).float(), spatial)
 
     def _stem(self, images: torch.Tensor) -> torch.Tensor:
@@ -174,7 +165,7 @@ class FastInception:
         return x
 
     def _pooled(self, block: str, x: torch.Tensor) -> torch.Tensor:
-        return average_pool(self.convs[f"{block}.branch_pool"](x)).relu_()
+        return average_pool(self.convs[f"{block}.branch_pool"](x)).relu_()  # the pool comes second
 
     def _block_a(self, block: str, x: torch.Tensor) -> list[torch.Tensor]:
         one, five, three = self.convs[f"{block}.heads"].parts(x)
@@ -227,12 +218,9 @@ def _can_pack(device: torch.device, dtype: torch.dtype) -> bool:
 
 
 def full_precision(device: torch.device) -> AbstractContextManager:
-    """Within it, no autocast of a surrounding training step, and no TensorFloat-32 in convolutions.
-
-    torch allows TensorFloat-32 there by default, with errors of 1e-3.
-    """
+    """Within it, no autocast of a surrounding training step, and no TensorFloat-32 in convolutions."""
     stack = ExitStack()
     stack.enter_context(torch.autocast(device.type, enabled=False))
-    if device.type == "cuda":
+    if device.type == "cuda":  # torch allows TensorFloat-32 there by default, with errors of 1e-3
         stack.enter_context(torch.backends.cudnn.flags(enabled=True, benchmark=False, allow_tf32=False))
     return stack

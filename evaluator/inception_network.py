@@ -22,17 +22,11 @@ DIMS = {"pool": POOL_DIM, "logits": NUM_LOGITS, "spatial": SPATIAL_DIM}
 
 
 class InceptionFeatures(NamedTuple):
-    """What metrics need of a batch of B images.
+    """What metrics need of a batch of B images."""
 
-    Attributes:
-        pool: [B, 2048], global average of the last block, at least 0; FID, KID, precision and recall.
-        logits: [B, 1008], `pool @ fc.weight.T` *without* the bias; Inception Score.
-        spatial: [B, 2023], first 7 channels of `Mixed_6d.branch1x1` (17 x 17), flattened channel last; sFID.
-    """
-
-    pool: torch.Tensor
-    logits: torch.Tensor
-    spatial: torch.Tensor
+    pool: torch.Tensor  # [B, 2048], global average of the last block, at least 0: FID, KID
+    logits: torch.Tensor  # [B, 1008], `pool @ fc.weight.T` *without* the bias: Inception Score
+    spatial: torch.Tensor  # [B, 2023], first 7 channels of `Mixed_6d.branch1x1`, 17 x 17, channel last: sFID
 
 
 class ConvUnit(nn.Module):
@@ -52,7 +46,6 @@ class ConvUnit(nn.Module):
         self.bn = nn.BatchNorm2d(out_channels, eps=0.001)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[B, in_channels, H, W] -> [B, out_channels, H', W'], at least 0."""
         return self.bn(self.conv(x)).relu_()
 
 
@@ -75,7 +68,6 @@ class BlockA(nn.Module):
         self.branch_pool = ConvUnit(in_channels, pool_channels, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[B, in, 35, 35] -> [B, 224 + pool_channels, 35, 35]."""
         five = self.branch5x5_2(self.branch5x5_1(x))
         three = self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x)))
         return torch.cat([self.branch1x1(x), five, three, self.branch_pool(average_pool(x))], 1)
@@ -92,13 +84,12 @@ class BlockB(nn.Module):
         self.branch3x3dbl_3 = ConvUnit(96, 96, 3, stride=2)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[B, 288, 35, 35] -> [B, 768, 17, 17]."""
         double = self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x)))
         return torch.cat([self.branch3x3(x), double, F.max_pool2d(x, 3, 2)], 1)
 
 
 class BlockC(nn.Module):
-    """17 x 17 blocks `Mixed_6b` to `6e`, with 7 x 7 kernels taken apart into 1 x 7 and 7 x 1."""
+    """17 x 17 blocks `Mixed_6b` to `6e`: [B, 768, 17, 17] -> the same; 7 x 7 kernels are 1 x 7 and 7 x 1."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -115,7 +106,6 @@ class BlockC(nn.Module):
         self.branch_pool = ConvUnit(768, 192, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[B, 768, 17, 17] -> [B, 768, 17, 17]; channels 0 to 191 are those of `branch1x1`."""
         single = self.branch7x7_3(self.branch7x7_2(self.branch7x7_1(x)))
         double = self.branch7x7dbl_3(self.branch7x7dbl_2(self.branch7x7dbl_1(x)))
         double = self.branch7x7dbl_5(self.branch7x7dbl_4(double))
@@ -135,14 +125,13 @@ class BlockD(nn.Module):
         self.branch7x7x3_4 = ConvUnit(192, 192, 3, stride=2)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[B, 768, 17, 17] -> [B, 1280, 8, 8]."""
         seven = self.branch7x7x3_3(self.branch7x7x3_2(self.branch7x7x3_1(x)))
         three = self.branch3x3_2(self.branch3x3_1(x))
         return torch.cat([three, self.branch7x7x3_4(seven), F.max_pool2d(x, 3, 2)], 1)
 
 
 class BlockE(nn.Module):
-    """8 x 8 blocks `Mixed_7b` (average pool) and `Mixed_7c` (max pool), to 2048 channels."""
+    """8 x 8 blocks `Mixed_7b` (average pool) and `Mixed_7c` (max pool): [B, in, 8, 8] -> [B, 2048, 8, 8]."""
 
     def __init__(self, in_channels: int, *, max_pool: bool) -> None:
         super().__init__()
@@ -159,7 +148,6 @@ class BlockE(nn.Module):
         self.branch_pool = ConvUnit(in_channels, 192, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[B, in, 8, 8] -> [B, 2048, 8, 8]."""
         single = self.branch3x3_1(x)
         double = self.branch3x3dbl_2(self.branch3x3dbl_1(x))
         parts = [self.branch1x1(x), self.branch3x3_2a(single), self.branch3x3_2b(single)]
@@ -169,11 +157,11 @@ class BlockE(nn.Module):
 
 
 class InceptionV3(nn.Module):
-    """The feature network as published, layer by layer; computes in the type of its parameters.
+    """The feature network as published, layer by layer; computes in the dtype of its parameters.
 
     Args:
-        resize_dtype: width of the resize to 299 pixels. float32 is TensorFlow's arithmetic to the last bit; some
-            evaluators resize in float64, which changes features by 1e-7.
+        resize_dtype: of the resize to 299 pixels. float32 is TensorFlow's arithmetic to the last bit; some evaluators
+            resize in float64, which changes features by 1e-7.
     """
 
     def __init__(self, *, resize_dtype: torch.dtype = torch.float32) -> None:
@@ -196,14 +184,10 @@ class InceptionV3(nn.Module):
         self.Mixed_7b = BlockE(1280, max_pool=False)
         self.Mixed_7c = BlockE(2048, max_pool=True)
         self.fc = nn.Linear(POOL_DIM, NUM_LOGITS)
-        self.eval().requires_grad_(False)
+        self.eval().requires_grad_(False)  # running statistics, always
 
     def stages(self, images: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
-        """Every intermediate result with its name, from `Conv2d_1a_3x3` to `AvgPool`, for uint8 images [B, 3, H, W].
-
-        Raises:
-            ValueError: the images are not uint8 [B, 3, H, W].
-        """
+        """Every intermediate result with its name, from `Conv2d_1a_3x3` to `AvgPool`, for uint8 images [B, 3, H, W]."""
         check_images(images)
         # Widened after it was normalised, as the tools do: the difference costs the last bit of float32.
         x = (resize_tf1(images, IMAGE_SIDE, dtype=self.resize_dtype) - 128) / 128
@@ -219,18 +203,11 @@ class InceptionV3(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: torch.Tensor) -> InceptionFeatures:
-        """Features of 8-bit images of any size, in the type of the parameters.
-
-        Args:
-            images: uint8 [B, 3, H, W], RGB.
-
-        Raises:
-            ValueError: the images are not uint8 [B, 3, H, W].
-        """
+        """Features of uint8 RGB images [B, 3, H, W] of any size, in the dtype of the parameters."""
         spatial = pool = None
         for name, x in self.stages(images):
             if name == "Mixed_6d":
-                spatial = flatten_spatial(x)
+                spatial = flatten_spatial(x)  # its first channels are those of `branch1x1`
             pool = x
         return InceptionFeatures(pool, F.linear(pool, self.fc.weight), spatial)
 

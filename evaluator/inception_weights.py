@@ -1,6 +1,5 @@
 """Where the weights of the Inception feature network come from, and whether they are the published ones."""
 
-import hashlib
 import os
 import re
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from evaluator.image_stream import file_hash
 from modeling.pretrained.perceptual_weights import download
 from storage.weights import CheckpointError, read_weights
 
@@ -25,8 +25,7 @@ def find_inception_weights(path: str | Path | None = None) -> Path:
     """The weight file: `path`, else `$INCEPTION_WEIGHTS`, else torch's hub folder, else downloaded into it.
 
     Raises:
-        FileNotFoundError: a file that was named does not exist, or there is none and it cannot be downloaded;
-            the message says what to fetch and where to name it.
+        FileNotFoundError: a file that was named does not exist, or there is none and it cannot be downloaded.
     """
     for origin, named in (("the given path", path), (f"${ENVIRONMENT}", os.environ.get(ENVIRONMENT))):
         if named:
@@ -50,16 +49,10 @@ def sha256_of_weights(path: str | Path) -> str:
     """SHA-256 of a weight file, 64 hex digits.
 
     Raises:
-        CheckpointError: the file's name ends in `-` and eight hex digits, as downloads of torch do, and the hash of
-            its content starts with others: it is damaged or another file.
+        CheckpointError: the file's name ends in `-` and hex digits, and the hash starts with others.
     """
-    path = Path(path)
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while part := file.read(1 << 20):
-            digest.update(part)
-    found = digest.hexdigest()
-    promised = re.search(r"-([0-9a-f]{8,64})$", path.stem)
+    found = file_hash(path)
+    promised = re.search(r"-([0-9a-f]{8,64})$", Path(path).stem)  # torch's downloads promise it so
     if promised and not found.startswith(promised[1]):
         raise CheckpointError(
             f"{path} is damaged: its name promises a SHA-256 that starts with {promised[1]},"
@@ -71,8 +64,6 @@ def sha256_of_weights(path: str | Path) -> str:
 def load_inception_weights(path: str | Path, network: nn.Module) -> None:
     """Load a weight file into the network: the same names and shapes, except counters of seen batches.
 
-    Published files hold `num_batches_tracked` or do not; evaluation does not read it.
-
     Raises:
         FileNotFoundError: the file does not exist.
         CheckpointError: it is damaged or belongs to another network (torchvision's Inception, for instance).
@@ -80,17 +71,16 @@ def load_inception_weights(path: str | Path, network: nn.Module) -> None:
     state, wanted = read_weights(path), network.state_dict()
     for name, tensor in wanted.items():
         if name.endswith("num_batches_tracked"):
-            state[name] = torch.zeros_like(tensor)
+            state[name] = torch.zeros_like(tensor)  # in some published files only; evaluation ignores it
         elif name not in state:
-            raise CheckpointError(
-                f"{path} lacks the entry {name!r}; expected the 2015 Inception of FID (see {OFFICIAL_URL})"
-            )
+            expected = f"expected the 2015 Inception of FID (see {OFFICIAL_URL})"
+            raise CheckpointError(f"{path} lacks the entry {name!r}; {expected}")
         elif state[name].shape != tensor.shape:
             shapes = f"{list(state[name].shape)} instead of {list(tensor.shape)}"
             raise CheckpointError(f"{path}: entry {name!r} has shape {shapes}; it belongs to another network")
     surplus = sorted(state.keys() - wanted.keys())
     if surplus:
         raise CheckpointError(
-            f"{path} holds the entry {surplus[0]!r}, which the 2015 Inception of FID does not have"
+            f"{path} holds the entry {surplus[0]!r}, which the 2015 Inception does not have"
         )
     network.load_state_dict(state, strict=True)

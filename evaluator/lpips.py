@@ -40,11 +40,10 @@ class AlexNetFeatures(nn.Module):
             self.add_module(f"slice{number}", nn.Sequential(layers))
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """[B, 3, H, W] -> maps of 64, 192, 384, 256 and 256 channels."""
         maps = []
         for part in self.children():
             x = part(x)
-            maps.append(x)
+            maps.append(x)  # 64, 192, 384, 256 and 256 channels
         return maps
 
 
@@ -64,7 +63,7 @@ def alexnet_entry(name: str) -> str | None:
     """Name inside `AlexNetLPIPS` of an entry of an LPIPS file, of its heads, or of torchvision's AlexNet."""
     kind, _, rest = name.partition(".")
     if kind == "classifier":
-        return None
+        return None  # left out
     return f"net.slice{ALEXNET_SLICES[int(rest.split('.')[0])]}.{rest}" if kind == "features" else name
 
 
@@ -76,7 +75,6 @@ def load_lpips(
     Args:
         network: "vgg" (the usual choice for tokenizers) or "alex".
         paths: one file with all entries, or the torchvision trunk and the linear heads.
-        device: where it computes.
 
     Raises:
         FileNotFoundError: naming a missing file.

@@ -20,38 +20,31 @@ class Statistics:
 
 
 class Moments:
-    """Count, sum and sum of outer products of feature vectors in float64.
+    """Count, sum and sum of outer products of feature vectors [B, dim] in float64.
 
     All three merge by addition, so the result does not depend on batches, order or processes beyond rounding. The
     mean is subtracted at the end, which float64 carries for features whose mean is not far above their deviation.
-
-    Args:
-        dim: feature size d, at least 1.
-        device: where the sums live; it must know float64 (MPS does not).
-
-    Raises:
-        ValueError: for a `dim` below 1.
     """
 
-    def __init__(self, dim: int, *, device: torch.device | str = "cpu") -> None:
+    def __init__(self, dim: int) -> None:
         if dim < 1:
             raise ValueError(f"dim={dim} must be at least 1")
         self.dim = dim
         self.count = 0
-        self.total = torch.zeros(dim, dtype=torch.float64, device=device)
-        self.products = torch.zeros(dim, dim, dtype=torch.float64, device=device)
+        self.total = torch.zeros(dim, dtype=torch.float64)  # on the CPU: MPS lacks float64
+        self.products = torch.zeros(dim, dim, dtype=torch.float64)
 
     @torch.no_grad()
     def update(self, features: torch.Tensor, positions: torch.Tensor | None = None) -> None:
-        """Add feature vectors [B, d] of any floating type; sums do not depend on positions.
+        """Add feature vectors of any floating dtype; positions do not matter.
 
         Raises:
-            ValueError: for another shape, or values that are not finite (they would spoil every later result).
+            ValueError: the shape is wrong, or values are not finite (they would spoil every later result).
         """
         if features.ndim != 2 or features.shape[1] != self.dim:
             raise ValueError(f"features have shape {tuple(features.shape)}, expected [B, {self.dim}]")
         for rows in features.detach().split(ROWS):
-            rows = rows.to(self.total.device).double()
+            rows = rows.cpu().double()
             if not torch.isfinite(rows).all():
                 bad = int((~torch.isfinite(rows)).any(dim=1).sum())
                 raise ValueError(f"{bad} of {len(rows)} feature vectors hold values that are not finite")
@@ -61,42 +54,28 @@ class Moments:
 
     @property
     def mean(self) -> torch.Tensor:
-        """[d] in float64. Raises ValueError if nothing was counted."""
+        """[d], float64. Raises ValueError if nothing was counted."""
         if self.count < 1:
             raise ValueError("the mean of no feature vectors is undefined")
         return self.total / self.count
 
     @property
     def covariance(self) -> torch.Tensor:
-        """[d, d] in float64 with divisor N - 1, exactly symmetric. Raises ValueError below two vectors."""
+        """[d, d], float64, with divisor N - 1, exactly symmetric. Raises ValueError below two vectors."""
         if self.count < 2:
             raise ValueError(f"a covariance needs at least 2 feature vectors, got {self.count}")
         centred = self.products - torch.outer(self.total, self.mean)
         return (centred + centred.T) / (2 * (self.count - 1))
 
-    def merge(self, other: "Moments") -> None:
-        """Add what another object of the same `dim` has counted. Raises ValueError for another `dim`."""
-        if other.dim != self.dim:
-            raise ValueError(f"moments of size {other.dim} cannot be added to moments of size {self.dim}")
-        self.count += other.count
-        self.total += other.total.to(self.total.device)
-        self.products += other.products.to(self.products.device)
-
-    def reduced(self, device: torch.device | str = "cpu") -> "Moments":
-        """The sum over all processes, as a new object on the CPU; every process must call it.
-
-        Args:
-            device: what the process group communicates from ("cuda" for NCCL); unused in a single process.
-        """
-        result = Moments(self.dim)
-        result.merge(self)
-        if distributed.is_active():
-            result.count = int(distributed.all_reduce_sum(torch.tensor(self.count, device=device)))
-            result.total = distributed.all_reduce_sum(self.total.to(device)).cpu()
-            result.products = distributed.all_reduce_sum(self.products.to(device)).cpu()
-        return result
-
     def result(self, device: torch.device | str = "cpu") -> Statistics:
-        """Mean and covariance over all processes; see `reduced`."""
-        total = self.reduced(device)
-        return Statistics(total.mean.numpy(), total.covariance.numpy(), total.count)
+        """Mean and covariance over all processes, all of which must call it.
+
+        The process group communicates from `device` ("cuda" for NCCL); a single process does not use it.
+        """
+        whole = self
+        if distributed.is_active():
+            whole = Moments(self.dim)  # this process's own sums stay as they are
+            whole.count = int(distributed.all_reduce_sum(torch.tensor(self.count, device=device)))
+            whole.total = distributed.all_reduce_sum(self.total.to(device)).cpu()
+            whole.products = distributed.all_reduce_sum(self.products.to(device)).cpu()
+        return Statistics(whole.mean.numpy(), whole.covariance.numpy(), whole.count)

@@ -27,25 +27,17 @@ class Extractor(Protocol):
     approximate: bool
     dims: Mapping[str, int]
 
-    def __call__(self, images: torch.Tensor) -> Any:
-        """Features of a batch."""
+    def __call__(self, images: torch.Tensor) -> Any: ...
 
 
 @dataclass(frozen=True)
 class Network:
-    """How a network is loaded, and what it gives.
+    """How a network is loaded, and what it gives."""
 
-    Attributes:
-        load: from its files (None: it finds or downloads them), with `device` and, if `precisions`, `precision`.
-        features: kinds of features, the `dims` of the extractor; none for a network that compares pairs.
-        precisions: it computes in the precision that is asked for.
-        files: files that have to be given because it downloads none.
-    """
-
-    load: Callable[..., Any]
-    features: tuple[str, ...] = ()
-    precisions: bool = False
-    files: str = ""
+    load: Callable[..., Any]  # (files or None, device=...): None finds or downloads them
+    features: tuple[str, ...] = ()  # the extractor's `dims`; none for a network that compares pairs
+    precisions: bool = False  # `load` also takes `precision`
+    files: str = ""  # files that have to be given, because it downloads none
 
 
 NETWORKS = {
@@ -72,10 +64,8 @@ def load_networks(
     """The networks that metrics need, by name. The main process goes first and fills the caches.
 
     Args:
-        metrics: names.
         weights: files by name of the network; None or missing = it finds or downloads them.
-        device: where they compute.
-        precision: of those that know several.
+        precision: for networks that know several.
 
     Raises:
         ValueError: files have to be given and are not.
@@ -86,7 +76,7 @@ def load_networks(
         if NETWORKS[name].files and not weights.get(name):
             raise ValueError(f"metric {name} needs {name}_weights=[{NETWORKS[name].files}]")
     networks: dict[str, Any] = {}
-    for turn in range(2 if needed else 0):
+    for turn in range(2 if needed else 0):  # the main process downloads, then the others read its files
         if distributed.is_main() == (turn == 0):
             for name in needed:
                 options = {"precision": precision} if NETWORKS[name].precisions else {}
@@ -101,9 +91,8 @@ def local_networks(
     """Inception and LPIPS if their files are named or cached; nothing is downloaded.
 
     Args:
-        inception_weights: file; None looks at $INCEPTION_WEIGHTS and into torch's hub folder.
-        lpips_weights: VGG-16 trunk and linear heads, or one file with both; None is no LPIPS.
-        device: where they compute.
+        inception_weights: None looks at $INCEPTION_WEIGHTS and into torch's hub folder.
+        lpips_weights: VGG-16 trunk and linear heads, or one file with both; None leaves LPIPS out.
 
     Raises:
         FileNotFoundError, ValueError: a file that is named does not exist or does not fit.
@@ -129,8 +118,7 @@ def comparing_metrics(networks: Mapping[str, Any]) -> list[str]:
 
 
 def extractor_facts(networks: Mapping[str, Extractor]) -> dict[str, Any]:
-    """For results: hash of the weights of every network, whether it runs in reduced precision, and whether it is the
-    published one where that is known."""
+    """For results: hash and precision of every network, and whether it is the published one where that is known."""
     facts: dict[str, Any] = {}
     for name, network in networks.items():
         facts[name] = {"weights_hash": network.weights_hash, "approximate": bool(network.approximate)}

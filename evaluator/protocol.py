@@ -11,29 +11,18 @@ from typing import Any
 
 @dataclass(frozen=True)
 class ProtocolSettings:
-    """One protocol.
-
-    Attributes:
-        name: adm, torch-fidelity or tokenizer.
-        is_splits: number of equal splits of the Inception Score; None = consecutive blocks.
-        is_order: "stored", or "shuffled" by numpy's RandomState(2020).
-        is_block: length of the blocks, the last may be shorter.
-        neighbours: k of precision and recall.
-        half_distances: squared distances in float16 as ADM computes them, instead of float32.
-        kid_subsets, kid_subset_size: of the kernel distance.
-    """
+    """One protocol."""
 
     name: str
-    is_splits: int | None
-    is_order: str
-    is_block: int | None
-    neighbours: int = 3
-    half_distances: bool = False
+    is_splits: int | None  # equal splits of the Inception Score; None = consecutive blocks
+    is_order: str  # "stored", or "shuffled" by numpy's RandomState(2020)
+    is_block: int | None  # images of a block; the last may have fewer
+    neighbours: int = 3  # k of precision and recall
+    half_distances: bool = False  # squared distances in float16 as ADM computes them
     kid_subsets: int = 100
     kid_subset_size: int = 1000
 
     def facts(self) -> dict[str, Any]:
-        """As plain values, for results."""
         return asdict(self)
 
 

@@ -18,9 +18,8 @@ from evaluator.protocol import ProtocolSettings
 def sampler_facts(path: str | Path) -> dict[str, Any]:
     """How samples were made, as `sample_imagenet.py` or `scripts/reconstruct.py` wrote it beside them.
 
-    Returns:
-        The content of `samples.json` or the means of `reconstructions.json`, long lists replaced by their lengths,
-        with `tokens_per_image` and `bits_per_image` where they can be told; empty if there is no such file.
+    The content of `samples.json` or `reconstructions.json`, long lists replaced by their lengths, with
+    `tokens_per_image` and `bits_per_image` where they can be told; empty without such a file.
     """
     place = Path(path).expanduser()
     folder = place if place.is_dir() else place.parent
@@ -94,10 +93,8 @@ def warnings_about(
 
     Args:
         samples: `image_facts` of the samples.
-        metrics: those computed.
-        protocol: settings used.
         has_statistics: the samples' file also holds statistics, as reference files do.
-        reference: facts of the reference (`Reference.facts`), None without one.
+        reference: `Reference.facts`, None without one.
         reconstructed: the samples are originals whose reconstructions are measured; they may be JPEG files.
     """
     notes, count = [], samples["count"]
@@ -144,16 +141,12 @@ def _reference_warnings(samples: Mapping[str, Any], reference: Mapping[str, Any]
 
 
 def network_warnings(extractors: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """What a reader must know about the networks.
-
-    Args:
-        extractors: `evaluator.networks.extractor_facts`.
-    """
+    """What a reader must know about the networks, given `evaluator.networks.extractor_facts`."""
     notes = []
     for name, facts in extractors.items():
         if facts.get("official") is False:
             notes.append(
-                f"the weights of {name} are not the published file: no number compares with one from elsewhere"
+                f"the weights of {name} are not the published file: numbers from elsewhere do not compare"
             )
         if facts["approximate"]:
             notes.append(f"{name} ran in reduced precision: good for curves, not for a number to be reported")

@@ -32,7 +32,7 @@ def statistics_keys(kind: str) -> tuple[str, str]:
 
 
 def _kinds(names: set[str]) -> list[str]:
-    """Kinds of features of which a file with these arrays holds something."""
+    # A lone `mu` or `sigma` counts: the file is incomplete, and reading says so.
     endings = {name.removeprefix(key) for key in ("mu", "sigma") for name in names if name.startswith(key)}
     known = [kind for kind, ending in ENDINGS.items() if ending in endings]
     return known + sorted(e[1:] for e in endings - set(ENDINGS.values()) if e.startswith("_"))
@@ -40,29 +40,17 @@ def _kinds(names: set[str]) -> list[str]:
 
 @dataclass(kw_only=True)
 class Reference:
-    """Statistics, images, or both.
+    """Statistics, images, or both."""
 
-    Attributes:
-        source: path, or what else to call it.
-        sha256: of the file; of the description of the files for images.
-        statistics: by kind of features: pool, spatial, dinov2, ...
-        images: those stored in the file, or the reference itself; None if there are only statistics.
-        protocol: what the file says about its making; empty for foreign files and for images.
-        image_set: what it shows: "training", "validation" or "originals" (of the reconstructions that are measured)
-            if that was stated, "images" for images without a statement, "unknown" for statistics without one.
-    """
-
-    source: str
-    sha256: str
-    statistics: dict[str, Statistics] = field(default_factory=dict)
-    images: ImageStream | None = None
+    source: str  # path, or what else to call it
+    sha256: str  # of the file; for images, of the description of the files
+    statistics: dict[str, Statistics] = field(default_factory=dict)  # by kind of features: pool, spatial, ...
+    images: ImageStream | None = None  # stored in the file, or the reference itself; None = statistics alone
+    # How it was made; empty for foreign files and images.
     protocol: dict[str, Any] = field(default_factory=dict)
+    # "training", "validation" or "originals" (of the measured reconstructions) if that was stated, "images" for images
+    # without a statement, "unknown" for statistics without one.
     image_set: str = "unknown"
-
-    @property
-    def verified(self) -> bool:
-        """Whether it is known how its numbers came about: a file of ours, or images that are measured now."""
-        return bool(self.protocol) or not self.statistics
 
     def facts(self) -> dict[str, Any]:
         """For results: source, hash, number and size of images, and the protocol inside."""
@@ -70,7 +58,8 @@ class Reference:
             "source": self.source,
             "sha256": self.sha256,
             "image_set": self.image_set,
-            "verified": self.verified,
+            # How its numbers came about is known: a file of ours, or images that are measured now.
+            "verified": bool(self.protocol) or not self.statistics,
             "statistics": sorted(self.statistics),
         }
         counts = [s.count for s in self.statistics.values() if s.count]
@@ -88,22 +77,12 @@ class Reference:
         return facts
 
     def same_count(self, num_images: int | None) -> bool:
-        """Whether undescribed images may be those that `num_images` samples were made of (None: not known)."""
+        """Whether undescribed images may be those that `num_images` samples (None: unknown) were made of."""
         described = self.image_set != "images" or self.images is None
         return described or num_images in (None, self.images.count)
 
     def require_network(self, name: str, kind: str, weights_hash: str, approximate: bool) -> None:
-        """Refuse statistics that another network made than the one that measures the samples.
-
-        Args:
-            name: of the network.
-            kind: of features, see `statistics`.
-            weights_hash: of the weights in use.
-            approximate: whether they are used in reduced precision.
-
-        Raises:
-            ValueError: the file's protocol names other weights, or another precision class.
-        """
+        """Raise ValueError if another network, or precision, made the statistics than measures the samples."""
         recorded = self.protocol.get("extractors", {}).get(name)
         if not recorded:
             return
@@ -123,8 +102,7 @@ class Reference:
 def open_reference(path: str | Path, *, transform: Transform | None = None) -> Reference:
     """A reference at a path: an `.npz` with statistics (read as it is), or images as `open_images` takes them.
 
-    Args:
-        transform: applied to the images of a reference that has no statistics.
+    `transform` is applied to the images of a reference that has no statistics.
 
     Raises:
         FileNotFoundError: there is nothing.
@@ -142,8 +120,7 @@ def open_reference(path: str | Path, *, transform: Transform | None = None) -> R
                 protocol=protocol,
                 image_set=protocol.get("image_set", "unknown"),
             )
-    images = open_images(path, transform=transform)
-    return image_reference(images)
+    return image_reference(open_images(path, transform=transform))
 
 
 def image_reference(images: ImageStream, image_set: str = "images") -> Reference:

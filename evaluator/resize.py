@@ -13,12 +13,9 @@ def tf1_positions(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Where the `size` output pixels of one axis of `length` pixels lie.
 
-    The scale is rounded to float32 as in TensorFlow; the positions are rounded to `dtype`.
-
-    Returns:
-        `low`, `high` (int64 [size], the two neighbours) and `weight` (`dtype` [size], share of `high`, in [0, 1)).
+    Returns `low`, `high` (int64 [size], the two neighbours) and `weight` (`dtype` [size], share of `high`, in [0, 1)).
     """
-    scale = torch.tensor(length / size, dtype=torch.float32).to(dtype)
+    scale = torch.tensor(length / size, dtype=torch.float32).to(dtype)  # float32 as in TensorFlow
     positions = torch.arange(size, dtype=dtype) * scale
     low = positions.floor()
     weight = positions - low
@@ -29,18 +26,10 @@ def tf1_positions(
 
 
 def resize_tf1(images: torch.Tensor, size: int, *, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """Resize both axes to `size` pixels; the aspect ratio is not kept and nothing is rounded to 8 bits.
+    """Resize [B, C, H, W] of any dtype to `dtype` [B, C, size, size]; nothing is rounded to 8 bits.
 
-    In float32 the result is the one of TensorFlow's CPU kernel to the last bit, because the operations and their
-    order are the same: along the width first, `left + (right - left) * weight`, then along the height.
-
-    Args:
-        images: [B, C, H, W] of any type, at least one pixel high and wide.
-        size: pixels of both output axes, at least 1.
-        dtype: float32, or float64 for tools that compute positions and blends in double width.
-
-    Returns:
-        `dtype` [B, C, size, size] in the range of the input.
+    In float32 the result is the one of TensorFlow's CPU kernel to the last bit, because the operations and their order
+    are the same; float64 is for tools that compute positions and blends in double width.
 
     Raises:
         ValueError: images are not [B, C, H, W] with at least one pixel, or `size` is below 1.
@@ -49,6 +38,7 @@ def resize_tf1(images: torch.Tensor, size: int, *, dtype: torch.dtype = torch.fl
     images = images.to(dtype)
     if (height, width) == (size, size):
         return images
+    # Along the width first, left + (right - left) * weight, then along the height.
     left, right, share = tf1_positions(width, size, dtype=dtype, device=images.device)
     start = images[..., left]
     images = start + (images[..., right] - start) * share
@@ -58,21 +48,11 @@ def resize_tf1(images: torch.Tensor, size: int, *, dtype: torch.dtype = torch.fl
 
 
 def resize_tf1_rows(pixels: torch.Tensor, size: int) -> torch.Tensor:
-    """`resize_tf1` for channels-last memory, several times faster and equal to 5e-5 grey levels instead of exactly.
-
-    The height comes first, since whole rows are read at a time.
-
-    Args:
-        pixels: float32 [B, H, W, C], contiguous.
-        size: pixels of both output axes, at least 1.
-
-    Returns:
-        float32 [B, size, size, C].
-    """
+    """`resize_tf1` of contiguous float32 [B, H, W, C], several times faster and equal to 5e-5 grey levels."""
     height, width = pixels.shape[1:3]
     if (height, width) == (size, size):
         return pixels
-    for axis, length in ((1, height), (2, width)):
+    for axis, length in ((1, height), (2, width)):  # height first: whole rows are read at a time
         low, high, share = tf1_positions(length, size, device=pixels.device)
         share = share.view(-1, *[1] * (3 - axis))
         pixels = torch.lerp(pixels.index_select(axis, low), pixels.index_select(axis, high), share)

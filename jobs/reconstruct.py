@@ -206,7 +206,7 @@ def reconstruct(options: ReconstructOptions) -> None:
                 results = decode(tokenizer, tokens, embed(encoder, batch, options.caption))
             measurement.update(results, images, tokens)
             for name, psnr, row in zip(
-                batch.names, quality.update(images, results), tokens.cpu(), strict=True
+                batch.names, quality.update(images, results)["psnr"], tokens.cpu(), strict=True
             ):
                 record = {"image": name, "psnr": round(psnr.item(), 3)}
                 records.append(record | {"tokens": row.tolist()} if tokenizer.is_discrete else record)

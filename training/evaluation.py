@@ -63,12 +63,7 @@ def _check(metrics: Sequence[str], known: Sequence[str]) -> None:
 
 @dataclass
 class ReconstructionEvaluator:
-    """Makes a fresh evaluator of reconstructions for every evaluation; networks are loaded once.
-
-    Args:
-        settings: what to measure.
-        device: where networks compute.
-    """
+    """Makes a fresh evaluator of reconstructions for every evaluation; networks are loaded once."""
 
     settings: TokenizerEvaluation
     device: torch.device
@@ -80,13 +75,8 @@ class ReconstructionEvaluator:
         self.networks = load_networks(self.settings.metrics, weights, device=self.device)
 
     def start(self) -> Evaluator:
-        """An evaluator that has seen nothing."""
-        return Evaluator(
-            networks=self.networks,
-            metrics=self.settings.metrics,
-            protocol="tokenizer",
-            device=self.device,
-        )
+        metrics = self.settings.metrics
+        return Evaluator(networks=self.networks, metrics=metrics, protocol="tokenizer", device=self.device)
 
 
 def _download_lpips() -> list[str]:
@@ -102,12 +92,7 @@ def _download_lpips() -> list[str]:
 class SampleEvaluator:
     """Draws class-balanced samples, always with the same random numbers, and measures them.
 
-    Args:
-        settings: what to measure.
-        tokenizer: makes images of tokens.
-        sampling: settings of the generator's kind.
-        seed, batch_size: of sampling.
-        device: where networks compute.
+    `sampling` holds the settings of the generator's kind; `seed` and `batch_size` are for sampling.
     """
 
     def __init__(
@@ -123,14 +108,11 @@ class SampleEvaluator:
         self.settings, self.tokenizer, self.sampling = settings, tokenizer, sampling
         self.seed, self.batch_size, self.device = seed, batch_size, device
         self.networks = load_networks(settings.metrics, {"inception": settings.inception}, device=device)
-        self.reference: Reference | None = (
-            open_reference(Path(settings.reference)) if settings.reference else None
-        )
+        path = settings.reference
+        self.reference: Reference | None = open_reference(Path(path)) if path else None
         if self.reference is not None and not self.reference.statistics:
-            raise ConfigError(
-                f"evaluation.reference={settings.reference} holds images, not statistics; make some with"
-                " scripts/evaluate.py"
-            )
+            what = "holds images, not statistics; make some with scripts/evaluate.py"
+            raise ConfigError(f"evaluation.reference={path} {what}")
         self._start()  # whatever does not fit shows now and not at the first evaluation
 
     def _start(self) -> Evaluator:
@@ -145,10 +127,11 @@ class SampleEvaluator:
     def measure(self, generator: nn.Module) -> dict[str, float]:
         """Metrics of the samples of all processes; called on every one."""
         evaluator, settings = self._start(), self.settings
+        # Samples depend on their positions alone, not on the number of processes.
         mine = torch.arange(distributed.rank(), settings.num_samples, distributed.world_size())
         count = numbers_needed(generator, self.sampling)
         for positions in mine.split(self.batch_size):
-            labels = (positions % generator.num_classes).to(self.device)
+            labels = (positions % generator.num_classes).to(self.device)  # as many of every class
             uniforms = sample_uniforms(self.seed, positions, count)
             tokens = draw(generator, labels, uniforms, self.sampling)
             images = to_uint8(self.tokenizer.decode(tokens))

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from common.build import ConfigError, nearest
 from evaluator.metrics.base import Metric, with_count
 from evaluator.metrics.fid import FrechetMetric, GenerationFID, ReconstructionFID
-from evaluator.metrics.image_quality import QualityMetric
+from evaluator.metrics.image_quality import PSNR, SSIM, PairMetric
 from evaluator.metrics.inception_score import InceptionScoreMetric
 from evaluator.metrics.kid import KernelMetric
 from evaluator.metrics.precision_recall import PrecisionRecallMetric
@@ -29,9 +29,9 @@ METRICS: dict[str, Metric] = {
         KernelMetric(name="kid", features="pool"),
         PrecisionRecallMetric(name="precision_recall", features="pool", usual_for=(SAMPLES,)),
         FrechetMetric(name="fd_dinov2", features="dinov2"),
-        QualityMetric(name="psnr", **_PAIRS),
-        QualityMetric(name="ssim", **_PAIRS),
-        QualityMetric(name="lpips", network="lpips", training=("tokenizer",)),
+        PSNR(name="psnr", **_PAIRS),
+        SSIM(name="ssim", **_PAIRS),
+        PairMetric(name="lpips", network="lpips", training=("tokenizer",)),
     )
 }
 
@@ -47,11 +47,7 @@ def training_metrics(run: str) -> list[str]:
 
 
 def check_metrics(metrics: Sequence[str]) -> None:
-    """Refuse names that are not metrics.
-
-    Raises:
-        ConfigError: a name is unknown or given twice, or there is none.
-    """
+    """Raise ConfigError if a name is unknown or given twice, or if there is none."""
     expected = f"expected some of {', '.join(METRICS)}"
     if not metrics:
         raise ConfigError(f"metrics=[] names no metric; {expected}")

@@ -24,70 +24,46 @@ class Collector(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Metric(ABC):
-    """One metric. Subclasses say how it is computed, instances on which features.
+    """One metric. Subclasses say how it is computed, instances on which features."""
 
-    Attributes:
-        name: in options and results.
-        features: kind of features that it takes of every image (`evaluator.networks`), "" for pairs of images.
-        network: what compares the pairs, a key of `evaluator.networks.NETWORKS`; "" if there is none.
-        usual_for: what it is measured of if no metrics are named: "samples", "reconstructions" (against their
-            originals), "other_images" (reconstructions against a reference).
-        training: runs that can measure it: "tokenizer", "generator".
-        compares: sets of images, pairs of them, or nothing: it describes the samples alone.
-        counted: biased by the number of images, which its name carries unless it is 50,000: fid_5k.
-        spread: its last number is a standard deviation, whose name ends in `_std`.
-        in_references: reference files hold what it compares with; otherwise it needs the images.
-        keeps: class of what is kept of the features.
-    """
-
-    name: str
-    features: str = ""
-    network: str = ""
+    name: str  # in options and results
+    features: str = ""  # kind of features of every image (`evaluator.networks`); "" for pairs of images
+    network: str = ""  # that compares pairs, a key of `evaluator.networks.NETWORKS`
+    # What it is measured of if no metrics are named: "samples", "reconstructions" (against their originals),
+    # "other_images" (reconstructions against a reference).
     usual_for: tuple[str, ...] = ()
-    training: tuple[str, ...] = ()
+    training: tuple[str, ...] = ()  # runs that can measure it: "tokenizer", "generator"
 
-    compares: ClassVar[Literal["nothing", "sets", "pairs"]] = "sets"
-    counted: ClassVar[bool] = False
-    spread: ClassVar[bool] = False
-    in_references: ClassVar[bool] = False
-    keeps: ClassVar[type] = type(None)
+    compares: ClassVar[Literal["nothing", "sets", "pairs"]] = "sets"  # "nothing": describes samples alone
+    counted: ClassVar[bool] = False  # biased by the number of images: its name carries it
+    spread: ClassVar[bool] = False  # its last number is a standard deviation, named `_std`
+    in_references: ClassVar[bool] = False  # reference files hold what it compares with
+    keeps: ClassVar[type] = type(None)  # collector of the features
 
     @property
     def values(self) -> tuple[str, ...]:
-        """Names of its numbers, without spread and number of images."""
-        return (self.name,)
+        return (self.name,)  # without spread and number of images
 
     @property
     def key(self) -> tuple[str, type]:
-        """What is kept of which features; metrics with the same key share one collector."""
-        return self.features, self.keeps
+        return self.features, self.keeps  # metrics with the same key share one collector
 
     def result_names(self, count: int) -> list[str]:
-        """Names of all its numbers, measured of `count` images."""
+        """Names of all its numbers, measured on `count` images."""
         names = [with_count(name, count) if self.counted else name for name in self.values]
         return [*names, f"{names[0]}_std"] if self.spread else names
 
     def collector(self, dim: int, settings: ProtocolSettings, num_images: int | None) -> Collector:
-        """What is fed with features of size `dim`.
-
-        Args:
-            dim: size of a feature vector.
-            settings: of the protocol.
-            num_images: how many there will be over all processes, if that is known.
-        """
         return self.keeps(dim)
 
     @abstractmethod
     def compute(
         self, own: Any, reference: Any, *, settings: ProtocolSettings, device: torch.device | str
     ) -> Sequence[float]:
-        """Its numbers, in the order of `result_names`; the main process alone calls it.
+        """Its numbers, in the order of `result_names`; only the main process calls it.
 
-        Args:
-            own: result of the collector of the samples; of `ImageQuality` for pairs.
-            reference: the same of the reference; None if nothing is compared.
-            settings: of the protocol.
-            device: where it may compute.
+        `own` is the result of the collector of the samples (of `ImageQuality` for pairs), `reference` that of the
+        reference, None if nothing is compared.
         """
 
     def misnamed(self, image_set: str, same_count: bool) -> str | None:
@@ -100,7 +76,7 @@ class Metric(ABC):
         return None
 
     def facts(self, settings: ProtocolSettings, count: int, reference_count: int) -> dict[str, Any]:
-        """What a result says about how it was computed."""
+        """How the numbers were computed, for results."""
         return {}
 
     def warnings(
@@ -111,11 +87,9 @@ class Metric(ABC):
 
 
 def with_count(name: str, count: int) -> str:
-    """The name with the number of images unless they are 50,000: fid_5k, is_1234.
-
-    A Frechet distance is biased upward by about 1 / N, and an Inception Score grows with N, so that such a number
-    must not be mistaken for the one that papers report.
-    """
+    """The name with the number of images unless they are 50,000: fid_5k, is_1234."""
+    # A Frechet distance is biased upward by about 1 / N and an Inception Score grows with N: neither may be mistaken
+    # for the number that papers report.
     if count == HEADLINE_COUNT:
         return name
     return f"{name}_{count // 1000}k" if count % 1000 == 0 else f"{name}_{count}"

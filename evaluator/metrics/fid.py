@@ -31,16 +31,14 @@ class FrechetMetric(Metric):
     keeps = Moments
 
     def compute(self, own: Any, reference: Any, **_: Any) -> Sequence[float]:
-        """Of two `evaluator.moments.Statistics`."""
         statistics = (reference.mean, reference.covariance, own.mean, own.covariance)
         return [frechet_distance(*statistics, count1=reference.count, count2=own.count)]
 
 
 class ReconstructionFID(FrechetMetric):
-    """rFID: the reference are the images that were reconstructed."""
+    """rFID: the reference holds the images that were reconstructed, or as many undescribed ones."""
 
     def misnamed(self, image_set: str, same_count: bool) -> str | None:
-        """Originals, validation images, or undescribed images of the same number are accepted."""
         if image_set in ("originals", "validation") or (image_set == "images" and same_count):
             return None
         shown = {"training": "training images", "images": "another number of images"}
@@ -52,10 +50,9 @@ class ReconstructionFID(FrechetMetric):
 
 
 class GenerationFID(FrechetMetric):
-    """gFID: generated images against training images."""
+    """gFID: generated images against training images, never against the originals of reconstructions."""
 
     def misnamed(self, image_set: str, same_count: bool) -> str | None:
-        """The originals of reconstructions are refused."""
         if image_set != "originals":
             return None
         return (
@@ -73,7 +70,7 @@ def frechet_distance(
     count1: int | None = None,
     count2: int | None = None,
 ) -> float:
-    """Squared Frechet distance of two Gaussians, in float64 on the CPU.
+    """Squared Frechet distance of two Gaussians, in float64 on the CPU; equal sets may give a tiny negative number.
 
     Singular covariances (dead features, fewer samples than dimensions) need no offset: the one of lower rank is
     factored without its null space.
@@ -81,17 +78,10 @@ def frechet_distance(
     Args:
         mean1: [d].
         cov1: [d, d] with divisor N - 1; usually the reference.
-        mean2: [d].
-        cov2: [d, d].
         count1: samples behind the first set, if known; N samples limit the rank to N - 1.
-        count2: samples behind the second set, if known.
-
-    Returns:
-        The distance; equal sets may give a tiny negative number, which is not clamped.
 
     Raises:
-        ValueError: for shapes that do not fit together, values that are not finite or a matrix that is not a
-            covariance.
+        ValueError: shapes do not fit together, values are not finite, or a matrix is not a covariance.
     """
     mean1, cov1 = _checked("first", mean1, cov1)
     mean2, cov2 = _checked("second", mean2, cov2)
@@ -99,27 +89,16 @@ def frechet_distance(
         raise ValueError(f"means have sizes {len(mean1)} and {len(mean2)}; features must be of one kind")
     # Covariances come from sums of squares, so they carry rounding noise of the size of the squared means.
     floor = torch.finfo(torch.float64).eps * float(max(mean1.square().sum(), mean2.square().sum()))
-    root = root_trace(cov1, cov2, count1=count1, count2=count2, floor=floor)
+    root = _root_trace(cov1, cov2, count1=count1, count2=count2, floor=floor)
     return float((mean1 - mean2).square().sum() + cov1.trace() + cov2.trace() - 2.0 * root)
 
 
-def root_trace(
-    cov1: torch.Tensor,
-    cov2: torch.Tensor,
-    *,
-    count1: int | None = None,
-    count2: int | None = None,
-    floor: float = 0.0,
+def _root_trace(
+    cov1: torch.Tensor, cov2: torch.Tensor, *, count1: int | None, count2: int | None, floor: float
 ) -> float:
-    """tr (S1 S2)^(1/2) of two covariances [d, d] in float64; counts as in `frechet_distance`.
-
-    Args:
-        floor: size of the rounding noise that the matrices carry; one that holds nothing larger is zero.
-
-    Raises:
-        ValueError: if a singular matrix has clearly negative eigenvalues.
-    """
+    """tr (S1 S2)^(1/2) of covariances [d, d]; one without eigenvalues above `floor`, the rounding noise, is zero."""
     dim = len(cov1)
+    # N centred samples span N - 1 dimensions at most.
     limits = [dim if count is None else max(0, min(dim, count - 1)) for count in (count1, count2)]
     pairs = [(cov1, cov2, limits[0]), (cov2, cov1, limits[1])]
     # A matrix that passes for regular although it is not adds the root of its rounding noise for every missing
@@ -130,48 +109,17 @@ def root_trace(
     else:
         singular = [p for p, factor in zip(pairs, factors, strict=True) if factor is None]
         if limits[0] != limits[1] and max(limits) < dim:
-            singular = [min(singular, key=lambda pair: pair[2])]
+            singular = [min(singular, key=lambda pair: pair[2])]  # known to be the smaller: one eigh, not two
         found = [(_low_rank(matrix, limit, floor), other) for matrix, other, limit in singular]
         factor, other = min(found, key=lambda pair: pair[0].shape[1])
-    if factor.shape[1] == 0:
+    if factor.shape[1] == 0:  # a point has no spread
         return 0.0
-    values = torch.linalg.eigvalsh(factor.T @ other @ factor)
+    values = torch.linalg.eigvalsh(factor.T @ other @ factor)  # [k], of the symmetric L^T S2 L
     return float(values.clamp(min=0).sqrt().sum())
 
 
-def frechet_distance_of_features(x: Array, y: Array) -> float:
-    """The same distance straight from two feature sets, exact whatever their rank.
-
-    With centred rows, tr (S1 S2)^(1/2) = |X Y^T|_* / sqrt((N1 - 1)(N2 - 1)) (nuclear norm); triangular factors
-    replace X and Y, so no matrix is larger than min(N, d) squared.
-
-    Args:
-        x: [N1, d], N1 at least 2.
-        y: [N2, d], N2 at least 2.
-
-    Raises:
-        ValueError: for other shapes or values that are not finite.
-    """
-    x, y = _float64(x), _float64(y)
-    if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or min(len(x), len(y)) < 2:
-        shapes = f"{tuple(x.shape)} and {tuple(y.shape)}"
-        raise ValueError(f"features of shapes {shapes}: expected [N1, d] and [N2, d], at least 2 rows each")
-    if not (torch.isfinite(x).all() and torch.isfinite(y).all()):
-        raise ValueError("features hold values that are not finite")
-    means = [x.mean(dim=0), y.mean(dim=0)]
-    # X = Q R with orthonormal columns in Q, so |X Y^T|_* = |R1 R2^T|_*, and the trace is the size of R.
-    roots = [
-        torch.linalg.qr(features - mean, mode="r").R / (len(features) - 1) ** 0.5
-        for features, mean in zip((x, y), means, strict=True)
-    ]
-    traces = sum(root.square().sum() for root in roots)
-    nuclear = torch.linalg.svdvals(roots[0] @ roots[1].T).sum()
-    return float((means[0] - means[1]).square().sum() + traces - 2.0 * nuclear)
-
-
 def _float64(values: Array) -> torch.Tensor:
-    """On the CPU in float64; other devices have no fast or no float64 at all."""
-    return torch.as_tensor(values).detach().cpu().double()
+    return torch.as_tensor(values).detach().cpu().double()  # elsewhere float64 is slow or missing
 
 
 def _checked(which: str, mean: Array, cov: Array) -> tuple[torch.Tensor, torch.Tensor]:
@@ -182,7 +130,7 @@ def _checked(which: str, mean: Array, cov: Array) -> tuple[torch.Tensor, torch.T
         )
     if not (torch.isfinite(mean).all() and torch.isfinite(cov).all()):
         raise ValueError(f"{which} statistics hold values that are not finite")
-    return mean, (cov + cov.T) / 2
+    return mean, (cov + cov.T) / 2  # exactly symmetric, as eigh assumes
 
 
 def _noise(cov: torch.Tensor, largest: torch.Tensor) -> torch.Tensor:
@@ -205,6 +153,6 @@ def _low_rank(cov: torch.Tensor, limit: int, floor: float) -> torch.Tensor:
         return vectors[:, :0]
     if values[0] < -max(NEGATIVE * float(values[-1].abs()), floor):
         raise ValueError(f"not a covariance: eigenvalues from {values[0]:.3g} to {values[-1]:.3g}")
-    rank = min(int((values > _noise(cov, values[-1])).sum()), limit)
+    rank = min(int((values > _noise(cov, values[-1])).sum()), limit)  # eigh sorts in ascending order
     first = len(values) - rank
     return vectors[:, first:] * values[first:].sqrt()

@@ -1,4 +1,4 @@
-"""Similarity of reconstructions to originals: PSNR, SSIM and LPIPS, averaged over images.
+"""Similarity of reconstructions to originals: PSNR, SSIM and the distances of networks (LPIPS), averaged over images.
 
 Published scripts round, truncate and window differently; `QUALITY_PROTOCOLS` names the ways whose numbers are quoted.
 Their batch means are not repeated: every image weighs the same.
@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import nn
 from torch.nn import functional as F
 from torchmetrics.functional.image import structural_similarity_index_measure
 
@@ -20,49 +19,36 @@ from evaluator.metrics.base import Metric
 
 # The keys of `QUALITY_PROTOCOLS`, for options.
 QualityName = Literal["rounded", "maskbit", "seed_voken", "llamagen", "vector_quantization"]
-PIXELS = 2**20  # values of one image batch that SSIM works on at a time; bounds its memory to about 100 MB
+PIXELS = 2**20  # values that SSIM works on at a time: about 100 MB
 
 
 @dataclass(frozen=True)
-class SSIM:
-    """One way to compute SSIM (Wang et al. 2004); constants 0.01 and 0.03 times the data range.
+class SSIMVariant:
+    """One way to compute SSIM (Wang et al. 2004); constants 0.01 and 0.03 times the data range."""
 
-    Attributes:
-        window: "uniform7" (7 x 7 mean, sample covariance) or "gaussian11" (11 x 11, sigma 1.5, population covariance).
-        reflect: continue images by reflection and average the whole map, as torchmetrics does; otherwise only whole
-            windows count.
-        data_range: span of values that the constants assume; images are in [0, 1] all the same.
-    """
-
-    window: str
-    reflect: bool = False
-    data_range: float = 1.0
+    window: str  # "uniform7": mean, sample covariance; "gaussian11": sigma 1.5, population covariance
+    reflect: bool = False  # continue images by reflection (torchmetrics); else only whole windows count
+    data_range: float = 1.0  # span of values that the constants assume; images are in [0, 1] all the same
 
     @property
     def radius(self) -> int:
-        """Pixels from the centre of the window to its edge."""
         return 3 if self.window == "uniform7" else 5
 
 
 SSIM_VARIANTS = {
-    "reflected": SSIM("gaussian11", reflect=True),  # torchmetrics, MaskBit
-    "wang": SSIM("gaussian11"),  # the paper; pytorch-msssim, piq below 384 pixels, skimage's gaussian_weights
-    "uniform": SSIM("uniform7"),  # skimage's default
+    "reflected": SSIMVariant("gaussian11", reflect=True),  # torchmetrics, MaskBit
+    # The paper; pytorch-msssim, piq below 384 pixels, skimage's gaussian_weights.
+    "wang": SSIMVariant("gaussian11"),
+    "uniform": SSIMVariant("uniform7"),  # skimage's default
     # skimage told that values span 2 while they are in [0, 1]: too high by 0.01 ... 0.05.
-    "uniform_range2": SSIM("uniform7", data_range=2.0),
+    "uniform_range2": SSIMVariant("uniform7", data_range=2.0),
 }
 
 
 def psnr(images: torch.Tensor, reconstructions: torch.Tensor, *, guard: float = 0.0) -> torch.Tensor:
-    """Peak signal-to-noise ratio per image, 10 log10(1 / (mean squared error + guard)) in dB, [B].
+    """Peak signal-to-noise ratio per image in dB, [B], of images [B, C, H, W] in [0, 1].
 
-    Args:
-        images: [B, C, H, W] in [0, 1].
-        reconstructions: the same shape.
-        guard: added to the error; without it equal images give infinity.
-
-    Raises:
-        ValueError: for different shapes.
+    `guard` is added to the mean squared error; without it equal images give infinity. ValueError: shapes differ.
     """
     _check_pair(images, reconstructions)
     error = (images - reconstructions).square().mean(dim=(1, 2, 3))
@@ -70,15 +56,13 @@ def psnr(images: torch.Tensor, reconstructions: torch.Tensor, *, guard: float = 
 
 
 def ssim(images: torch.Tensor, reconstructions: torch.Tensor, variant: str = "reflected") -> torch.Tensor:
-    """Structural similarity per image, mean over channels and positions, [B], in the type of the images.
+    """Structural similarity per image, mean over channels and positions, [B], in the dtype of the images.
 
     Args:
         images: [B, C, H, W] in [0, 1]; float64 for more than four digits.
-        reconstructions: the same shape.
-        variant: one of `SSIM_VARIANTS`.
 
     Raises:
-        ValueError: for different shapes, an unknown variant, or sides below that of its window.
+        ValueError: shapes differ, the variant is unknown, or a side is below that of its window.
     """
     _check_pair(images, reconstructions)
     if variant not in SSIM_VARIANTS:
@@ -93,30 +77,25 @@ def ssim(images: torch.Tensor, reconstructions: torch.Tensor, variant: str = "re
     return torch.cat([_ssim(x, y, kind) for x, y in parts])
 
 
-def _ssim(x: torch.Tensor, y: torch.Tensor, kind: SSIM) -> torch.Tensor:
-    """Per image, [B]: by the library where it computes this variant."""
-    if kind.reflect:
+def _ssim(x: torch.Tensor, y: torch.Tensor, kind: SSIMVariant) -> torch.Tensor:
+    if kind.reflect:  # the library computes this variant
         return structural_similarity_index_measure(x, y, data_range=kind.data_range, reduction="none")
-    return _ssim_map(x, y, kind).mean(dim=(1, 2, 3))
-
-
-def _ssim_map(x: torch.Tensor, y: torch.Tensor, kind: SSIM) -> torch.Tensor:
     mean_x, mean_y, xx, yy, xy = (_blur(z, kind) for z in (x, y, x * x, y * y, x * y))
-    # The sample covariance divides by one less than the window's pixels.
     size = (2 * kind.radius + 1) ** 2
-    scale = size / (size - 1) if kind.window == "uniform7" else 1.0
+    scale = size / (size - 1) if kind.window == "uniform7" else 1.0  # sample covariance divides by size - 1
     c1, c2 = (0.01 * kind.data_range) ** 2, (0.03 * kind.data_range) ** 2
     product, squares = mean_x * mean_y, mean_x.square() + mean_y.square()
     similar = (2 * product + c1) * (2 * scale * (xy - product) + c2)
-    return similar / ((squares + c1) * (scale * (xx + yy - squares) + c2))
+    return (similar / ((squares + c1) * (scale * (xx + yy - squares) + c2))).mean(dim=(1, 2, 3))
 
 
-def _blur(x: torch.Tensor, kind: SSIM) -> torch.Tensor:
-    """Weighted mean over the window at every place where it fits; both windows are products of rows and columns."""
+def _blur(x: torch.Tensor, kind: SSIMVariant) -> torch.Tensor:
     places = torch.arange(-kind.radius, kind.radius + 1, dtype=x.dtype, device=x.device)
+    # 4.5 = 2 * 1.5^2.
     weights = torch.ones_like(places) if kind.window == "uniform7" else (-places.square() / 4.5).exp()
     weights = weights / weights.sum()
-    flat = x.flatten(0, 1)[:, None]
+    flat = x.flatten(0, 1)[:, None]  # [B C, 1, H, W]
+    # Both windows are products of a row and a column; only places where they fit are kept.
     flat = F.conv2d(F.conv2d(flat, weights[None, None, None]), weights[None, None, :, None])
     return flat.view(*x.shape[:2], *flat.shape[-2:])
 
@@ -130,21 +109,16 @@ def _check_pair(images: torch.Tensor, reconstructions: torch.Tensor) -> None:
 
 
 def _stored(images: torch.Tensor) -> torch.Tensor:
-    """Rounded to 8 bits, as a PNG file holds them."""
-    return to_float(to_uint8(images))
+    return to_float(to_uint8(images))  # rounded to 8 bits, as a PNG file holds them
 
 
 def _truncated(images: torch.Tensor) -> torch.Tensor:
-    """Clamped and cut to 8 bits without rounding: half a level too dark on average."""
-    return to_float((images.float().clamp(0, 1) * 255.0).to(torch.uint8))
+    return to_float((images.float().clamp(0, 1) * 255.0).to(torch.uint8))  # half a level too dark on average
 
 
 def _truncated_from_signed(images: torch.Tensor) -> torch.Tensor:
-    """An 8-bit file after x / 127.5 - 1 and back, truncated: 95 of the 256 levels come out one too low.
-
-    Loaders compute it in float64 and narrow the result, which decides the levels that are lost; a table, because not
-    every device has the type.
-    """
+    """An 8-bit file after x / 127.5 - 1 and back, truncated: 95 of the 256 levels come out one too low."""
+    # Loaders compute in float64 and narrow, which decides the levels that are lost; a table, since MPS lacks the type.
     levels = torch.arange(256, dtype=torch.float64) / 127.5 - 1.0
     return _truncated((levels.float() + 1.0) / 2.0).to(images.device)[to_uint8(images).long()]
 
@@ -157,21 +131,13 @@ def _truncated_from_halves(images: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class QualityProtocol:
-    """How one tool compares an original with its reconstruction.
-
-    Attributes:
-        original: maps originals in [0, 1] to what is compared.
-        reconstruction: the same for reconstructions.
-        ssim: key of `SSIM_VARIANTS`.
-        psnr_guard: see `psnr`.
-        psnr_limit: dB that an image counts at most; identical ones are infinitely good and would spoil the mean.
-    """
+    """How one tool compares an original with its reconstruction, both in [0, 1]."""
 
     original: Callable[[torch.Tensor], torch.Tensor]
     reconstruction: Callable[[torch.Tensor], torch.Tensor]
-    ssim: str
+    ssim: str  # a key of SSIM_VARIANTS
     psnr_guard: float = 0.0
-    psnr_limit: float = math.inf
+    psnr_limit: float = math.inf  # dB that an image counts at most: one infinite value would spoil the mean
 
 
 QUALITY_PROTOCOLS = {
@@ -184,69 +150,98 @@ QUALITY_PROTOCOLS = {
 }
 
 
-class ImageQuality:
-    """Mean per-image PSNR (dB), SSIM and the distances of networks (LPIPS); sums only, reduced once over processes.
-
-    By default reconstructions are clamped and rounded to 8 bit first, as they would be when stored. LPIPS sees them
-    clamped but not rounded, as the published tools have it.
-
-    Args:
-        protocol: one of `QUALITY_PROTOCOLS`; belongs beside every number that is reported.
-        networks: further distances by name: networks with the signature of `modeling.losses.lpips.LPIPS` (images in
-            [0, 1] to a distance per image), frozen and in eval mode, on the device of the images.
-
-    Raises:
-        ValueError: for an unknown protocol, or a network in training mode, whose dropout would be random.
-    """
-
-    def __init__(self, *, protocol: str = "rounded", networks: Mapping[str, nn.Module] | None = None) -> None:
-        if protocol not in QUALITY_PROTOCOLS:
-            raise ValueError(f"protocol={protocol!r} must be one of {', '.join(QUALITY_PROTOCOLS)}")
-        self.protocol = protocol
-        self.networks = dict(networks or {})
-        training = [name for name, network in self.networks.items() if network.training]
-        if training:
-            raise ValueError(f"{', '.join(training)} must be in eval mode")
-        self.psnr = self.ssim = 0.0
-        self.distances = dict.fromkeys(self.networks, 0.0)
-        self.count = 0
-
-    @torch.no_grad()
-    def update(self, images: torch.Tensor, reconstructions: torch.Tensor) -> torch.Tensor:
-        """Add a batch: both [B, 3, H, W], originals in [0, 1]; returns the PSNR of every image, [B]."""
-        _check_pair(images, reconstructions)
-        rule, device = QUALITY_PROTOCOLS[self.protocol], images.device
-        # Differences of rounded pixels are small against them; only MPS lacks the type.
-        kind = torch.float32 if device.type == "mps" else torch.float64
-        with torch.autocast(device.type, enabled=False):
-            x, y = rule.original(images).to(kind), rule.reconstruction(reconstructions).to(kind)
-            ratios = psnr(x, y, guard=rule.psnr_guard).clamp(max=rule.psnr_limit)
-            self.psnr += float(ratios.cpu().double().sum())
-            self.ssim += float(ssim(x, y, rule.ssim).cpu().double().sum())
-            for name, network in self.networks.items():
-                width = next((p.dtype for p in network.parameters()), torch.float32)
-                distance = network(images.to(width), reconstructions.to(width).clamp(0, 1))
-                self.distances[name] += float(distance.cpu().double().sum())
-        self.count += len(images)
-        return ratios
-
-    def result(self, device: torch.device | str = "cpu") -> dict[str, float]:
-        """`psnr`, `ssim`, `images` (how many) and the names of the networks, over all processes."""
-        values = [self.psnr, self.ssim, float(self.count), *self.distances.values()]
-        # A single process may compute where float64 is unknown.
-        place = device if distributed.is_active() else "cpu"
-        sums = torch.tensor(values, dtype=torch.float64, device=place)
-        total_psnr, total_ssim, count, *rest = distributed.all_reduce_sum(sums).tolist()
-        scale = 1.0 / max(count, 1.0)
-        means = {name: value * scale for name, value in zip(self.distances, rest, strict=True)}
-        return {"psnr": total_psnr * scale, "ssim": total_ssim * scale, "images": count} | means
-
-
-class QualityMetric(Metric):
-    """One of the means of `ImageQuality`."""
+class PairMetric(Metric):
+    """Mean over images of a comparison with the original; by default the distance that `network` gives."""
 
     compares = "pairs"
 
+    def distance(
+        self, images: torch.Tensor, reconstructions: torch.Tensor, *, rule: QualityProtocol, network: Any
+    ) -> torch.Tensor:
+        """Compare every image [B, 3, H, W] in [0, 1] with its original: [B].
+
+        A metric without a network gets both as the protocol stores them, float64 (float32 on MPS); one with a network
+        gets the originals and the raw reconstructions.
+        """
+        width = next((p.dtype for p in network.parameters()), torch.float32)
+        # Clamped but not rounded, as the published tools have it.
+        return network(images.to(width), reconstructions.to(width).clamp(0, 1)).flatten()
+
     def compute(self, own: Mapping[str, float], reference: None, **_: Any) -> Sequence[float]:
-        """Picked from `ImageQuality.result`."""
         return [own[self.name]]
+
+
+class PSNR(PairMetric):
+    """Peak signal-to-noise ratio in dB."""
+
+    def distance(
+        self, images: torch.Tensor, reconstructions: torch.Tensor, *, rule: QualityProtocol, **_: Any
+    ) -> torch.Tensor:
+        return psnr(images, reconstructions, guard=rule.psnr_guard).clamp(max=rule.psnr_limit)
+
+
+class SSIM(PairMetric):
+    """Structural similarity."""
+
+    def distance(
+        self, images: torch.Tensor, reconstructions: torch.Tensor, *, rule: QualityProtocol, **_: Any
+    ) -> torch.Tensor:
+        return ssim(images, reconstructions, rule.ssim)
+
+
+class ImageQuality:
+    """Means over images of pair metrics; sums only, reduced once over processes.
+
+    Args:
+        metrics: what is compared.
+        protocol: a key of `QUALITY_PROTOCOLS`; report it beside every number.
+        networks: by name, for the metrics that need them: images in [0, 1] to a distance per image, as
+            `modeling.losses.lpips.LPIPS`.
+
+    Raises:
+        ValueError: the protocol is unknown, or a network is missing or in training mode.
+    """
+
+    def __init__(
+        self,
+        metrics: Sequence[PairMetric] = (PSNR(name="psnr"), SSIM(name="ssim")),
+        *,
+        protocol: str = "rounded",
+        networks: Mapping[str, Any] | None = None,
+    ) -> None:
+        if protocol not in QUALITY_PROTOCOLS:
+            raise ValueError(f"protocol={protocol!r} must be one of {', '.join(QUALITY_PROTOCOLS)}")
+        self.metrics, self.protocol, self.networks = metrics, protocol, networks or {}
+        for metric in metrics:
+            if metric.network and metric.network not in self.networks:
+                raise ValueError(f"metric {metric.name} needs its network {metric.network!r}")
+            if metric.network and self.networks[metric.network].training:  # dropout would be random
+                raise ValueError(f"{metric.network} must be in eval mode")
+        self.sums, self.count = {metric.name: 0.0 for metric in metrics}, 0
+
+    @torch.no_grad()
+    def update(self, images: torch.Tensor, reconstructions: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Add a batch, both [B, 3, H, W], originals in [0, 1]; returns the values of every image, [B], by metric."""
+        _check_pair(images, reconstructions)
+        rule, device = QUALITY_PROTOCOLS[self.protocol], images.device
+        # Differences of rounded pixels are small against them; only MPS lacks float64.
+        kind = torch.float32 if device.type == "mps" else torch.float64
+        values = {}
+        with torch.autocast(device.type, enabled=False):  # also called within a training step
+            stored = rule.original(images).to(kind), rule.reconstruction(reconstructions).to(kind)
+            for metric in self.metrics:
+                pair = (images, reconstructions) if metric.network else stored
+                found = metric.distance(*pair, rule=rule, network=self.networks.get(metric.network))
+                self.sums[metric.name] += float(found.cpu().double().sum())
+                values[metric.name] = found
+        self.count += len(images)
+        return values
+
+    def result(self, device: torch.device | str = "cpu") -> dict[str, float]:
+        """Means by metric and `images` (how many), over all processes."""
+        place = device if distributed.is_active() else "cpu"  # one process may compute without float64
+        sums = torch.tensor([*self.sums.values(), self.count], dtype=torch.float64, device=place)
+        *totals, count = distributed.all_reduce_sum(sums).tolist()
+        scale = 1.0 / max(count, 1.0)
+        means = {name: total * scale for name, total in zip(self.sums, totals, strict=True)}
+        return means | {"images": count}

@@ -37,10 +37,9 @@ class InceptionScore:
         block: size of consecutive splits instead of `splits`; the last may be shorter and weighs the same.
         num_images: N over all processes; needed for more than one split by number and for "shuffled".
         num_classes: logits per image (1008 in the 2015 network, unused slots included).
-        seed: of the permutation.
 
     Raises:
-        ValueError: for settings out of range, contradictory ones, or a missing `num_images`.
+        ValueError: settings are out of range or contradict each other, or `num_images` is missing.
     """
 
     def __init__(
@@ -71,9 +70,8 @@ class InceptionScore:
             raise ValueError(f"num_images={num_images} cannot fill {self.splits} splits")
         self._places = self._ends = None
         if order == "shuffled":
-            # The image stored at permutation[j] comes j-th.
             permutation = np.random.RandomState(seed).permutation(num_images)
-            self._places = torch.from_numpy(np.argsort(permutation))
+            self._places = torch.from_numpy(np.argsort(permutation))  # image permutation[j] comes j-th
         if self.splits is not None and self.splits > 1:
             self._ends = torch.tensor([(i + 1) * num_images // self.splits for i in range(self.splits)])
         self._classes, self._seen = num_classes, 0
@@ -82,16 +80,12 @@ class InceptionScore:
 
     @torch.no_grad()
     def update(self, logits: torch.Tensor, positions: torch.Tensor | None = None) -> None:
-        """Add predictions.
+        """Add logits [B, num_classes] (without the classifier's bias) of the images at `positions`, int64 [B].
 
-        Args:
-            logits: [B, num_classes], without the bias of the classifier.
-            positions: int64 [B], index of each image in the whole set; by default they follow one another, which a
-                single process may rely on.
+        Without positions images follow one another, which only a single process or a single split allows.
 
         Raises:
-            ValueError: for other shapes, positions out of range, values that are not finite, or missing positions
-                where processes share several splits.
+            ValueError: shapes are wrong, positions out of range or missing, or values not finite.
         """
         if logits.ndim != 2 or logits.shape[1] != self._classes:
             raise ValueError(f"logits have shape {tuple(logits.shape)}, expected [B, {self._classes}]")
@@ -107,7 +101,7 @@ class InceptionScore:
             part = part.cpu().double()
             if not torch.isfinite(part).all():
                 raise ValueError("logits hold values that are not finite")
-            log_p = part.log_softmax(dim=1)
+            log_p = part.log_softmax(dim=1)  # [b, classes]
             p = log_p.exp()
             rows = torch.cat([p, (p * log_p).sum(1, keepdim=True), p.new_ones(len(p), 1)], dim=1)
             split = self._split_of(places)
@@ -125,7 +119,7 @@ class InceptionScore:
             return places // self.block
         if self._ends is None:
             return torch.zeros_like(places)
-        return torch.searchsorted(self._ends, places, right=True)
+        return torch.searchsorted(self._ends, places, right=True)  # ends are exclusive
 
     def _grow(self, splits: int) -> None:
         if splits > len(self.sums):
@@ -133,15 +127,12 @@ class InceptionScore:
             self.sums = torch.cat([self.sums, more])
 
     def result(self, device: torch.device | str = "cpu") -> ScoreResult:
-        """Score over all processes; every process must call it.
-
-        Args:
-            device: what the process group communicates from; unused in a single process.
+        """Score over all processes, all of which must call it.
 
         Raises:
-            ValueError: if no image was counted, or not the `num_images` the splits were made for.
+            ValueError: no image was counted, or another number than `num_images`.
         """
-        self._grow(max(distributed.gather_objects(len(self.sums))))
+        self._grow(max(distributed.gather_objects(len(self.sums))))  # by blocks, ranks may know fewer splits
         sums = self.sums
         if distributed.is_active():
             sums = distributed.all_reduce_sum(sums.to(device)).cpu()
@@ -149,8 +140,9 @@ class InceptionScore:
         total = int(counts.sum())
         if total == 0 or (self.num_images is not None and total != self.num_images):
             raise ValueError(f"{total} images were counted, expected {self.num_images or 'at least 1'}")
-        sums, counts = sums[counts > 0], counts[counts > 0]
+        sums, counts = sums[counts > 0], counts[counts > 0]  # positions may skip whole blocks
         average = sums[:, :-2] / counts[:, None]
+        # Mean KL(p || average) = mean of sum p log p - sum average log average; xlogy: 0 log 0 = 0.
         divergence = sums[:, -2] / counts - torch.xlogy(average, average).sum(1)
         scores = divergence.exp()
         return ScoreResult(float(scores.mean()), float(scores.std(correction=0)))
@@ -165,23 +157,16 @@ class InceptionScoreMetric(Metric):
     keeps = InceptionScore
 
     def collector(self, dim: int, settings: ProtocolSettings, num_images: int | None) -> InceptionScore:
-        """See `Metric.collector`."""
-        return InceptionScore(
-            splits=settings.is_splits,
-            order=settings.is_order,
-            block=settings.is_block,
-            num_images=num_images,
-            num_classes=dim,
-        )
+        splitting = {"splits": settings.is_splits, "order": settings.is_order, "block": settings.is_block}
+        return InceptionScore(**splitting, num_images=num_images, num_classes=dim)
 
     def compute(self, own: ScoreResult, reference: None, **_: Any) -> Sequence[float]:
-        """Mean and spread are known already."""
         return own
 
     def warnings(
         self, samples: Mapping[str, Any], reference: Mapping[str, Any] | None, settings: ProtocolSettings
     ) -> list[str]:
-        """Splits of images in class order see only some of the classes."""
+        # Splits of images in class order see only some of the classes.
         in_order = samples.get("labels", {}).get("in_class_order")
         if not in_order or settings.is_order != "stored" or settings.is_splits == 1:
             return []

@@ -13,11 +13,11 @@ from evaluator.feature_store import FeatureStore
 from evaluator.metrics.base import Metric
 from evaluator.protocol import ProtocolSettings
 
-Rule = Literal["float32", "float64", "adm_float16"]
+Rule = Literal["float32", "adm_float16"]
 
 # Side of the square tiles of distances. The float16 rule decides per tile whether to fall back to float32, so its
 # tiles must be as large as in ADM's evaluator.
-TILES = {"float32": 4096, "float64": 2048, "adm_float16": 10_000}
+TILES = {"float32": 4096, "adm_float16": 10_000}
 
 
 class PrecisionRecall(NamedTuple):
@@ -25,11 +25,6 @@ class PrecisionRecall(NamedTuple):
 
     precision: float
     recall: float
-
-    @property
-    def f_score(self) -> float:
-        """Harmonic mean of both; 0 if both are 0."""
-        return 2 * self.precision * self.recall / max(self.precision + self.recall, 1e-300)
 
 
 def precision_recall(
@@ -41,20 +36,19 @@ def precision_recall(
     device: torch.device | str = "cpu",
     tile: int | None = None,
 ) -> PrecisionRecall:
-    """Precision and recall; both depend on both counts (ADM: 50,000 generated, 10,000 reference images).
+    """Precision and recall of features [N, d] against [M, d]; both depend on both counts.
+
+    ADM takes 50,000 generated and 10,000 reference images.
 
     Args:
-        generated: features [N, d].
-        reference: features [M, d].
         neighbours: k, at least 1 and below N and M.
-        rule: how distances are computed. "float32" and "float64" subtract the common mean first, which leaves
-            distances as they are and makes their rounding smaller. "adm_float16" repeats ADM's evaluator: half
-            precision without centring, a tile again in float32 if half precision overflows; it moves single decisions.
-        device: where tiles are computed.
+        rule: how distances are computed. "float32" subtracts the common mean first. "adm_float16" repeats ADM's
+            evaluator: half precision without centring, a tile again in float32 if half precision overflows; it moves
+            single decisions.
         tile: side of a tile of distances, bounds the memory; by default `TILES[rule]`.
 
     Raises:
-        ValueError: for shapes that do not fit, values that are not finite, too few vectors or an unknown rule.
+        ValueError: shapes do not fit, values are not finite, there are too few vectors, or the rule is unknown.
     """
     if generated.ndim != 2 or reference.ndim != 2 or generated.shape[1] != reference.shape[1]:
         raise ValueError(
@@ -79,7 +73,7 @@ def precision_recall(
         for rows in torch.arange(len(reference)).split(tile):
             for columns in torch.arange(len(generated)).split(tile):
                 distances = _distances(reference[rows].to(device), generated[columns].to(device), rule)
-                inside = distances <= reach_reference[rows, None].to(device)
+                inside = distances <= reach_reference[rows, None].to(device)  # [real, generated]
                 on_reference[columns] |= inside.any(dim=0).cpu()
                 inside = distances <= reach_generated[columns].to(device)
                 on_generated[rows] |= inside.any(dim=1).cpu()
@@ -94,22 +88,13 @@ def manifold_radii(
     device: torch.device | str = "cpu",
     tile: int | None = None,
 ) -> torch.Tensor:
-    """Squared distance of every vector to its k-th nearest neighbour in the same set, [N].
-
-    Entry k of the sorted distances to all vectors, the one to itself included; only k + 1 are kept per row.
-
-    Args:
-        features: [N, d] in the type they are compared in, N above k.
-        neighbours: k, at least 1.
-        rule: as in `precision_recall`.
-        device: where tiles are computed.
-        tile: side of a tile of distances.
-    """
+    """Squared distance of every vector [N, d] to its k-th nearest neighbour in the same set, [N]."""
     tile, radii = tile or TILES[rule], []
     for rows in features.split(tile):
         rows, nearest = rows.to(device), None
         for columns in features.split(tile):
             distances = _distances(rows, columns.to(device), rule)
+            # k + 1, because the distance of every vector to itself is among them.
             smallest = distances.topk(min(neighbours + 1, distances.shape[1]), largest=False).values
             nearest = smallest if nearest is None else torch.cat([nearest, smallest], dim=1)
             nearest = nearest.topk(min(neighbours + 1, nearest.shape[1]), largest=False).values
@@ -120,15 +105,12 @@ def manifold_radii(
 def _prepared(
     generated: torch.Tensor, reference: torch.Tensor, rule: Rule
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Both sets on the CPU in the type they are compared in."""
     sets = [features.detach().cpu() for features in (generated, reference)]
     if rule == "adm_float16":
         return sets[0].float(), sets[1].float()
     count = sum(len(features) for features in sets)
     centre = sum(features.sum(dim=0, dtype=torch.float64) for features in sets) / count
-    if rule == "float64":
-        return sets[0].double() - centre, sets[1].double() - centre
-    # The same constant for both, so rounding it moves no distance.
+    # Distances stay as they are, their rounding shrinks. One constant for both: rounding it moves no distance.
     return sets[0].float() - centre.float(), sets[1].float() - centre.float()
 
 
@@ -139,9 +121,10 @@ def _distances(x: torch.Tensor, y: torch.Tensor, rule: Rule) -> torch.Tensor:
         half_x, half_y = x.half().float(), y.half().float()
         norms_x, norms_y = (z.half().square().float().sum(dim=1).half() for z in (half_x, half_y))
         halved = norms_x[:, None] - 2 * (half_x @ half_y.T).half() + norms_y
-        if torch.isfinite(halved).all():
+        if torch.isfinite(halved).all():  # otherwise the tile overflowed: float32 below, as ADM does
             return halved.clamp(min=0).float()
     norms_x, norms_y = x.square().sum(dim=1), y.square().sum(dim=1)
+    # |x|^2 - 2 x.y + |y|^2; rounding may leave a little below zero.
     return torch.addmm(norms_y[None], x, y.T, alpha=-2).add_(norms_x[:, None]).clamp_(min=0)
 
 
@@ -163,7 +146,6 @@ class PrecisionRecallMetric(Metric):
 
     @property
     def values(self) -> tuple[str, ...]:
-        """Both, with the end of the metric's name."""
         space = self.name.removeprefix("precision_recall")
         return (f"precision{space}", f"recall{space}")
 
@@ -175,14 +157,12 @@ class PrecisionRecallMetric(Metric):
         settings: ProtocolSettings,
         device: torch.device | str,
     ) -> Sequence[float]:
-        """Of features [N, d] and [M, d]."""
         rule: Rule = "adm_float16" if settings.half_distances else "float32"
         return precision_recall(own, reference, neighbours=settings.neighbours, rule=rule, device=device)
 
     def warnings(
         self, samples: Mapping[str, Any], reference: Mapping[str, Any] | None, settings: ProtocolSettings
     ) -> list[str]:
-        """Both depend on the number of reference images."""
         stored = (reference or {}).get("stored_images")
         if stored in (None, 10_000):
             return []

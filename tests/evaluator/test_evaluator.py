@@ -13,10 +13,10 @@ from evaluator.evaluator import Evaluator
 from evaluator.feature_store import FeatureStore
 from evaluator.image_files import open_images
 from evaluator.image_set import ImageSet
-from evaluator.image_stream import MemoryImages
-from evaluator.inception import FastInception, FeatureExtractor, InceptionV3
+from evaluator.inception import FeatureExtractor
+from evaluator.inception_fast import FastInception
+from evaluator.inception_network import InceptionV3
 from evaluator.metrics import METRICS
-from evaluator.metrics.fid import frechet_distance_of_features
 from evaluator.metrics.image_quality import ImageQuality
 from evaluator.metrics.inception_score import InceptionScore
 from evaluator.metrics.kid import kernel_distance
@@ -24,7 +24,8 @@ from evaluator.metrics.precision_recall import precision_recall
 from evaluator.moments import Statistics
 from evaluator.networks import extractor_facts
 from evaluator.reference import image_reference, open_reference, write_reference
-from tests.evaluator.toy import ToyInception, tensor, toy_images, write_folder, write_tars
+from tests.evaluator.exact import frechet_distance_of_features
+from tests.evaluator.toy import MemoryImages, ToyInception, tensor, toy_images, write_folder, write_tars
 from tests.parity import filled, golden, golden_json
 
 REAL, FAKE = tensor(toy_images(60, seed=1)), tensor(toy_images(50, seed=2))

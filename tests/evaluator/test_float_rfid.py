@@ -5,7 +5,8 @@ from safetensors.torch import save_file
 
 from evaluator.evaluator import Evaluator
 from evaluator.float_rfid import FloatInception, FloatRFID, load_float_inception
-from evaluator.inception import FastInception, InceptionV3
+from evaluator.inception_fast import FastInception
+from evaluator.inception_network import InceptionV3
 from tests.evaluator.processes import in_two_processes, needs_fork
 from tests.evaluator.toy import ToyFloat, ToyInception, tensor, toy_images
 from tests.parity import filled

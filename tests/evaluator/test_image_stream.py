@@ -9,8 +9,8 @@ from PIL import Image
 
 from evaluator import image_stream as images_module
 from evaluator.image_files import ArrayImages, member_shape, open_images
-from evaluator.image_stream import FolderImages, MemoryImages, file_hash
-from tests.evaluator.toy import png, tensor, toy_images, write_folder, write_tars
+from evaluator.image_stream import FolderImages, file_hash
+from tests.evaluator.toy import MemoryImages, png, tensor, toy_images, write_folder, write_tars
 
 PIXELS = toy_images(7)
 
@@ -33,7 +33,6 @@ def forms(folder):
         "tars": open_images(write_tars(folder / "tars", PIXELS)),
         "folder of tars": open_images(folder / "tars"),
         "memory": MemoryImages(tensor(PIXELS)),
-        "floats": MemoryImages(tensor(PIXELS).float() / 255),
     }
 
 
@@ -242,11 +241,6 @@ def test_pairs_of_pictures_and_other_paths_are_refused(tmp_path):
     (tmp_path / "a.txt").write_text("")
     with pytest.raises(ValueError, match="no known kind"):
         open_images(tmp_path / "a.txt")
-
-
-def test_images_in_memory_have_their_channels_first():
-    with pytest.raises(ValueError, match=r"\[7, 16, 16, 3\], expected \[N, 3, H, W\]"):
-        MemoryImages(torch.from_numpy(PIXELS))
 
 
 def test_digests_tell_contents_apart(tmp_path):

@@ -6,7 +6,9 @@ import torch
 from safetensors.torch import save_file
 
 from evaluator import inception_fast
-from evaluator.inception import FastInception, InceptionV3, load_inception
+from evaluator.inception import load_inception
+from evaluator.inception_fast import FastInception
+from evaluator.inception_network import InceptionV3
 from tests.parity import assert_close, assert_layout, filled, golden
 
 
@@ -138,9 +140,6 @@ def test_loaded_extractor_knows_what_it_is(weight_file, arrays, capsys):
     features = extractor(images)
     assert extractor.dims == {name: part.shape[1] for name, part in features._asdict().items()}
     assert relative(features.pool, arrays["pool"][1:2]) < 1.5e-6
-    plain = load_inception(weight_file, fast=False)
-    assert plain.weights_hash == extractor.weights_hash
-    assert relative(plain(images).pool, arrays["pool"][1:2]) < 1.5e-6
 
 
 def test_bfloat16_is_an_approximation_and_says_so(weight_file, arrays):
@@ -160,8 +159,6 @@ def test_float64_extractor_is_exact(weight_file, arrays):
 def test_wrong_options_are_named(network, weight_file):
     with pytest.raises(ValueError, match="precision is 'float16'; expected one of float64"):
         load_inception(weight_file, precision="float16")
-    with pytest.raises(ValueError, match="fast is False"):
-        load_inception(weight_file, precision="bfloat16", fast=False)
     with pytest.raises(ValueError, match="dtype is torch.float64"):
         FastInception(network, dtype=torch.float64)
     with pytest.raises(ValueError, match="batch is 0"):

@@ -50,26 +50,21 @@ def test_large_updates_are_taken_in_parts(monkeypatch):
     assert_same(result, measured(x))
 
 
-def test_merging_equals_one_pass():
-    x = features(30)
-    one, two = measured(x[:13]), measured(x[13:])
-    one.merge(two)
-    assert_same(one, measured(x))
-    with pytest.raises(ValueError, match="size 5"):
-        one.merge(Moments(5))
-
-
-def test_alone_the_reduction_is_a_copy():
+def test_alone_the_result_is_mean_and_covariance():
     own = measured(features(5))
-    reduced = own.reduced()
-    reduced.update(features(5))
-    assert own.count == 5 and reduced.count == 10
+    found = own.result()
+    own.update(features(5))
+    assert found.count == 5 and own.count == 10
+    np.testing.assert_array_equal(found.mean, measured(features(5)).mean)
 
 
 def _share(rank: int) -> None:
     x = features(21)
     own = measured(x[:4] if rank else x[4:])
-    assert_same(own.reduced(), measured(x))
+    found, whole = own.result(), measured(x)
+    np.testing.assert_allclose(found.mean, whole.mean, atol=1e-14, rtol=0)
+    np.testing.assert_allclose(found.covariance, whole.covariance, atol=1e-14, rtol=0)
+    assert found.count == whole.count
     assert own.count == (4 if rank else 17)
 
 

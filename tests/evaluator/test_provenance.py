@@ -3,7 +3,6 @@ import json
 import numpy as np
 import pytest
 
-from evaluator.image_stream import MemoryImages
 from evaluator.protocol import PROTOCOLS
 from evaluator.provenance import (
     image_facts,
@@ -12,7 +11,7 @@ from evaluator.provenance import (
     sampler_facts,
     warnings_about,
 )
-from tests.evaluator.toy import tensor, toy_images
+from tests.evaluator.toy import MemoryImages, tensor, toy_images
 
 SAMPLES = {"source": "a.npz", "count": 50_000, "height": 256, "width": 256, "lossy_files": 0}
 REFERENCE = {"source": "r.npz", "verified": True, "height": 256, "width": 256, "lossy_files": 0}

@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from evaluator.image_stream import MemoryImages
 from evaluator.moments import Statistics
 from evaluator.reference import image_reference, open_reference, write_reference
-from tests.evaluator.toy import tensor, toy_images, write_folder
+from tests.evaluator.toy import MemoryImages, tensor, toy_images, write_folder
 
 PIXELS = toy_images(6)
 
@@ -44,7 +43,7 @@ def test_foreign_files_are_read_as_they_are(tmp_path):
     assert reference.images.count == 6 and torch.equal(
         next(reference.images.batches(6)).images, tensor(PIXELS)
     )
-    assert not reference.verified and reference.image_set == "unknown"
+    assert not reference.facts()["verified"] and reference.image_set == "unknown"
     facts = reference.facts()
     assert facts["stored_images"] == 6 and facts["count"] is None and len(facts["sha256"]) == 64
     assert (facts["height"], facts["width"]) == (16, 16)
@@ -72,7 +71,11 @@ def test_ours_come_back_with_their_protocol(tmp_path):
         np.testing.assert_array_equal(reference.statistics[kind].mean, values.mean)
         np.testing.assert_array_equal(reference.statistics[kind].covariance, values.covariance)
         assert reference.statistics[kind].count == 60
-    assert reference.verified and reference.image_set == "validation" and reference.protocol["format"] == 1
+    assert (
+        reference.facts()["verified"]
+        and reference.image_set == "validation"
+        and reference.protocol["format"] == 1
+    )
     assert torch.equal(next(reference.images.batches(6)).images, tensor(PIXELS)[::2])  # evenly spaced
     with np.load(path) as arrays:  # others read the same file without noticing
         assert {"mu", "sigma", "arr_0", "protocol", "mu_dinov2", "sigma_dinov2"} == set(arrays.files)
@@ -99,7 +102,7 @@ def test_images_are_a_reference_too(tmp_path):
     np.savez(tmp_path / "a.npz", PIXELS)
     for path in (tmp_path / "a.npz", write_folder(tmp_path / "png", PIXELS)):
         reference = open_reference(path)
-        assert not reference.statistics and reference.images.count == 6 and reference.verified
+        assert not reference.statistics and reference.images.count == 6 and reference.facts()["verified"]
         assert reference.image_set == "images" and reference.facts()["count"] == 6
     cropped = open_reference(path, transform=lambda image: image.crop((0, 0, 8, 8)))
     assert tuple(cropped.images.size) == (8, 8)

@@ -11,7 +11,22 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from evaluator.image_stream import ImageStream, digest_lines
 from evaluator.networks import NETWORKS
+
+
+class MemoryImages(ImageStream):
+    """A tensor uint8 [N, 3, H, W]."""
+
+    def __init__(self, images: torch.Tensor):
+        self._images, self.source = images, "memory"
+        self.count, self.size = len(images), tuple(images.shape[2:])
+
+    def images(self, positions):
+        yield from (self._images[position] for position in positions)
+
+    def digest(self):
+        return digest_lines([str(self._images[: self.count].tolist())])
 
 
 def put_in_place(monkeypatch, name: str, network) -> None:

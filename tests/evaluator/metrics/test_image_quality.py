@@ -6,7 +6,14 @@ import pytest
 import torch
 
 from evaluator.metrics import image_quality
-from evaluator.metrics.image_quality import QUALITY_PROTOCOLS, ImageQuality, QualityName, psnr, ssim
+from evaluator.metrics.image_quality import (
+    QUALITY_PROTOCOLS,
+    ImageQuality,
+    PairMetric,
+    QualityName,
+    psnr,
+    ssim,
+)
 from tests.evaluator.processes import in_two_processes, needs_fork
 from tests.parity import golden, golden_json
 
@@ -25,7 +32,7 @@ def test_psnr_is_ten_log_one_over_the_mean_squared_error():
     wrong[0] += 51 / 255
     wrong[1, :, :8] += 102 / 255  # half of the pixels, twice as wrong
     quality = ImageQuality()
-    psnr = quality.update(images, wrong)
+    psnr = quality.update(images, wrong)["psnr"]
     expected = [-10 * math.log10(0.2**2), -10 * math.log10(0.4**2 / 2)]
     assert psnr.tolist() == pytest.approx(expected, abs=1e-4)
     measured = quality.result()
@@ -90,7 +97,7 @@ def test_batches_make_no_difference(monkeypatch):
 
 def test_processes_are_weighted_by_their_images(monkeypatch):
     quality = ImageQuality()
-    quality.psnr, quality.ssim, quality.count = 20.0, 0.5, 1
+    quality.sums, quality.count = {"psnr": 20.0, "ssim": 0.5}, 1
     other = torch.tensor([120.0, 2.5, 3.0], dtype=torch.float64)
     monkeypatch.setattr(image_quality.distributed, "all_reduce_sum", lambda sums: sums + other)
     assert quality.result() == {"psnr": 35.0, "ssim": 0.75, "images": 4.0}
@@ -209,6 +216,9 @@ def test_torchmetrics_agrees_in_a_batch():
     torch.testing.assert_close(ssim(images.double(), wrong.double()), expected, atol=1e-9, rtol=0)
 
 
+LPIPS = PairMetric(name="lpips", network="lpips")
+
+
 class Distance(torch.nn.Module):
     """Stands for LPIPS: the largest difference of an image."""
 
@@ -221,24 +231,28 @@ def test_perceptual_distances_are_means_over_images():
     wrong = images.clone()
     wrong[0] += 0.3 + 0.4 / 255  # not rounded
     wrong[1] += 9.0  # clamped
-    quality = ImageQuality(networks={"lpips": Distance().eval()})
+    quality = ImageQuality([LPIPS], networks={"lpips": Distance().eval()})
     quality.update(images[:2], wrong[:2])
     quality.update(images[2:], wrong[2:])
     assert quality.result()["lpips"] == pytest.approx((0.3 + 0.4 / 255 + 0.5) / 3, abs=1e-6)
-    named = ImageQuality(networks={"lpips_vgg": Distance().eval(), "lpips_alex": Distance().eval().half()})
+    metrics = [PairMetric(name=f"lpips_{name}", network=name) for name in ("vgg", "alex")]
+    named = ImageQuality(metrics, networks={"vgg": Distance().eval(), "alex": Distance().eval().half()})
     named.update(images, wrong)
-    assert list(named.result()) == ["psnr", "ssim", "images", "lpips_vgg", "lpips_alex"]
+    assert list(named.result()) == ["lpips_vgg", "lpips_alex", "images"]
     with pytest.raises(ValueError, match="lpips must be in eval mode"):
-        ImageQuality(networks={"lpips": Distance()})
+        ImageQuality([LPIPS], networks={"lpips": Distance()})
+    with pytest.raises(ValueError, match="metric lpips needs its network 'lpips'"):
+        ImageQuality([LPIPS])
 
 
 def _share(rank: int) -> None:
     images, wrong = batch(5), batch(5).flip(0)
-    own, whole = (ImageQuality(networks={"lpips": Distance().eval()}) for _ in range(2))
+    metrics = [*ImageQuality().metrics, LPIPS]
+    own, whole = (ImageQuality(metrics, networks={"lpips": Distance().eval()}) for _ in range(2))
     part = slice(0, 2) if rank else slice(2, 5)
     own.update(images[part], wrong[part])
     whole.update(images, wrong)
-    expected = {"psnr": whole.psnr / 5, "ssim": whole.ssim / 5, "lpips": whole.distances["lpips"] / 5}
+    expected = {name: total / 5 for name, total in whole.sums.items()}
     assert own.result() == pytest.approx({**expected, "images": 5.0})
 
 

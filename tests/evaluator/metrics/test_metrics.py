@@ -10,6 +10,7 @@ from evaluator.evaluator import Evaluator
 from evaluator.feature_store import FeatureStore
 from evaluator.metrics import METRICS, check_metrics, check_names, result_name, usual_metrics
 from evaluator.metrics.base import Metric
+from evaluator.metrics.image_quality import PairMetric
 from evaluator.moments import Moments, Statistics
 from evaluator.networks import NETWORKS, Network, load_networks
 from evaluator.reference import open_reference, write_reference
@@ -74,6 +75,13 @@ class MeanDistance(Metric):
         return {"factor": settings.neighbours}
 
 
+class MeanError(PairMetric):
+    """Of pairs, without a network."""
+
+    def distance(self, images, reconstructions, **_):
+        return (images - reconstructions).abs().mean((1, 2, 3))
+
+
 class SmallestDistance(Metric):
     """From a feature to one of the reference, on a space of its own."""
 
@@ -126,6 +134,18 @@ def test_a_new_metric_is_measured_beside_the_others(new_metrics):
     assert values["mean_distance_50"] == pytest.approx(expected)
     assert values["dark"] == pytest.approx(float(nearest.mean()))
     assert evaluator.facts()["factor"] == 3 and "brightness" in evaluator.facts()["extractors"]
+
+
+def test_a_new_metric_of_pairs_is_one_object(monkeypatch):
+    monkeypatch.setitem(METRICS, "mean_error", MeanError(name="mean_error", training=("tokenizer",)))
+    assert load_networks(["mean_error"], {}, device="cpu") == {}
+    evaluator = Evaluator(networks={}, metrics=["mean_error", "psnr"])
+    images, originals = tensor(FAKE), tensor(REAL)[:50]
+    evaluator.update_pairs(images, originals)
+    error = (images.double() - originals.double()).abs().mean() / 255
+    assert list(evaluator.result()) == ["mean_error", "psnr"]
+    assert evaluator.result()["mean_error"] == pytest.approx(float(error), rel=1e-6)
+    assert TokenizerEvaluation(metrics=["mean_error"]).metrics == ["mean_error"]
 
 
 def test_a_new_metric_has_a_name_and_a_place_everywhere(new_metrics):
