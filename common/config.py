@@ -1,7 +1,4 @@
-"""`config=FILE key=value ...`: YAML files and dotted overrides, merged, checked strictly, written back resolved.
-
-A file may inherit from another one: `base: other.yaml` (common/recipes.py).
-"""
+"""`config=FILE key=value ...`: YAML files, with `base: other.yaml`, and dotted overrides, merged and checked."""
 
 import copy
 import dataclasses
@@ -33,11 +30,7 @@ def option(default: Any = dataclasses.MISSING, help: str = "") -> Any:
 
 
 def find_file(name: str | Path, what: str = "file") -> Path:
-    """A path given by the user: as written, else relative to the repository (scripts work from any directory).
-
-    Raises:
-        FileNotFoundError: it is in neither place.
-    """
+    """A path as written, else relative to the repository; raises FileNotFoundError if it is in neither place."""
     path = Path(name).expanduser()
     for candidate in (path, REPOSITORY / path):
         if candidate.exists():
@@ -46,10 +39,10 @@ def find_file(name: str | Path, what: str = "file") -> Path:
 
 
 def read_yaml(path: str | Path) -> dict:
-    """A YAML file, merged with its base if it names one, as plain nested dicts with interpolations resolved.
+    """A YAML file, merged with its base, as plain nested dicts with interpolations resolved.
 
     Raises:
-        FileNotFoundError, ConfigError: the file is missing, or is not a YAML mapping, or its base does not fit.
+        FileNotFoundError, ConfigError: the file is missing or not a YAML mapping, or its base is wrong.
     """
     try:
         return OmegaConf.to_container(OmegaConf.create(plain(read_recipe(path))), resolve=True)
@@ -58,11 +51,7 @@ def read_yaml(path: str | Path) -> dict:
 
 
 def read_recipe(path: str | Path) -> dict:
-    """A YAML file over its base: nested dicts of `Entry`, interpolations not resolved yet.
-
-    Raises:
-        FileNotFoundError, ConfigError: as `read_yaml`.
-    """
+    """As `read_yaml`, but nested dicts of `Entry` with unresolved interpolations."""
     found = find_file(path, "config file")
     tree = _load_yaml(found)
     if "base" not in tree:
@@ -70,8 +59,9 @@ def read_recipe(path: str | Path) -> dict:
     base = base_file(found, tree.pop("base"))
     inherited = _load_yaml(base)
     if "base" in inherited:
+        theirs = inherited["base"]
         raise ConfigError(
-            f"{found}: base={base.name!r} has a base itself, {inherited['base']!r}; only one level is allowed"
+            f"{found}: base={base.name!r} has a base itself, {theirs!r}; only one level is allowed"
         )
     return inherit(with_origin(inherited, _shown(base)), with_origin(tree, _shown(found)))
 
@@ -97,7 +87,7 @@ def merge_arguments(arguments: Sequence[str]) -> dict:
 
 
 def merge_sources(arguments: Sequence[str]) -> dict:
-    """As `merge_arguments`, but nested dicts of `Entry`, whose values refer to others until `resolve`."""
+    """As `merge_arguments`, but nested dicts of `Entry` with unresolved interpolations."""
     trees, overrides = [], []
     for argument in arguments:
         key, separator, value = argument.lstrip("-").partition("=")
@@ -115,7 +105,7 @@ def merge_sources(arguments: Sequence[str]) -> dict:
 
 
 def resolve(tree: dict) -> dict:
-    """Plain nested dicts from nested dicts of `Entry`, values that refer to others (`${a.b}`) filled in."""
+    """Plain nested dicts from nested dicts of `Entry`, interpolations (`${a.b}`) resolved."""
     try:
         return OmegaConf.to_container(OmegaConf.create(plain(tree)), resolve=True)
     except (YAMLError, OmegaConfBaseException, ValueError, TypeError) as error:
@@ -123,16 +113,10 @@ def resolve(tree: dict) -> dict:
 
 
 def load_settings(cls: type[Settings], arguments: Sequence[str]) -> Settings:
-    """Settings from the command line.
-
-    Args:
-        cls: settings dataclass. If it has a class method `translate`, that is applied to the merged tree before the
-            strict check, so that files and overrides may also use the key names of another program.
-        arguments: as `merge_arguments` takes them.
-    """
+    """A settings dataclass from the command line."""
     sources = merge_sources(arguments)
     tree = resolve(sources)
-    if hasattr(cls, "translate"):
+    if hasattr(cls, "translate"):  # before the strict check: from the keys of another program
         tree = cls.translate(tree)
     settings = build_dataclass(cls, tree)
     _check_removed(settings, sources)
@@ -140,7 +124,7 @@ def load_settings(cls: type[Settings], arguments: Sequence[str]) -> Settings:
 
 
 def _check_removed(settings: Any, sources: dict) -> None:
-    """Refuse a null that was meant as a value but brings back a default that is not null."""
+    # A null that was meant as a value would bring back a default that is not null.
     for path, entry in entries(sources):
         *sections, key = path.split(".")
         owner = functools.reduce(lambda held, name: getattr(held, name, None), sections, settings)
@@ -155,7 +139,7 @@ def _check_removed(settings: Any, sources: dict) -> None:
 
 
 def to_tree(settings: Any) -> dict:
-    """A settings dataclass as nested plain values, with every default filled in."""
+    """A settings dataclass as nested plain values, defaults included."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, Mapping):
@@ -181,9 +165,7 @@ def first_difference(old: Any, new: Any, path: str) -> str | None:
 def describe(cls: type, prefix: str = "", given: Any = None) -> list[str]:
     """One help line per option of a settings dataclass, nested sections with dotted names.
 
-    Args:
-        prefix: of the names.
-        given: the section that holds if none is given, whose values are the defaults; None: those of the class.
+    Defaults are the values of `given`, or those of the class if that is None.
     """
     hints, lines = get_type_hints(cls), []
     for field in dataclasses.fields(cls):
@@ -199,22 +181,16 @@ def describe(cls: type, prefix: str = "", given: Any = None) -> list[str]:
             lines += describe(annotation, f"{name}.", None if missing else default)
             continue
         shown = "required" if missing else "null" if default is None else f"{default}"
-        lines.append(
-            f"  {name + '=':38s} {type_name(annotation)} [{shown}]  {field.metadata.get('help', '')}".rstrip()
-        )
+        text = f"  {name + '=':38s} {type_name(annotation)} [{shown}]  {field.metadata.get('help', '')}"
+        lines.append(text.rstrip())
     return lines
 
 
 def run_script(main: Callable[[Any], None], cls: type, usage: str) -> NoReturn | None:
-    """Run an entry point: `--help`, settings from the command line, and user errors as one line.
+    """Call `main` with the settings of the command line, or print `usage` and the options for `--help`.
 
-    ValueError and OSError are mistakes in the input: they end the program with one line and exit code 1 (set the
-    environment variable TRACEBACK=1 to see where they were raised); anything else is a bug and shows its traceback.
-
-    Args:
-        main: called with the settings.
-        cls: settings dataclass of the script.
-        usage: the module docstring; printed by `--help` before the options.
+    ValueError and OSError are mistakes in the input: they end the program with one line and exit code 1 (with a
+    traceback if the environment variable TRACEBACK is set); anything else is a bug and shows its traceback.
     """
     arguments = sys.argv[1:]
     if any(a in ("-h", "--help", "help") for a in arguments):
@@ -233,8 +209,8 @@ def run_script(main: Callable[[Any], None], cls: type, usage: str) -> NoReturn |
 
 
 def one_line(error: Exception) -> str:
-    """The message of an error; of one that a data loading worker passed on, without the worker's traceback."""
-    text = str(error)
+    """The message of an error as one line."""
+    text = str(error)  # an error of a data loading worker carries the worker's traceback
     if "Original Traceback (most recent call last):" in text:
         text = re.split(r"\n[\w.]+: ", text)[-1]
     return " ".join(text.split())

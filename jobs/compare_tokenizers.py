@@ -1,4 +1,4 @@
-"""Several tokenizers in one table: trained, measured, and with a generator on the tokens of each."""
+"""A table of several tokenizers: trained, measured, and with a generator on the tokens of each."""
 
 import json
 from collections.abc import Mapping
@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from common.build import check_least
 from common.config import find_file, option, read_yaml, to_tree
 from common.console import Clock, banner, duration, say
 from common.launch import processes
@@ -30,30 +31,17 @@ from storage.weights import weight_hash
 from training.generator_run import GeneratorRun
 from training.tokenizer_run import ImageData, TokenizerRun
 
-SMALL = [
-    "vqgan",
-    "cvq",
-    "fsq",
-    "lfq",
-    "bsq",
-    "ibq",
-    "vqkd",
-    "vqkd_pixels",
-    "cluster_pixels",
-    "titok_vq",
-    "titok_fsq",
-]
+SMALL = ["vqgan", "cvq", "fsq", "lfq", "bsq", "ibq", "vqkd", "vqkd_pixels", "cluster_pixels"]
+SMALL += ["titok_vq", "titok_fsq"]  # recipes of configs/compare in this order: vqkd_pixels starts from vqkd
 
 
 @dataclass(kw_only=True)
 class CompareOptions:
     """What to compare, on which images, and how long to train."""
 
-    tokenizers: list[str] = option(
-        [], "trained tokenizers: names of released models, folders, files (docs/models.md)"
-    )
+    tokenizers: list[str] = option([], "released names, folders or files of tokenizers (docs/models.md)")
     train: list[str] | None = option(
-        None, "recipes to train first, in this order; null = configs/compare, or none if tokenizers are given"
+        None, "recipes to train; null = configs/compare, or none with tokenizers"
     )
     output: str = option("runs/compare", "folder for everything")
     steps: int | None = option(None, "training steps of every tokenizer; null = as its recipe says")
@@ -70,39 +58,33 @@ class CompareOptions:
         TRAINED_HERE,
         f"for recipes with a teacher: a file, {TRAINED_HERE!r} (on labels), or null = from the Hub",
     )
-    teacher_steps: int = option(
-        1500, "training steps of a teacher that learns here to classify the images of the recipe"
-    )
+    teacher_steps: int = option(1500, "training steps of a teacher that learns here to classify the images")
     fit_iterations: int = option(10, "cluster: passes of k-means over the images")
     num_samples: int = option(200, "samples per generator; gFID needs 50000")
     seed: int = option(0, "random seed of the samples")
     batch_size: int = option(64, "images per batch")
     num_workers: int = option(0, "data loading processes for tokenizing and fitting")
     inception_weights: str | None = option(
-        None, "file; null = INCEPTION_WEIGHTS or torch's cache; no FID without one"
+        None, "file; null = INCEPTION_WEIGHTS or torch's cache, else no FID"
     )
     lpips_weights: list[str] | None = option(None, "files: VGG-16 trunk and linear heads; null = no LPIPS")
 
     def __post_init__(self) -> None:
-        for key in ("steps", "gpt_steps", "teacher_steps", "fit_iterations", "num_samples", "batch_size"):
-            value = getattr(self, key)
-            if value is not None and value < 1:
-                raise ValueError(f"{key}={value} must be at least 1")
+        check_least(
+            self, steps=1, gpt_steps=1, teacher_steps=1, fit_iterations=1, num_samples=1, batch_size=1
+        )
         if self.train is None:
             self.train = [] if self.tokenizers else [f"configs/compare/{name}.yaml" for name in SMALL]
         if twice := sorted({name for name in self.names if self.names.count(name) > 1}):
-            raise ValueError(
-                f"train and tokenizers name {', '.join(twice)} twice; results would overwrite each other"
-            )
+            raise ValueError(f"train and tokenizers name {', '.join(twice)} twice; each name is a folder")
 
     @property
     def names(self) -> list[str]:
-        """Names of all tokenizers: of their rows and folders."""
+        """Names of the rows and folders of all tokenizers."""
         return [*(Path(path).stem for path in self.train), *(Path(name).name for name in self.tokenizers)]
 
     @property
     def folder(self) -> Path:
-        """The folder for everything."""
         return Path(self.output).expanduser()
 
     def run_folder(self, name: str) -> Path:
@@ -113,7 +95,7 @@ class CompareOptions:
 def teacher_file(
     options: CompareOptions, section: Mapping[str, Any], data: Mapping[str, Any]
 ) -> tuple[str | None, str]:
-    """Weights of a teacher and its name in the table; trained here unless its section or the options name a file."""
+    """Weights of a teacher and its name in the table; trains it unless its section or the options name a file."""
     name = section["name"]
     if section.get("weights") or options.teacher_weights != TRAINED_HERE:
         return section.get("weights") or options.teacher_weights, name
@@ -125,7 +107,7 @@ def teacher_file(
 
 
 def train(options: CompareOptions, recipe: str) -> dict[str, Any]:
-    """Train the tokenizer of a recipe, if it is not there; returns notes on the training for the reader."""
+    """Train the tokenizer of a recipe, unless its folder has it; returns notes on the training for the table."""
     tree = read_yaml(recipe)
     folder, section = options.run_folder(Path(recipe).stem), dict(tree.get("tokenizer") or {})
     overrides, notes = {"training.max_steps": options.steps}, {}
@@ -134,12 +116,12 @@ def train(options: CompareOptions, recipe: str) -> dict[str, Any]:
         weights, notes["teacher"] = teacher_file(options, teacher, tree["data"])
         if tree.get("teacher"):
             overrides["teacher.weights"] = weights
-    if tree.get("initialize"):
+    if tree.get("initialize"):  # codes of a first stage
         reference = shown_name(tree["initialize"])
         start = options.run_folder(Path(reference).name)
         if section.get("name") == "cluster" and not Path(reference).exists():
             fit(options, start, tree, {**section["teacher"], "weights": weights})
-        if start.exists():
+        if start.exists():  # made by this comparison; else the recipe's own
             overrides["initialize"] = start
             notes |= json.loads((start / "notes.json").read_text())
     run_recipe("train_titok.py", TokenizerRun, recipe, folder, overrides)
@@ -149,7 +131,7 @@ def train(options: CompareOptions, recipe: str) -> dict[str, Any]:
 
 
 def fit(options: CompareOptions, folder: Path, tree: Mapping[str, Any], teacher: Mapping[str, Any]) -> None:
-    """Fit the codes that a recipe of a cluster tokenizer starts from, if they are not there."""
+    """Fit the codes that a recipe of a cluster tokenizer starts from, unless the folder has them."""
     section = tree["tokenizer"]
     fit_codebook(
         FitOptions(
@@ -162,13 +144,13 @@ def fit(options: CompareOptions, folder: Path, tree: Mapping[str, Any], teacher:
             iterations=options.fit_iterations,
             batch_size=options.batch_size,
             num_workers=options.num_workers,
-        ),
+        )
     )
     write_json(folder / "notes.json", {"fit_iterations": options.fit_iterations})
 
 
 def images_of(section: Mapping[str, Any], tokenizer: Tokenizer) -> SourceImages:
-    """The images of a data section at the size that a tokenizer takes, without random augmentation."""
+    """The images of a data section at the size of a tokenizer, without random augmentation."""
     return SourceImages(section, split="train", config={}, image_size=tokenizer.image_size)
 
 
@@ -176,21 +158,16 @@ def measure(
     tokenizer: Tokenizer, options: CompareOptions, networks: Mapping[str, Any], device: torch.device
 ) -> dict[str, float]:
     """Measure reconstructions of the held-out images, and the use of the codebook."""
-    stream = images_of(options.data.validation, tokenizer)
-    evaluator = Evaluator(
-        networks=networks,
-        metrics=comparing_metrics(networks),
-        protocol="tokenizer",
-        num_images=stream.count,
-        device=device,
-    )
+    stream, metrics = images_of(options.data.validation, tokenizer), comparing_metrics(networks)
+    shared = {"networks": networks, "num_images": stream.count, "device": device}
+    evaluator = Evaluator(metrics=metrics, protocol="tokenizer", **shared)
     measurement = ReconstructionMeasurement(evaluator, codebook_size=tokenizer.codebook_size, device=device)
     measurement.reconstruct(tokenizer, stream, options.batch_size)
     return {"held_out_images": stream.count, **measurement.result()}
 
 
 def generate(options: CompareOptions, name: str, reference: str, tokenizer: Tokenizer) -> dict[str, Any]:
-    """Make tokens of all images and train a generator on them; returns how well it predicts held-out ones."""
+    """Tokenize all images and train a generator on the tokens; returns how well it predicts held-out ones."""
     overrides = {"data.tokenizer": reference, "training.max_steps": options.gpt_steps}
     for split, key in (("train", "data.tokens"), ("validation", "data.validation")):
         overrides[key] = options.folder / "tokens" / f"{name}.{split}.tokens"
@@ -206,7 +183,7 @@ def generate(options: CompareOptions, name: str, reference: str, tokenizer: Toke
     folder = options.folder / "gpt" / name
     run_recipe("train_rar.py", GeneratorRun, options.gpt, folder, overrides)
     loss = json.loads((folder / "metrics.json").read_text())["loss"]
-    bits = loss * tokenizer.num_tokens / LN2
+    bits = loss * tokenizer.num_tokens / LN2  # nats per token to bits per image
     return {"gpt_nats_per_token": loss, "gpt_bits_per_image": bits, "gpt": str(folder)}
 
 
@@ -218,7 +195,7 @@ def sample(
     networks: Mapping[str, Any],
     device: torch.device,
 ) -> dict[str, float]:
-    """Draw samples; returns their gFID to the training images, or nothing without Inception weights."""
+    """Draw samples; returns their gFID to the training images, {} without Inception weights."""
     folder = options.folder / "samples" / name
     drawn = SampleOptions(
         generator=str(options.folder / "gpt" / name),
@@ -233,13 +210,8 @@ def sample(
     if "inception" not in networks:
         return {}
     samples, images = open_images(folder), images_of(options.data.train, tokenizer)
-    evaluator = Evaluator(
-        networks=networks,
-        metrics=["gfid"],
-        num_images=samples.count,
-        reference=image_reference(images, "training"),
-        device=device,
-    )
+    shared = {"networks": networks, "num_images": samples.count, "device": device}
+    evaluator = Evaluator(metrics=["gfid"], reference=image_reference(images, "training"), **shared)
     pass_through(evaluator.update, samples, options.batch_size, "samples")
     pass_through(evaluator.update_reference, images, options.batch_size, "reference")
     return evaluator.result()
@@ -248,7 +220,7 @@ def sample(
 def row(
     options: CompareOptions, name: str, reference: str, notes: Mapping[str, Any], networks: Mapping[str, Any]
 ) -> dict[str, Any] | None:
-    """The row of a tokenizer; None for one that does not predict pixels."""
+    """The row of a tokenizer; None for one that does not predict pixels (a first stage)."""
     with processes() as device:
         tokenizer = load_tokenizer(reference, device)
         if not tokenizer.predicts_pixels:
@@ -266,6 +238,7 @@ def row(
             **notes,
         }
         values = measure(tokenizer, options, networks, device)
+    # Training runs in processes of its own, with no process group open here.
     if tokenizer.is_discrete:
         values |= generate(options, name, reference, tokenizer)
         with processes() as device:
@@ -274,7 +247,7 @@ def row(
 
 
 def compare_tokenizers(options: CompareOptions) -> None:
-    """Train, measure, generate, one tokenizer after the other; then the table."""
+    """Train, measure and generate for one tokenizer after the other, and write the table."""
     clock, rows = Clock(), []
     sources = [(path, None) for path in options.train] + [(None, name) for name in options.tokenizers]
     for path in (*options.train, options.gpt):
@@ -291,13 +264,12 @@ def compare_tokenizers(options: CompareOptions) -> None:
             say(f"{name} does not predict pixels: a first stage gets no row")
             continue
         rows.append(values)
-        # After every tokenizer, so that an interrupted comparison has the rows so far.
+        # After every tokenizer: an interrupted comparison has the rows so far.
         write_json(options.folder / "comparison.json", {"settings": to_tree(options), "rows": rows})
         write_text(options.folder / "comparison.md", markdown_table(rows))
         draw_comparison(rows, options.folder / "comparison.png")
     if not rows:
         raise ValueError("none of the tokenizers predicts pixels; there is nothing to compare")
     say(f"\n{markdown_table(rows)}")
-    say(
-        f"{len(rows)} tokenizers in {duration(clock.lap())}; see {options.folder}/comparison.md, .json and .png"
-    )
+    files = f"{options.folder}/comparison.md, .json and .png"
+    say(f"{len(rows)} tokenizers in {duration(clock.lap())}; see {files}")

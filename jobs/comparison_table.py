@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-TRAINED_HERE = "trained here"  # stands in the name of a teacher that learnt the labels of the images at hand
-LN2 = 0.6931471805599453
-COLUMNS = {
+TRAINED_HERE = "trained here"  # part of the name of a teacher that learnt the labels of the compared images
+LN2 = 0.6931471805599453  # nats per bit
+COLUMNS = {  # metric: heading and digits, None for per cent
     "rfid": ("rFID", 2),
     "psnr": ("PSNR", 2),
     "ssim": ("SSIM", 3),
@@ -20,17 +20,12 @@ COLUMNS = {
 
 
 def _found(values: Mapping[str, Any], metric: str) -> Any:
-    """A metric, also if its name carries the number of images (rfid_397)."""
+    # rfid_397 is the rFID of 397 images.
     return next((v for k, v in values.items() if k == metric or k.startswith(f"{metric}_")), None)
 
 
 def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The table: a row per tokenizer, "-" for what was not measured.
-
-    Args:
-        rows: values by name, as `comparison.json` of scripts/compare_tokenizers.py holds them; codebook_usage is a
-            share in 0..1.
-    """
+    """A table of the rows of `comparison.json`, "-" for what was not measured."""
     heads = ["Tokenizer", "Tokens × bits", *(title for title, _ in COLUMNS.values())]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for values in rows:
@@ -40,8 +35,9 @@ def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
         cells.append(f"{values['tokens']} × {bits}")
         for metric, (_, digits) in COLUMNS.items():
             value = _found(values, metric)
-            text = "-" if value is None else f"{value:.0%}" if digits is None else f"{value:.{digits}f}"
-            cells.append(text)
+            cells.append(
+                "-" if value is None else f"{value:.0%}" if digits is None else f"{value:.{digits}f}"
+            )
         lines.append(f"| {' | '.join(cells)} |")
     if any(TRAINED_HERE in values.get("teacher", "") for values in rows):
         lines.append("\n\\* its teacher learnt the labels of these images first")
@@ -49,20 +45,16 @@ def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def draw_comparison(rows: Sequence[Mapping[str, Any]], output: Path) -> None:
-    """PSNR over the bits that the generator needs, and its loss beside that of even guessing, as a PNG.
+    """Plot PSNR over the bits that the generator needs, and its loss beside that of even guessing, as a PNG.
 
-    Tokenizers without a generator are left out; numbers beside the points are those beside the names.
-
-    Args:
-        rows: see `markdown_table`.
-        output: PNG to write.
+    Omits tokenizers without a generator. Numbers at the points refer to the names on the right.
     """
     from matplotlib.figure import Figure  # not pyplot: no display, no global state
 
     rows = [values for values in rows if values.get("gpt_bits_per_image") is not None]
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
-    for number, values in enumerate(rows, start=1):  # names would cover each other
+    for number, values in enumerate(rows, start=1):  # numbers: names would overlap
         point = (values["gpt_bits_per_image"], values["psnr"])
         left.scatter(*point, s=30)
         left.annotate(str(number), point, xytext=(4, 4), textcoords="offset points", fontsize=9)
@@ -70,13 +62,12 @@ def draw_comparison(rows: Sequence[Mapping[str, Any]], output: Path) -> None:
     left.set_ylabel("PSNR of reconstructions, dB")
     left.margins(0.1, 0.1)
     places = range(len(rows))
-    even = [values["bits_per_image"] / values["tokens"] * LN2 for values in rows]
+    even = [values["bits_per_image"] / values["tokens"] * LN2 for values in rows]  # ln(codebook_size)
     right.barh(places, even, color="0.9", label="even guessing: ln(codes)")
     right.barh(places, [v["gpt_nats_per_token"] for v in rows], height=0.5, label="GPT, held out")
-    right.set_yticks(
-        places, [f"{values['name']}  {number + 1}" for number, values in enumerate(rows)], fontsize=8
-    )
-    right.invert_yaxis()
+    names = [f"{values['name']}  {number}" for number, values in enumerate(rows, start=1)]
+    right.set_yticks(places, names, fontsize=8)
+    right.invert_yaxis()  # the first row on top
     right.set_xlabel("nats per token")
     right.legend(fontsize=8, ncols=2, loc="lower right", bbox_to_anchor=(1, 1))
     for axis in (left, right):

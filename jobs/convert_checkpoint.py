@@ -1,4 +1,4 @@
-"""Any model as a folder with config.json and model.safetensors."""
+"""A model as a folder with config.json and model.safetensors."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -17,17 +17,15 @@ class ConvertCheckpointOptions:
 
     input: str | dict = option(help="released name, folder, weight file, Hub repository")
     output: str = option(help="folder for config.json and model.safetensors")
-    original: str | None = option(
-        None, "YAML or JSON file that describes a weight file, if none lies beside it"
-    )
-    kind: Literal["tokenizer", "generator"] | None = option(None, "null = as the weights tell")
+    original: str | None = option(None, "YAML or JSON that describes a weight file; null = found beside it")
+    kind: Literal["tokenizer", "generator"] | None = option(None, "null = found from the weights")
 
 
 def convert_checkpoint(options: ConvertCheckpointOptions) -> None:
-    """Load strictly, write, and say what it was."""
+    """Load strictly, write, and report."""
     files = open_model(options.input, options.kind, options.original)
     module = load_files(files)
-    extra = {key: files.config[key] for key in ("sampling", "tokens") if files.config.get(key)}
+    extra = {key: files.config[key] for key in ("sampling", "tokens") if files.config.get(key)}  # generators
     folder = save_pretrained(module, options.output, **extra)
     parameters = sum(parameter.numel() for parameter in module.parameters())
     say(f"{files.kind} {files.name}: {parameters:,} parameters, weights {weight_hash(module)}, in {folder}")

@@ -11,7 +11,7 @@ from data.token_memmap import TokenHeader, TokenMemmap
 
 @dataclass(kw_only=True)
 class ConvertTokensOptions:
-    """What to convert into what; options after `overwrite` are for importing."""
+    """What to convert into what; the options after `overwrite` apply to imports."""
 
     input: str = option(help=".jsonl, .tokens, or a folder of array pairs")
     output: str = option(help=".tokens, .jsonl, or a folder")
@@ -26,11 +26,7 @@ class ConvertTokensOptions:
 
 
 def kind(path: Path) -> str:
-    """'tokens', 'jsonl' or 'folder', by the name.
-
-    Raises:
-        ValueError: the suffix is none of these.
-    """
+    """'tokens', 'jsonl' or 'folder', by the name; raises ValueError for another suffix."""
     if path.is_dir() or not path.suffix:
         return "folder"
     if path.suffix not in (".tokens", ".jsonl"):
@@ -42,7 +38,7 @@ def convert(options: ConvertTokensOptions, source: Path, output: Path) -> TokenH
     """Convert `source` into `output`; returns the header of the token file.
 
     Raises:
-        ValueError: neither or both are token files, or codebook_size is missing; see also `data.token_exchange`.
+        ValueError: neither or both are token files, codebook_size is missing, or the content is wrong.
     """
     kinds = (kind(source), kind(output))
     if kinds == ("tokens", "jsonl"):
@@ -50,11 +46,10 @@ def convert(options: ConvertTokensOptions, source: Path, output: Path) -> TokenH
     if kinds == ("tokens", "folder"):
         return export_npy(source, output)
     if kinds not in (("jsonl", "tokens"), ("folder", "tokens")):
-        raise ValueError(
-            f"input={options.input} and output={options.output}: one of them, and not both, must be a .tokens file"
-        )
+        names = f"input={options.input} and output={options.output}"
+        raise ValueError(f"{names}: exactly one of them must be a .tokens file")
     if options.codebook_size is None:
-        raise ValueError(f"codebook_size must be given: {source} does not hold it")
+        raise ValueError(f"codebook_size is required: {source} does not hold it")
     keys = ("codebook_size", "crops", "num_classes", "tokenizer", "weight_hash", "image_size", "num_images")
     settings = ImportOptions(**{key: getattr(options, key) for key in keys})
     load = import_jsonl if kinds[0] == "jsonl" else import_npy
@@ -64,7 +59,7 @@ def convert(options: ConvertTokensOptions, source: Path, output: Path) -> TokenH
 def convert_tokens(options: ConvertTokensOptions) -> None:
     """Convert a file or folder and print what it holds."""
     source, output = find_file(options.input, "input"), Path(options.output).expanduser()
-    before = output.stat().st_mtime_ns if output.is_file() else None
+    before = output.stat().st_mtime_ns if output.is_file() else None  # a finished file is not written again
     banner("Converting tokens", {"input": source, "output": output})
     clock = Clock()
     header = convert(options, source, output)
@@ -72,11 +67,8 @@ def convert_tokens(options: ConvertTokensOptions) -> None:
     if before is not None and output.stat().st_mtime_ns == before:
         say(f"{output} already holds these {header.num_images} images; nothing to do")
         return
-    tokens = source if kind(source) == "tokens" else output
-    images = len(TokenMemmap(path=tokens))
+    images = len(TokenMemmap(path=source if kind(source) == "tokens" else output))
     rate = count(images * header.crops / max(seconds, 1e-9))
     size = f", {output.stat().st_size / 1e6:.1f} MB" if output.is_file() else ""
-    say(
-        f"{images} images x {header.crops} crops x {header.num_tokens} tokens in {duration(seconds)}"
-        f" ({rate} crops/s){size}: {output}"
-    )
+    shape = f"{images} images x {header.crops} crops x {header.num_tokens} tokens"
+    say(f"{shape} in {duration(seconds)} ({rate} crops/s){size}: {output}")

@@ -1,15 +1,14 @@
-"""Samples or reconstructions measured: options, images, networks, result file."""
+"""Metrics of samples or reconstructions, as a result file."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
 from common import distributed
+from common.build import check_least
 from common.config import option
 from common.console import Clock, banner, duration, say, warn
 from common.launch import processes
@@ -28,19 +27,19 @@ from evaluator.reference import Reference, image_reference, open_reference, writ
 from jobs.measuring import ReconstructionMeasurement, batches, found, pass_through, tokenizer_facts
 from modeling.pipeline import load_tokenizer
 from modeling.tokenizers.base import Tokenizer
-from storage.files import write_text
+from storage.files import write_json
 
 
 @dataclass(kw_only=True)
 class EvaluateOptions:
     """What to measure, against what, and how."""
 
-    samples: str = option(help="images to be measured; with a tokenizer, to be reconstructed")
+    samples: str = option(help="images to measure; with a tokenizer, to reconstruct")
     reference: str | None = option(None, "ADM statistics (.npz), or images")
     output: str = option("result.json", "where the result goes")
     metrics: list[str] | None = option(None, f"of {', '.join(METRICS)}; null = the usual ones")
     protocol: Literal["adm", "torch-fidelity", "tokenizer"] | None = option(
-        None, "splits, subsets, distances as that tool has them; null = tokenizer with a tokenizer, else adm"
+        None, "splits, subsets, distances of that tool; null = tokenizer with a tokenizer, else adm"
     )
     tokenizer: str | None = option(None, "name of a released model or folder: measure its reconstructions")
     max_images: int | None = option(None, "only the first of samples and reference images")
@@ -53,40 +52,24 @@ class EvaluateOptions:
     quality: QualityName = option("rounded", "PSNR and SSIM as that tool computes them")
     reference_set: Literal["training", "validation"] | None = option(None, "what the reference images are")
     make_ref: str | None = option(None, "write a reference of the samples to this .npz and measure nothing")
-    keep_images: int = option(
-        0, "images stored in the reference, for precision and recall; ADM's files hold 10000"
-    )
+    keep_images: int = option(0, "images stored in the reference, for precision and recall; ADM: 10000")
     inception_weights: str | None = option(None, "file; null = INCEPTION_WEIGHTS, torch's cache, or download")
     precision: Literal["float64", "float32", "bfloat16"] = option("float32", "bfloat16 is approximate")
     dino_weights: str | None = option(None, "file for fd_dinov2; null = timm downloads them")
     lpips_weights: list[str] | None = option(None, "files for lpips: VGG-16 trunk and linear heads")
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1 or self.keep_images < 0:
-            raise ValueError(
-                f"batch_size={self.batch_size} must be at least 1, keep_images={self.keep_images} 0"
-            )
+        check_least(self, batch_size=1, keep_images=0)
         if self.tokenizer is None and (self.image_size is None) != (self.crop in (None, "no")):
             raise ValueError(f"crop={self.crop} and image_size={self.image_size} go together")
         if self.make_ref is not None and (self.reference is not None or self.tokenizer is not None):
             raise ValueError("make_ref takes neither a reference nor a tokenizer: it describes the samples")
         if self.tokenizer is not None and self.reference_set is not None and self.reference is None:
-            raise ValueError(
-                "reference_set: with a tokenizer and no reference, the originals are the reference"
-            )
-
-    @property
-    def weights(self) -> dict[str, Weights]:
-        """Files of the networks by name."""
-        return {
-            "inception": self.inception_weights,
-            "dinov2": self.dino_weights,
-            "lpips": self.lpips_weights,
-        }
+            raise ValueError("reference_set needs a reference: without it, the originals are the reference")
 
 
 def crop_of(options: EvaluateOptions, tokenizer: Tokenizer | None) -> tuple[str, Transform | None]:
-    """Description of the crop, and the function."""
+    """Description of the crop for the result, and the function that crops."""
     crop = options.crop or ("no" if tokenizer is None else "shorter_edge")
     if crop == "no":
         return "none", None
@@ -95,7 +78,7 @@ def crop_of(options: EvaluateOptions, tokenizer: Tokenizer | None) -> tuple[str,
 
 
 def default_metrics(options: EvaluateOptions, reference: Reference | None) -> list[str]:
-    """The usual metrics, as far as the reference holds what they compare with."""
+    """The usual metrics for which the reference holds what they compare with."""
     if options.tokenizer is not None:
         return [m.name for m in usual_metrics("reconstructions" if reference is None else "other_images")]
     if options.make_ref is not None:
@@ -119,17 +102,14 @@ class Run:
         tokenizer = None if options.tokenizer is None else load_tokenizer(options.tokenizer, device)
         self.tokenizer = tokenizer
         if tokenizer is not None and tokenizer.needs_text:
-            raise ValueError(
-                f"tokenizer={options.tokenizer} decodes with captions, which images alone do not have;"
-                " scripts/reconstruct.py measures it"
-            )
+            name = f"tokenizer={options.tokenizer}"
+            raise ValueError(f"{name} decodes with captions; scripts/reconstruct.py measures it")
         self.crop, transform = crop_of(options, tokenizer)
         self.samples = open_images(found(options.samples), transform=transform)
         self.samples.limit(options.max_images)
         if tokenizer is not None and self.samples.size != (tokenizer.image_size,) * 2:
-            raise ValueError(
-                f"{options.tokenizer} takes {tokenizer.image_size} pixels, images have {self.samples.size}"
-            )
+            size = self.samples.size
+            raise ValueError(f"{options.tokenizer} takes {tokenizer.image_size} pixels, images have {size}")
         self.reference = None
         if options.reference is not None:
             self.reference = open_reference(found(options.reference), transform=transform)
@@ -143,24 +123,20 @@ class Run:
         self._check()
 
     def _check(self) -> None:
-        """Contradictions that would otherwise show after an hour of work."""
         if self.tokenizer is not None:
-            return
+            return  # its originals are the reference
         compared = [name for name in self.metrics if METRICS[name].compares != "nothing"]
         if self.options.make_ref is None and self.reference is None and compared:
             raise ValueError(f"metrics {', '.join(compared)} need a reference")
         images = None if self.reference is None else self.reference.images
         if self.paired and (images is None or images.count != self.samples.count):
-            count = 0 if images is None else images.count
-            raise ValueError(
-                f"paired metrics need an original for each of the {self.samples.count} samples, the reference holds"
-                f" {count} images"
-            )
+            held = f"the reference holds {0 if images is None else images.count} images"
+            count = self.samples.count
+            raise ValueError(f"paired metrics need an original for each of the {count} samples, {held}")
 
     def evaluator(self) -> Evaluator:
-        """The evaluator of the metrics, with its networks."""
         options, reference = self.options, self.reference
-        # What is refused is refused before networks are looked for.
+        # Before networks are looked for and downloaded.
         image_set = "originals" if reference is None else reference.image_set
         check_names(self.metrics, image_set, reference is None or reference.same_count(self.samples.count))
         return Evaluator(
@@ -175,20 +151,21 @@ class Run:
         )
 
     def networks(self) -> dict[str, Any]:
-        """The networks that the metrics need."""
         options = self.options
-        return load_networks(self.metrics, options.weights, device=self.device, precision=options.precision)
+        weights: dict[str, Weights] = {
+            "inception": options.inception_weights,
+            "dinov2": options.dino_weights,
+            "lpips": options.lpips_weights,
+        }
+        return load_networks(self.metrics, weights, device=self.device, precision=options.precision)
 
     def measure(self, evaluator: Evaluator) -> dict[str, float]:
-        """Pass all images through."""
+        """Pass all images through, and the reference images if they have no statistics."""
         size = self.options.batch_size
         images = None if self.reference is None else self.reference.images
-        measurement = ReconstructionMeasurement(
-            evaluator,
-            codebook_size=None if self.tokenizer is None else self.tokenizer.codebook_size,
-            device=self.device,
-        )
-        seen = self.paired and self.tokenizer is None
+        codes = None if self.tokenizer is None else self.tokenizer.codebook_size
+        measurement = ReconstructionMeasurement(evaluator, codebook_size=codes, device=self.device)
+        seen = self.paired and self.tokenizer is None  # then pairs pass the reference images too
         if self.tokenizer is not None:
             measurement.reconstruct(self.tokenizer, self.samples, size)
         elif self.paired:
@@ -205,7 +182,7 @@ class Run:
         return measurement.result()
 
     def facts(self) -> dict[str, Any]:
-        """Provenance of samples and reference."""
+        """Provenance of samples, tokenizer and reference, for the result."""
         facts: dict[str, Any] = {"samples": image_facts(self.samples), "crop": self.crop}
         facts["sampler"] = sampler_facts(found(self.options.samples))
         if self.tokenizer is not None:
@@ -217,7 +194,6 @@ class Run:
         return facts
 
     def warnings(self, facts: Mapping[str, Any]) -> list[str]:
-        """See `evaluator.provenance.warnings_about`."""
         return warnings_about(
             facts["samples"],
             metrics=self.metrics,
@@ -229,7 +205,7 @@ class Run:
 
 
 def make_reference(run: Run) -> None:
-    """Measure mean and covariance of the samples and write them."""
+    """Write mean and covariance of the samples' features."""
     options, metrics = run.options, [METRICS[name] for name in run.metrics]
     wrong = [m.name for m in metrics if not m.in_references]
     if wrong:
@@ -250,7 +226,7 @@ def make_reference(run: Run) -> None:
     }
     if distributed.is_main():
         write_reference(options.make_ref, statistics, about, run.samples, options.keep_images)
-    distributed.barrier()
+    distributed.barrier()  # the file is there when any process returns
     say(f"{count} images, {', '.join(statistics)} features: {options.make_ref}")
 
 
@@ -259,11 +235,9 @@ def evaluate(options: EvaluateOptions) -> None:
     with processes() as device:
         run, clock = Run(options, device), Clock()
         about = {"images": run.samples.count, "size": "{} x {}".format(*run.samples.size), "crop": run.crop}
-        names = ", ".join(run.metrics)
-        banner(
-            "Reference" if options.make_ref else "Evaluation",
-            {**about, "metrics": names, "protocol": run.protocol, "processes": distributed.world_size()},
-        )
+        about |= {"metrics": ", ".join(run.metrics), "protocol": run.protocol}
+        title = "Reference" if options.make_ref else "Evaluation"
+        banner(title, {**about, "processes": distributed.world_size()})
         if options.make_ref is not None:
             make_reference(run)
             return
@@ -276,7 +250,6 @@ def evaluate(options: EvaluateOptions) -> None:
         facts = {**facts, **evaluator.facts()}
         if distributed.is_main():
             result = {"metrics": values, "warnings": notes, "protocol": facts}
-            Path(options.output).parent.mkdir(parents=True, exist_ok=True)
-            write_text(options.output, json.dumps(result, indent=1, default=str) + "\n")
+            write_json(options.output, result, default=str)
         banner("Results", {name: f"{value:.6g}" for name, value in values.items()})
         say(f"{run.samples.count} images in {duration(clock.lap())}; see {options.output}")

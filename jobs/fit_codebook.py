@@ -1,4 +1,4 @@
-"""K-means over the features of a frozen network: the codes of a Cluster tokenizer, as a run folder."""
+"""K-means over the features of a frozen network gives a Cluster tokenizer (arXiv:2411.04406), as a run folder."""
 
 import json
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 
 from common import distributed
-from common.build import check_options
+from common.build import check_least, check_options
 from common.config import first_difference, option, read_yaml
 from common.console import Clock, banner, duration, say, warn
 from common.launch import processes
@@ -43,9 +43,7 @@ class FitOptions:
     max_skipped: float = option(0.01, "the job stops when a larger share of the images cannot be read")
 
     def __post_init__(self) -> None:
-        for key, least in (("codebook_size", 1), ("iterations", 1), ("batch_size", 1), ("images", 0)):
-            if getattr(self, key) < least:
-                raise ValueError(f"{key}={getattr(self, key)} must be at least {least}")
+        check_least(self, codebook_size=1, iterations=1, batch_size=1, images=0)
 
 
 def fit(
@@ -53,14 +51,11 @@ def fit(
 ) -> tuple[torch.Tensor, dict[str, Any]]:
     """K-means from the last whole iteration to the end; called on every process.
 
-    Args:
-        settings: what another job in the same folder must agree with.
-
-    Returns:
-        Centroids [K, C] on the CPU, and what the last pass measured.
+    A job in the same folder must have the same `settings`. Returns centroids [K, C] on the CPU and the measurements of
+    the last pass.
     """
     centroids, measured = read_progress(output, settings)
-    distributed.barrier()  # every process has seen the same state before one of them writes another
+    distributed.barrier()  # all processes read the same state before one of them writes another
     centroids = clustering.start() if centroids is None else centroids.to(clustering.device)
     for iteration in range(measured.get("iterations", 0) + 1, iterations + 1):
         if measured.get("converged"):
@@ -68,10 +63,10 @@ def fit(
         title = f"iteration {iteration}/{iterations}"
         centroids, found = clustering.one_pass(centroids, title)
         measured = {"iterations": iteration, **found}
-        say(
-            f"{title} | mean squared distance {found['mean_squared_distance']:.5f}"
-            f" | codebook usage {found['codebook_usage']:.1%} | perplexity {found['codebook_perplexity']:.1f}"
+        usage = (
+            f"codebook usage {found['codebook_usage']:.1%} | perplexity {found['codebook_perplexity']:.1f}"
         )
+        say(f"{title} | mean squared distance {found['mean_squared_distance']:.5f} | {usage}")
         if distributed.is_main():
             state = json.dumps({"settings": settings, "measured": measured})
             write_weights(output / PROGRESS, {"centroids": centroids}, {"state": state})
@@ -82,7 +77,7 @@ def read_progress(output: Path, settings: Mapping[str, Any]) -> tuple[torch.Tens
     """Centroids and measurements of the last iteration of an interrupted job; None and {} if there was none.
 
     Raises:
-        ValueError: the folder holds the state of another job, or a damaged one.
+        ValueError: the state is damaged, or belongs to a job with other settings.
     """
     path = output / PROGRESS
     if not path.exists():
@@ -99,7 +94,7 @@ def read_progress(output: Path, settings: Mapping[str, Any]) -> tuple[torch.Tens
 
 def refuse_other(output: Path, found: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
     """Raise ValueError if a folder belongs to a job with other settings."""
-    difference = first_difference(found, json.loads(json.dumps(settings)), "fit")
+    difference = first_difference(found, json.loads(json.dumps(settings)), "fit")  # as JSON: tuples are lists
     if difference:
         raise ValueError(f"{output} holds another codebook ({difference}); name another output folder")
 
@@ -112,12 +107,9 @@ def write_run(
     settings: Mapping[str, Any],
     measured: Mapping[str, Any],
 ) -> Cluster:
-    """The run folder of the finished tokenizer: config.yaml, model.safetensors, metrics.json."""
-    sizes = {
-        "codebook_size": len(centroids),
-        "code_dim": teacher.width,
-        "use_l2_norm": options.metric == "cosine",
-    }
+    """Write the run folder of the finished tokenizer: config.yaml, metrics.json, model.safetensors."""
+    cosine = options.metric == "cosine"
+    sizes = {"codebook_size": len(centroids), "code_dim": teacher.width, "use_l2_norm": cosine}
     quantizer = VectorQuantizer(**sizes)
     with torch.no_grad():
         quantizer.embedding.weight.copy_(centroids)
@@ -131,13 +123,13 @@ def write_run(
     config = {"tokenizer": section, "data": {"train": dict(options.data)}, "fit": dict(settings)}
     write_yaml(output / "config.yaml", config)
     write_json(output / "metrics.json", dict(measured))
-    write_weights(output / RESULT, tokenizer.state_dict())
+    write_weights(output / RESULT, tokenizer.state_dict())  # last: this file says that the job is finished
     (output / PROGRESS).unlink(missing_ok=True)
     return tokenizer
 
 
 def fit_codebook(options: FitOptions) -> None:
-    """Fit the codebook from the last complete iteration on, and write the tokenizer."""
+    """Fit the codebook, from the last complete iteration of an interrupted job, and write the tokenizer."""
     with processes() as device:
         output, clock = Path(options.output), Clock()
         section = check_options("teacher", load_teacher, options.teacher, runtime=("device",))
@@ -145,7 +137,7 @@ def fit_codebook(options: FitOptions) -> None:
         source = still_source(options.data, split="train", config={}, image_size=options.image_size)
         if 0 < options.images < len(source):
             source = evenly_chosen(source, options.images)
-        # All that the result depends on. Paths may change: the content of the weights counts, and how many images.
+        # All that the result depends on. Paths may change: weights count by their hash, images by their number.
         settings = {
             "teacher": {key: value for key, value in options.teacher.items() if key != "weights"},
             "teacher_weights": weight_hash(teacher),
@@ -172,7 +164,5 @@ def fit_codebook(options: FitOptions) -> None:
             warn(f"{empty:.1%} of the codes are not used; use more images or fewer codes")
         if distributed.is_main():
             tokenizer = write_run(output, teacher, centroids, options, settings, measured)
-            say(
-                f"{tokenizer.codebook_size} codes of {teacher.width} channels, {tokenizer.num_tokens} tokens per image,"
-                f" in {duration(clock.lap())}: {output}"
-            )
+            size = f"{tokenizer.codebook_size} codes of {teacher.width} channels"
+            say(f"{size}, {tokenizer.num_tokens} tokens per image, in {duration(clock.lap())}: {output}")

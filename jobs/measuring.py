@@ -1,4 +1,4 @@
-"""What the jobs that measure images share: data sets as streams, progress bars, reconstructions."""
+"""Shared by the jobs that measure images: data sets as streams, progress bars, reconstructions."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -21,11 +21,7 @@ from storage.weights import weight_hash
 
 
 def found(path: str) -> str:
-    """A path as given or relative to the repository; brace patterns as they are.
-
-    Raises:
-        FileNotFoundError: it does not exist.
-    """
+    """A path as given or relative to the repository, or a brace pattern; raises FileNotFoundError."""
     return path if "{" in path else str(find_file(path, "images"))
 
 
@@ -47,8 +43,8 @@ def pass_through(
 
 
 def tokenizer_facts(name: str, tokenizer: Tokenizer, image_size: int | None = None) -> dict[str, Any]:
-    """Name and weights of a tokenizer for a result, and what it makes of an image of its own or another size."""
-    # Convolutional tokenizers alone take other sizes; they make as many more tokens as there are pixels.
+    """Name, weights and rate of a tokenizer, for a result."""
+    # Only convolutional tokenizers take other sizes; their tokens grow with the number of pixels.
     share = 1 if image_size is None else (image_size / tokenizer.image_size) ** 2
     bits = tokenizer.bits_per_image
     return {
@@ -60,11 +56,9 @@ def tokenizer_facts(name: str, tokenizer: Tokenizer, image_size: int | None = No
 
 
 class SourceImages(ImageStream):
-    """The images of a data section without random augmentation; one that cannot be read is an error here.
+    """The images of a data section without random augmentation, opened by `data.still.still_source`.
 
-    Args:
-        section: name and options of a data set; None takes the run's `data.<split>` section.
-        split, config, fixed: see `data.still.still_source`.
+    An image that cannot be read raises ValueError, because a metric of fewer images has another value.
     """
 
     def __init__(
@@ -77,7 +71,6 @@ class SourceImages(ImageStream):
         self.labels = np.asarray(self.data.labels, dtype=np.int64)
 
     def images(self, positions: range) -> Iterator[torch.Tensor]:
-        """See `ImageStream.images`."""
         for batch in eval_loader(Part(self.data, np.asarray(positions)), batch_size=32):
             if batch["skipped"]:
                 raise ValueError(f"{self.source}: {batch['skipped'][0]} cannot be read")
@@ -89,13 +82,9 @@ class SourceImages(ImageStream):
 
 
 class ReconstructionMeasurement:
-    """Everything that is measured of reconstructions in one pass.
+    """All that is measured of reconstructions in one pass: metrics, rFID on float images, use of the codebook.
 
-    Args:
-        evaluator: of all metrics but the following; None for none.
-        float_rfid: rFID of images that are not stored as 8 bit.
-        codebook_size: number of codes whose use is counted; None for continuous tokenizers.
-        device: where sums over processes are made.
+    Without `codebook_size` (continuous tokenizers), the use of codes is not counted.
     """
 
     def __init__(
@@ -131,11 +120,7 @@ class ReconstructionMeasurement:
         batch_size: int,
         text: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ) -> None:
-        """Pass all images through a tokenizer and add what comes out.
-
-        Args:
-            text: for a tokenizer whose decoder reads text, embeddings [B, L, C] at positions int64 [B].
-        """
+        """Reconstruct all images and add them; `text` gives embeddings [B, L, C] for positions int64 [B]."""
         for images, positions in batches(stream, batch_size, "reconstructing"):
             originals = to_float(images.to(self.device))
             tokens = encode(tokenizer, originals)

@@ -42,40 +42,35 @@ class PretokenizeOptions:
 
 
 def make_crops(images: torch.Tensor, crops: str, image_size: int) -> torch.Tensor:
-    """Versions of images [B, 3, R, R] that are tokenized: [B, NUM_CROPS[crops], 3, image_size, image_size]."""
+    """Versions of images [B, 3, R, R]: [B, NUM_CROPS[crops], 3, image_size, image_size]."""
     if crops == "ten_crop":
         return ten_crop(images, image_size)
     return images[:, None] if crops == "plain" else torch.stack([images, images.flip(-1)], dim=1)
 
 
 def open_source(options: PretokenizeOptions, image_size: int) -> Source:
-    """The images, large enough for the crops."""
+    """The images at the size that the crops need."""
     side = ten_crop_side(image_size) if options.crops == "ten_crop" else image_size
+    section, config = options.data or {}, open_model(options.tokenizer, "tokenizer").config
     # ADM's crop is the usual one for tokens that generators train on; a data section may name another.
-    section = options.data or {}
     resize = {
         "resize": section.get("resize", "adm"),
         "resize_shorter_edge": section.get("resize_shorter_edge"),
     }
-    config = open_model(options.tokenizer, "tokenizer").config
     return still_source(options.data, split=options.split, config=config, image_size=side, **resize)
 
 
 def is_done(output: Path, header: TokenHeader, source: Source, overwrite: bool) -> bool:
-    """Whether the file holds these tokens already.
-
-    Raises:
-        ValueError: the file holds other tokens, and `overwrite` does not allow to replace it.
-    """
+    """Whether the file holds these tokens; raises ValueError if it holds others and `overwrite` is off."""
     if not output.exists():
         return False
     try:
         found = TokenMemmap(path=output)
-    except ValueError:  # damaged, or no token file at all
+    except ValueError:  # damaged, or not a token file
         if overwrite:
             return False
         raise
-    # A tokenizer may have been moved, so it is its weights that are compared.
+    # The name of the tokenizer may change; its weight hash is compared.
     old, new = asdict(found.header) | {"tokenizer": ""}, asdict(header) | {"tokenizer": ""}
     other = differences(old, new)
     if not other and len(found) == len(source) and not np.array_equal(found.labels, source.labels):
@@ -92,13 +87,9 @@ def tokenize(
     options: PretokenizeOptions,
     device: torch.device,
 ) -> CodebookUsage:
-    """Fill this process's share of the rows that are missing; returns the tokens counted.
-
-    Raises:
-        ValueError: too many images cannot be read.
-    """
+    """Fill this process's share of the missing rows; returns the use of the codes."""
     missing = writer.missing_rows()
-    distributed.barrier()  # every process has seen the same rows missing before one of them writes
+    distributed.barrier()  # all processes find the same rows missing before one of them writes
     usage, skipped = CodebookUsage(writer.header.codebook_size), []
     loading = {key: getattr(options, key) for key in ("batch_size", "num_workers", "max_skipped")}
     for batch in share_batches(Part(source, missing), "tokenizing", **loading):
@@ -115,13 +106,12 @@ def tokenize(
 
 
 def pretokenize(options: PretokenizeOptions) -> None:
-    """Write the token file, or the rows that it lacks."""
+    """Write the token file, or the rows that an interrupted job left out."""
     with processes() as device:
         tokenizer = load_tokenizer(options.tokenizer, device)
         if tokenizer.codebook_size is None:
-            raise ValueError(
-                f"{shown_name(options.tokenizer)} has a continuous bottleneck; only discrete tokens can be stored"
-            )
+            name = shown_name(options.tokenizer)
+            raise ValueError(f"{name} has a continuous bottleneck; only discrete tokens can be stored")
         source, output = open_source(options, tokenizer.image_size), Path(options.output)
         header = TokenHeader(
             num_images=len(source),
@@ -138,25 +128,16 @@ def pretokenize(options: PretokenizeOptions) -> None:
             return
         devices = f"{distributed.world_size()} x {device.type}"
         banner("Tokenizing", {**vars(options), "images": len(source), "devices": devices})
-        distributed.on_main(lambda: TokenWriter.create(output, header))
+        distributed.on_main(lambda: TokenWriter.create(output, header))  # or finds the unfinished file
         clock = Clock()
         measured = tokenize(tokenizer, source, TokenWriter(output), options, device).result(device)
         seconds = clock.lap()
-        if distributed.is_main():
-            report(header, TokenWriter.finish(output), measured, seconds, output)
-
-
-def report(
-    header: TokenHeader, missing: int, measured: dict[str, float], seconds: float, output: Path
-) -> None:
-    """Print what the file holds."""
-    images = header.num_images - missing
-    bits = header.num_tokens * float(np.log2(header.codebook_size))
-    unread = f", {missing} unreadable ones left out" if missing else ""
-    say(
-        f"{images} images x {header.crops} crops x {header.num_tokens} tokens in {duration(seconds)}{unread}: {output}"
-    )
-    say(
-        f"{bits:.0f} bits per image | codebook usage {measured['codebook_usage']:.1%} of {header.codebook_size}"
-        f" | perplexity {measured['codebook_perplexity']:.1f}"
-    )
+        if not distributed.is_main():
+            return
+        missing = TokenWriter.finish(output)
+        unread = f", {missing} unreadable ones left out" if missing else ""
+        shape = f"{len(source) - missing} images x {header.crops} crops x {header.num_tokens} tokens"
+        say(f"{shape} in {duration(seconds)}{unread}: {output}")
+        bits = f"{header.num_tokens * np.log2(header.codebook_size):.0f} bits per image"
+        usage = f"codebook usage {measured['codebook_usage']:.1%} of {header.codebook_size}"
+        say(f"{bits} | {usage} | perplexity {measured['codebook_perplexity']:.1f}")

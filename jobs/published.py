@@ -1,7 +1,7 @@
-"""How the authors of released models measured them, what they found, and what may make our numbers differ."""
+"""How the authors of released models measured them, what they published, and why our numbers may differ."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,54 +18,43 @@ from modeling.pretrained.release import Release
 
 REFERENCE = "VIRTUAL_imagenet256_labeled.npz"
 TABLE = (*(value for metric in METRICS.values() for value in metric.values), "codebook_usage")
-CATALOG = {"is": "inception_score"}  # where the catalog calls a metric otherwise
+CATALOG = {"is": "inception_score"}  # metrics with another name in the catalog
 TOLERANCE = 0.05  # published FIDs have two digits
 
 
 @dataclass(frozen=True)
 class Family:
-    """How the authors of some tokenizers measured reconstructions.
+    """How the authors of some tokenizers measured reconstructions."""
 
-    Attributes:
-        crop: of the validation images, a key of `data.transforms.CROPS`.
-        quality: PSNR and SSIM, a key of `evaluator.metrics.image_quality.QUALITY_PROTOCOLS`.
-        metrics: measured in one pass.
-        float_rfid: rFID is measured on float images, before rounding to 8 bit (`evaluator.float_rfid`).
-    """
-
-    crop: str = "shorter_edge"
-    quality: str = "rounded"
+    crop: str = "shorter_edge"  # key of data.transforms.CROPS
+    quality: str = "rounded"  # key of evaluator.metrics.image_quality.QUALITY_PROTOCOLS
     metrics: tuple[str, ...] = ("rfid", "is", "psnr", "ssim")
-    float_rfid: bool = False
+    float_rfid: bool = False  # rFID of float images, before rounding to 8 bit
 
     @property
     def on_stored(self) -> tuple[str, ...]:
-        """Metrics of reconstructions that were rounded to 8 bit or are converted by `quality`."""
+        """Metrics of the evaluator, which sees 8-bit images or converts them by `quality`."""
         return tuple(m for m in self.metrics if m != "rfid" or not self.float_rfid)
-
-    def facts(self) -> dict[str, Any]:
-        """As plain values, for results."""
-        return asdict(self)
 
 
 _SEED_VOKEN = {"quality": "seed_voken", "metrics": ("rfid", "psnr", "ssim"), "float_rfid": True}
-# By the beginning of a name; IBQ's images are read by another library than Open-MAGVIT2's.
+# By the beginning of a name. IBQ's authors resize with another library than those of Open-MAGVIT2.
 FAMILIES = {
     "llamagen": Family(crop="adm"),
     "magvit2": Family(crop="bilinear", **_SEED_VOKEN),
     "ibq": Family(crop="bilinear_aliased", **_SEED_VOKEN),
 }
-# Published results at another size than the tokenizer's own, which the catalog does not hold.
+# Published results at another size than the tokenizer's own.
 OTHER_SIZES = {("magvit2-128", 256): {"rfid": 0.34, "psnr": 26.19}}
 
 
 def family_of(model: str) -> Family:
-    """How a released tokenizer was measured; most of them in the same way."""
+    """How the authors of a released tokenizer measured it."""
     return FAMILIES.get(model.partition("-")[0], Family())
 
 
 def published_at(release: Release, image_size: int | None) -> Mapping[str, float]:
-    """Published results of a release; of images of `image_size` pixels if that is not None, maybe none."""
+    """Published results of a release, maybe none; at `image_size` pixels unless that is None."""
     return release.metrics if image_size is None else OTHER_SIZES.get((release.name, image_size), {})
 
 
@@ -78,14 +67,9 @@ def family_measurement(
     num_images: int | None = None,
     device: torch.device | str = "cpu",
 ) -> ReconstructionMeasurement:
-    """Measures reconstructions in one pass, as the authors of a tokenizer did.
+    """A measurement of reconstructions as the authors of a tokenizer made it; with LPIPS if `networks` has "lpips".
 
-    Args:
-        networks: of the metrics, as `evaluator.evaluator.Evaluator` takes them; with "lpips", LPIPS is measured too.
-        float_network: for rFID of images that were not stored as 8 bit; None for other families.
-        codebook_size: number of codes whose use is counted; None for continuous tokenizers.
-        num_images: over all processes.
-        device: where sums over processes are made.
+    Families with `float_rfid` need `float_network`. `num_images` counts those of all processes.
     """
     evaluator = Evaluator(
         networks=networks,
@@ -106,14 +90,9 @@ def conclude(
     release: Release,
     image_size: int | None = None,
 ) -> dict[str, Any]:
-    """Numbers, those published, and what may have made the difference.
+    """The content of a result: measured `values` beside the published ones, and what may explain a difference.
 
-    Args:
-        values: measured.
-        facts: how they came about.
-        notes: warnings so far.
-        release: what was measured.
-        image_size: of a tokenizer's images, if it is not its own.
+    `image_size` is None for a tokenizer's own size.
     """
     notes = notes + network_warnings(facts["extractors"])
     rows = compare(values, published_at(release, image_size), facts["images"])
@@ -129,14 +108,13 @@ def conclude(
 
 
 def compare(values: Mapping[str, float], published: Mapping[str, float], count: int) -> list[dict[str, Any]]:
-    """Rows of metric (named with the number of images unless it is 50,000), measured, published, difference."""
+    """Rows of metric, measured, published, difference; names carry the number of images unless it is 50,000."""
     rows = []
     for metric in TABLE:
         name, known = result_name(metric, count), published.get(CATALOG.get(metric, metric))
         if name in values:
-            difference = None if known is None else values[name] - known
-            row = {"metric": name, "measured": values[name], "published": known}
-            rows.append({**row, "difference": difference})
+            apart = None if known is None else values[name] - known
+            rows.append({"metric": name, "measured": values[name], "published": known, "difference": apart})
     return rows
 
 
@@ -164,7 +142,7 @@ def known_differences(release: Release, facts: Mapping[str, Any]) -> list[str]:
 
 
 def report(result: Mapping[str, Any]) -> None:
-    """Print the table, and what may explain a difference."""
+    """Print the rows, and what may explain a difference."""
 
     def cell(value: float | None, sign: str = "") -> str:
         return "-" if value is None else f"{value:{sign}.{4 if abs(value) < 10 else 2}f}"

@@ -1,4 +1,4 @@
-"""Training with a recipe as a step of a larger job: in a process of its own, and only once."""
+"""Training with a recipe as a step of a larger job: in its own process, and only once."""
 
 import subprocess
 import sys
@@ -14,28 +14,20 @@ DECIDING = ("tokenizer", "generator", "losses", "discriminator", "optimizer", "s
 
 
 def launch(program: str, arguments: Sequence[str]) -> None:
-    """Run an entry point in a process of its own.
-
-    Raises:
-        ValueError: it failed; it has said why.
-    """
+    """Run an entry point in a new process; raises ValueError if it fails, after it has printed why."""
     done = subprocess.run([sys.executable, str(REPOSITORY / program), *arguments])
     if done.returncode:
         raise ValueError(f"{program} {' '.join(arguments)} ended with code {done.returncode}; see above")
 
 
 def finished(folder: Path, settings: type, arguments: Sequence[str]) -> bool:
-    """Whether a run folder holds the result of these arguments.
-
-    Raises:
-        ValueError: it holds another one.
-    """
+    """Whether a run folder holds the result of these arguments; raises ValueError if it holds another one."""
     if not (folder / "model.safetensors").is_file():
         return False
     wanted, stored = to_tree(load_settings(settings, arguments)), read_yaml(folder / "config.yaml")
     for key in (key for key in DECIDING if key in wanted):
         held = stored.get(key)
-        if key == "generator":  # the sizes come from its tokens
+        if key == "generator":  # the run added the sizes of its tokens
             held = {name: held.get(name) for name in wanted[key]}
         difference = first_difference(held, wanted[key], key)
         if difference:
@@ -44,7 +36,7 @@ def finished(folder: Path, settings: type, arguments: Sequence[str]) -> bool:
 
 
 def run_recipe(program: str, settings: type, recipe: str, folder: Path, overrides: Mapping[str, Any]) -> None:
-    """Train into a folder, unless it holds the result already; overrides that are None are left out."""
+    """Train into a folder, unless it holds the result already; omits overrides that are None."""
     overrides = {"config": find_file(recipe), "experiment.output_dir": folder, **overrides}
     arguments = [f"{key}={value}" for key, value in overrides.items() if value is not None]
     if finished(folder, settings, arguments):

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from common.build import check_least
 from common.config import option
 from common.console import progress, say, warn
 from common.images import enlarge, grid, pil_to_tensor, to_float
@@ -31,7 +32,7 @@ from modeling.tokenizers.base import Tokenizer
 from storage.files import save_png, write_text
 from training.tasks.tokenizer import side_by_side
 
-SHOWN, SHOWN_SIDE = 64, 128
+SHOWN, SHOWN_SIDE = 64, 128  # images in one picture, pixels of a small one
 
 
 @dataclass(kw_only=True)
@@ -40,36 +41,27 @@ class ReconstructOptions:
 
     tokenizer: str | dict = option(help="name of a released model, folder, or file (docs/models.md)")
     output: str = option(help="folder for the results")
-    input: str | None = option(
-        None, "image file, folder (any depth) or 'val-{00..49}.tar'; null = a data set"
-    )
+    input: str | None = option(None, "image, folder (any depth) or 'val-{00..49}.tar'; null = a data set")
     resize: Resize = option("shorter_edge", "how images of `input` are resized before the centre crop")
     data: dict | None = option(None, "data set section; null = that of the tokenizer's run")
     split: Literal["train", "validation"] = option("validation", "which data set of the tokenizer's run")
-    max_images: int | None = option(
-        None, "only the first files, or as many evenly chosen examples of a data set; null = all"
-    )
+    max_images: int | None = option(None, "first files, or evenly chosen examples of a data set; null = all")
     batch_size: int = option(32, "images per batch; 1 with original_size")
     original_size: bool = option(
-        False, "images of `input` at their own sizes, for convolutional tokenizers such as vqgan"
+        False, "keep the sizes of `input`, for convolutional tokenizers (vqgan, ...)"
     )
-    max_pixels: int = option(
-        2**22, "with original_size: larger images are an error, because of the memory they need"
-    )
+    max_pixels: int = option(2**22, "original_size: larger images are an error, as they need much memory")
     quality: QualityName = option("rounded", "compute PSNR and SSIM as that tool does; seed_voken: rFID too")
     rfid: bool = option(False, "also measure rFID against the input images")
     inception_weights: str | None = option(None, "for rfid: file; null = INCEPTION_WEIGHTS, or download")
     png: bool = option(True, "write a PNG per image")
     caption: str | None = option(
-        None, "tatitok: one caption for all images; null = photo.txt beside photo.jpg, or from the data set"
+        None, "tatitok: for all images; null = a.txt beside a.jpg, or of the data set"
     )
     text_encoder: str | None = option(None, "tatitok: weights of the CLIP text tower; null = from the hub")
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1 or (self.max_images is not None and self.max_images < 1):
-            raise ValueError(
-                f"batch_size={self.batch_size} and max_images={self.max_images} must be at least 1"
-            )
+        check_least(self, batch_size=1, max_images=1)
         if self.input is not None and self.data is not None:
             raise ValueError("set at most one of input and data")
         if self.input is None and self.resize != "shorter_edge":
@@ -80,17 +72,17 @@ class ReconstructOptions:
 
 @dataclass
 class NamedImages:
-    """Names, images uint8 [B, 3, H, W], and captions where they are known."""
+    """A batch of images."""
 
     names: list[str]
-    images: torch.Tensor
+    images: torch.Tensor  # uint8 [B, 3, H, W]
     captions: list[str | None]
 
 
 def read_files(
     files: list[ImageFile], image_size: int | None, resize: Resize, batch_size: int
 ) -> Iterator[NamedImages]:
-    """Images in files, with the caption that lies beside one; `image_size` None leaves them as they are."""
+    """Images of files, with the captions beside them; `image_size` None keeps their sizes."""
     for start in range(0, len(files), batch_size):
         names, images, captions = [], [], []
         for file in files[start : start + batch_size]:
@@ -98,8 +90,7 @@ def read_files(
                 image = file.image()
                 image = image if image_size is None else CROPS[resize](image, image_size)
                 images.append(pil_to_tensor(image))
-                # Two files may differ by their ending only; results must not overwrite each other.
-                names.append(file.name.replace(".", "_"))
+                names.append(file.name.replace(".", "_"))  # a.jpg and a.png give two results
                 captions.append(file.caption())
             except CorruptSample as error:
                 warn(f"skipped: {error}")
@@ -108,7 +99,7 @@ def read_files(
 
 
 def read_source(source: Source, count: int, batch_size: int) -> Iterator[NamedImages]:
-    """`count` evenly chosen examples of a data set, named by their positions; without captions, by their class."""
+    """`count` evenly chosen examples of a data set, named by position, with captions of the data set or the class."""
     by_class = class_captions(source.class_names)
     for batch in eval_loader(evenly_chosen(source, count), batch_size=batch_size):
         for name in batch["skipped"]:
@@ -135,30 +126,22 @@ def open_images(
 
 
 def check_sizes(files: list[ImageFile], max_pixels: int) -> None:
-    """Refuse images that are too large before any work; unreadable ones are named later.
-
-    Raises:
-        ValueError: an image has more than `max_pixels`.
-    """
+    """Raise ValueError for an image of more than `max_pixels`, before any work."""
     for file in files:
         try:
             width, height = file.size()
         except CorruptSample:
-            continue
+            continue  # `read_files` warns about it
         if width * height > max_pixels:
+            needed = f"A VQGAN of 128 channels needs about {3.5e-6 * width * height:.0f} GB in float32"
             raise ValueError(
-                f"{file.name} has {height} x {width} pixels, more than max_pixels={max_pixels}. A VQGAN of 128 channels"
-                f" needs about {3.5e-6 * width * height:.0f} GB for it in float32: give a larger max_pixels if there is"
-                " as much memory, or leave original_size out, which resizes and crops"
+                f"{file.name} has {height} x {width} pixels, more than max_pixels={max_pixels}. {needed}: set a larger"
+                " max_pixels, or original_size=false to resize and crop"
             )
 
 
 def embed(encoder: TextEncoder | None, batch: NamedImages, caption: str | None) -> torch.Tensor | None:
-    """Text embeddings of a batch for a tokenizer that needs them.
-
-    Raises:
-        ValueError: an image has no caption.
-    """
+    """Text embeddings of a batch, None without an encoder; raises ValueError if an image has no caption."""
     if encoder is None:
         return None
     captions = [caption or own for own in batch.captions]
@@ -171,7 +154,7 @@ def embed(encoder: TextEncoder | None, batch: NamedImages, caption: str | None) 
 def open_measurement(
     options: ReconstructOptions, tokenizer: Tokenizer, device: torch.device
 ) -> ReconstructionMeasurement:
-    """Use of the codebook, and rFID if the options ask for it."""
+    """Measures the use of the codebook, and rFID if the options ask for it."""
     evaluator = float_rfid = None
     if options.rfid and options.quality == "seed_voken":
         network = load_float_inception(options.inception_weights, device=device)
@@ -179,9 +162,8 @@ def open_measurement(
     elif options.rfid:
         networks = load_networks(["rfid"], {"inception": options.inception_weights}, device=device)
         evaluator = Evaluator(networks=networks, metrics=["rfid"], protocol="tokenizer", device=device)
-    return ReconstructionMeasurement(
-        evaluator, float_rfid=float_rfid, codebook_size=tokenizer.codebook_size, device=device
-    )
+    codes = tokenizer.codebook_size
+    return ReconstructionMeasurement(evaluator, float_rfid=float_rfid, codebook_size=codes, device=device)
 
 
 def reconstruct(options: ReconstructOptions) -> None:
@@ -205,9 +187,8 @@ def reconstruct(options: ReconstructOptions) -> None:
                 tokens = encode(tokenizer, images)
                 results = decode(tokenizer, tokens, embed(encoder, batch, options.caption))
             measurement.update(results, images, tokens)
-            for name, psnr, row in zip(
-                batch.names, quality.update(images, results)["psnr"], tokens.cpu(), strict=True
-            ):
+            every = quality.update(images, results)["psnr"]
+            for name, psnr, row in zip(batch.names, every, tokens.cpu(), strict=True):
                 record = {"image": name, "psnr": round(psnr.item(), 3)}
                 records.append(record | {"tokens": row.tolist()} if tokenizer.is_discrete else record)
                 latents += [] if tokenizer.is_discrete else [row]
@@ -231,7 +212,7 @@ def reconstruct(options: ReconstructOptions) -> None:
 
 
 def thumbnails(images: torch.Tensor) -> torch.Tensor:
-    """Images [B, 3, H, W] within a white square, so that those of all sizes go into one picture."""
+    """Images [B, 3, H, W] of any size in white squares [B, 3, SHOWN_SIDE, SHOWN_SIDE]."""
     scale = SHOWN_SIDE / max(images.shape[-2:])
     size = [max(1, round(side * scale)) for side in images.shape[-2:]]
     images = F.interpolate(images, size, mode="bilinear", antialias=True)
@@ -239,7 +220,7 @@ def thumbnails(images: torch.Tensor) -> torch.Tensor:
 
 
 def write_pairs(folder: Path, names: list[str], images: torch.Tensor, results: torch.Tensor) -> None:
-    """One PNG per image: the image on the left, its reconstruction on the right, small ones enlarged."""
+    """One PNG per image: left the image, right its reconstruction, small ones enlarged."""
     factor = max(1, SHOWN_SIDE // images.shape[-1])
     for name, image, result in zip(names, images, results, strict=True):
         save_png(folder / f"{name}.png", grid(enlarge(torch.stack([image, result]), factor), columns=2))
@@ -248,11 +229,9 @@ def write_pairs(folder: Path, names: list[str], images: torch.Tensor, results: t
 def write_report(
     folder: Path, records: list[dict[str, Any]], latents: list[torch.Tensor], measured: dict[str, float]
 ) -> None:
-    """reconstructions.json with means, then a line per image (tokens of an image at its own size are a list of rows);
-    latents of a continuous tokenizer go to latents.npy, unless their sizes differ."""
-    if len({latent.shape for latent in latents}) == 1:
+    """Write reconstructions.json with means, then a line per image; latents of one size go to latents.npy."""
+    if len({latent.shape for latent in latents}) == 1:  # none of discrete tokenizers
         np.save(folder / "latents.npy", torch.stack(latents).numpy())
     lines = ",\n".join(json.dumps(record) for record in records)
-    write_text(
-        folder / "reconstructions.json", f'{{"mean": {json.dumps(measured)},\n"images": [\n{lines}\n]}}\n'
-    )
+    text = f'{{"mean": {json.dumps(measured)},\n"images": [\n{lines}\n]}}\n'
+    write_text(folder / "reconstructions.json", text)

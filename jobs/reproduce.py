@@ -1,8 +1,8 @@
-"""A released model measured as its authors did, beside what they published."""
+"""Measurements of a released model as its authors made them, beside those they published."""
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 
 from common import distributed
+from common.build import check_least
 from common.config import first_difference, option, to_tree
 from common.console import Clock, duration, say, warn
 from common.launch import processes
@@ -32,7 +33,7 @@ from modeling.pretrained.model_names import open_model
 from modeling.pretrained.release import Release, imagenet_classes
 from modeling.pretrained.text import class_captions, load_text_encoder
 from modeling.tokenizers.base import Tokenizer
-from storage.files import write_text
+from storage.files import write_json
 
 ADM = "https://openaipublic.blob.core.windows.net/diffusion/jul-2021/ref_batches/imagenet/256"
 REFERENCE_URL = f"{ADM}/{REFERENCE}"
@@ -49,9 +50,7 @@ class ReproduceOptions:
     images: str | None = option(None, "tokenizers: validation images as a folder, .npz or 'val-{00..49}.tar'")
     data: dict | None = option(None, "tokenizers: data set section in place of images; null = of its run")
     image_size: int | None = option(None, "convolutional tokenizers: image size; null = its own")
-    lpips_weights: list[str] | None = option(
-        None, "tokenizers: files of VGG-16 and linear heads; null = no LPIPS"
-    )
+    lpips_weights: list[str] | None = option(None, "tokenizers: VGG-16 and linear heads; null = no LPIPS")
     num_samples: int = option(50_000, "samples to draw, or validation images to use at most")
     seed: int = option(0, "random seed of the samples")
     batch_size: int = option(64, "per process")
@@ -61,15 +60,12 @@ class ReproduceOptions:
     overwrite: bool = option(False, "measure again; replace samples made with other settings")
 
     def __post_init__(self) -> None:
-        for key, least in (("num_samples", 2), ("batch_size", 1)):
-            if getattr(self, key) < least:
-                raise ValueError(f"{key}={getattr(self, key)} must be at least {least}")
+        check_least(self, num_samples=2, batch_size=1)  # FID needs a covariance
         if self.images is not None and self.data is not None:
             raise ValueError("set at most one of images and data")
 
     @property
     def result_file(self) -> Path:
-        """File of the result."""
         return Path(self.output).expanduser() / "result.json"
 
     @property
@@ -84,26 +80,23 @@ class ReproduceOptions:
 
 
 def check_kind(options: ReproduceOptions, release: Release) -> None:
-    """Refuse options that belong to the other kind of model, or to other tokenizers."""
-    of_tokenizers = ("images", "data", "text_encoder", "image_size", "lpips_weights")
-    wrong = of_tokenizers if release.kind == "generator" else ("reference",)
+    """Raise ValueError for options of the other kind of model, or of other tokenizers."""
+    takes, wrong = "validation images, its own reference", ("reference",)
+    if release.kind == "generator":
+        takes, wrong = "a reference", ("images", "data", "text_encoder", "image_size", "lpips_weights")
     for key in wrong:
         if getattr(options, key) is not None:
-            takes = "a reference" if release.kind == "generator" else "validation images, its own reference"
             raise ValueError(f"{key} is given, but {release.name} is a {release.kind}, which takes {takes}")
     if release.kind == "tokenizer" and family_of(release.name).float_rfid and options.precision not in DTYPES:
-        raise ValueError(
-            f"precision={options.precision}: rFID of {release.name} is of images that are not 8 bit, in"
-            f" {' or '.join(DTYPES)}"
-        )
+        known = " or ".join(DTYPES)
+        raise ValueError(f"precision={options.precision}: rFID of {release.name} is computed in {known}")
 
 
 def pieces(options: ReproduceOptions, release: Release) -> dict[str, Callable[[], Any]]:
-    """Every file that is needed, each with a function that finds or downloads it, or raises.
-
-    Files that only the user can supply come first, so that they are missed before a long download.
-    """
-    needed: dict[str, Callable[[], Any]] = {}
+    """Every file that is needed, each with a function that finds or downloads it, or raises."""
+    needed: dict[
+        str, Callable[[], Any]
+    ] = {}  # first what the user supplies: it may be missing, downloads take long
     if release.kind == "generator":
         needed["reference"] = partial(find_reference, options, release)
     else:
@@ -120,7 +113,7 @@ def pieces(options: ReproduceOptions, release: Release) -> dict[str, Callable[[]
 
 
 def reads_text(release: Release) -> bool:
-    """Whether the model is a tokenizer whose decoder reads captions."""
+    """Whether the model is a tokenizer whose decoder reads captions (without its weights)."""
     if release.kind == "generator":
         return False
     section = release.section or open_model(release.name, "tokenizer").section("tokenizer")
@@ -131,12 +124,12 @@ def find_reference(options: ReproduceOptions, release: Release) -> None:
     """Raise FileNotFoundError unless the reference is there."""
     advice = REFERENCE_URL if release.folder is None else "statistics or images"
     if options.reference is None:
-        raise FileNotFoundError(f"reference=FILE is not given; get {advice} and name it by reference=FILE")
+        raise FileNotFoundError(f"reference is not set; get {advice} and set reference=FILE")
     require_files(options.reference, advice)
 
 
 def find_validation(options: ReproduceOptions, release: Release) -> None:
-    """Raise OSError or ValueError unless the validation images are named and there."""
+    """Raise OSError or ValueError unless the validation images are set and exist."""
     advice = (
         "the 50,000 validation images of ImageNet (ILSVRC2012_img_val.tar, image-net.org) as a folder or tar"
         " shards: images=PATH or images='val-{000000..000049}.tar', or a section data.name=... data.path=..."
@@ -165,9 +158,10 @@ def open_validation(
         stream = open_images(path, transform=partial(CROPS[crop], size=size))
         known = 0 if stream.labels is None else int(stream.labels.max()) + 1
         if tokenizer.needs_text and known != len(names):
+            advice = "expected one folder per class, .cls members in tar shards, or a section data"
+            problem = f"{path} has {known} classes instead of {len(names)}"
             raise ValueError(
-                f"{options.model} reads the class of every image in a caption, but {path} has {known} classes instead"
-                f" of {len(names)}; expected one folder per class, .cls members in tar shards, or a section data"
+                f"{options.model} reads the class of every image in a caption, but {problem}; {advice}"
             )
     stream.limit(options.num_samples)
 
@@ -181,11 +175,7 @@ def open_validation(
 
 
 def check_size(options: ReproduceOptions, tokenizer: Tokenizer) -> int:
-    """Side of the images.
-
-    Raises:
-        ValueError: the tokenizer does not take that size.
-    """
+    """Side of the images; raises ValueError if the tokenizer does not take it."""
     size = options.image_size or tokenizer.image_size
     factor = tokenizer.downscale
     if size != tokenizer.image_size and (factor is None or size % factor):
@@ -197,14 +187,14 @@ def check_size(options: ReproduceOptions, tokenizer: Tokenizer) -> int:
 def open_measurement(
     options: ReproduceOptions, tokenizer: Tokenizer, stream: ImageStream, device: torch.device
 ) -> ReconstructionMeasurement:
-    """The measurement of the tokenizer's family with its networks."""
+    """The measurement of the tokenizer's family, with its networks."""
     family, network = family_of(options.model), None
     metrics = [*family.on_stored, *(["lpips"] if options.lpips_weights is not None else [])]
     weights = {"inception": options.inception_weights, "lpips": options.lpips_weights}
     networks = load_networks(metrics, weights, device=device, precision=options.precision)
     if family.float_rfid:
-        place = {"device": device, "precision": options.precision}
-        network = load_float_inception(options.inception_weights, **place)
+        weights, precision = options.inception_weights, options.precision
+        network = load_float_inception(weights, device=device, precision=precision)
     return family_measurement(
         family,
         networks=networks,
@@ -216,7 +206,7 @@ def open_measurement(
 
 
 def measure_tokenizer(options: ReproduceOptions, release: Release, device: torch.device) -> dict[str, Any]:
-    """Reconstruct and measure in one pass; what `result.json` needs."""
+    """Reconstruct and measure in one pass; returns the content of `result.json`."""
     config, family = open_model(release.name, "tokenizer").config, family_of(release.name)
     tokenizer = load_tokenizer(release.name, device)
     size, own = check_size(options, tokenizer), tokenizer.image_size
@@ -225,7 +215,7 @@ def measure_tokenizer(options: ReproduceOptions, release: Release, device: torch
     measurement = open_measurement(options, tokenizer, stream, device)
     facts = {
         "samples": image_facts(stream),
-        "family": family.facts(),
+        "family": asdict(family),
         "crop": f"{family.crop} {size}",
         "captions": captions(torch.tensor([0]))[0] if encoder is not None else None,
         "reference": image_reference(stream, "originals").facts(),
@@ -245,11 +235,11 @@ def measure_tokenizer(options: ReproduceOptions, release: Release, device: torch
 
 
 def measure_generator(options: ReproduceOptions, release: Release, device: torch.device) -> dict[str, Any]:
-    """Draw what is missing and measure it; what `result.json` needs."""
+    """Draw the missing samples and measure all; returns the content of `result.json`."""
     folder = str(Path(options.output).expanduser() / "samples")
     kept = {key: getattr(options, key) for key in ("num_samples", "seed", "batch_size", "overwrite")}
     draw_samples(SampleOptions(generator=release.name, output=folder, png=False, **kept), device)
-    distributed.barrier()  # the main process writes the final file
+    distributed.barrier()  # the main process has written the NPZ
     run = Run(options.evaluation(samples=folder, reference=options.reference, protocol="adm"), device)
     run.metrics = tuple("gfid" if metric == "fid" else metric for metric in run.metrics)
     evaluator = run.evaluator()
@@ -260,29 +250,23 @@ def measure_generator(options: ReproduceOptions, release: Release, device: torch
 
 
 def finished(options: ReproduceOptions) -> dict[str, Any] | None:
-    """The result that the folder holds, on all processes; None if there is none or it is to be replaced.
-
-    Raises:
-        ValueError: it was made with other settings.
-    """
+    """The result in the folder, None with `overwrite`; raises ValueError if it was made with other settings."""
     try:
         stored = json.loads(options.result_file.read_text())
     except (OSError, ValueError):
         stored = None
-    # All go by what the main process sees.
-    stored = distributed.gather_objects(stored)[0]
+    stored = distributed.gather_objects(stored)[0]  # as the main process sees it
     if stored is None or options.overwrite:
         return None
     other = first_difference(stored.get("settings", {}), options.settings, "settings")
     if other:
-        raise ValueError(
-            f"{options.result_file} is of other settings ({other}); choose another output, or overwrite=true"
-        )
+        advice = "choose another output, or overwrite=true"
+        raise ValueError(f"{options.result_file} is of other settings ({other}); {advice}")
     return stored
 
 
 def reproduce(options: ReproduceOptions) -> None:
-    """Look for everything, draw or reconstruct, measure, compare."""
+    """Check that all files are there, draw or reconstruct, measure, and compare."""
     release, clock = find_release(options.model), Clock()
     check_kind(options, release)
     with processes() as device:
@@ -295,8 +279,7 @@ def reproduce(options: ReproduceOptions) -> None:
         measure = measure_generator if release.kind == "generator" else measure_tokenizer
         result = {"settings": options.settings, **measure(options, release, device)}
         if distributed.is_main():
-            options.result_file.parent.mkdir(parents=True, exist_ok=True)
-            write_text(options.result_file, json.dumps(result, indent=1, default=str) + "\n")
+            write_json(options.result_file, result, default=str)
         for note in result["warnings"]:
             warn(note)
         report(result)

@@ -1,10 +1,10 @@
-"""Class-balanced samples of a generator as files: options, resumption, pictures."""
+"""Class-balanced samples of a generator as files."""
 
 from dataclasses import dataclass, fields
 
 import torch
 
-from common.build import build_dataclass
+from common.build import build_dataclass, check_least
 from common.config import option
 from common.console import Clock, banner, duration, say
 from common.distributed import is_main, world_size
@@ -18,19 +18,20 @@ from storage.files import save_png
 from storage.sample_store import SampleStore
 from storage.weights import weight_hash
 
+# Options that go to the sampler; null leaves one as the generator suggests.
 SAMPLING = {f.name for kind in (SamplingSettings, MaskedSamplingSettings) for f in fields(kind)}
 
 
 @dataclass(kw_only=True)
 class SampleOptions:
-    """What to sample and where to put it."""
+    """What to sample, and where to write it."""
 
     generator: str | dict = option(help="name of a released model, folder, or file (docs/models.md)")
     tokenizer: str | dict | None = option(
         None, "likewise; null = the one that the generator was trained with"
     )
     output: str = option(help="folder for <index:06d>.png, samples.npz, samples.png and samples.json")
-    num_samples: int = option(50_000, "number of samples of all classes together")
+    num_samples: int = option(50_000, "number of samples, all classes together")
     classes: list[int | str] | int | str = option("all", "class numbers or names: all, 3, [3,7], [Flags]")
     guidance_scale: float | list[float] | None = option(
         None, "0 = off; null = as the generator suggests (so all of these); [1.9,2.0]: per sub-token"
@@ -38,12 +39,8 @@ class SampleOptions:
     guidance_power: float | None = option(None, "rise of the guidance, 0 = constant")
     guidance_schedule: str | None = option(None, "masked generators: constant, linear or power-cosine")
     temperature: float | list[float] | None = option(None, "0 = always the likeliest token")
-    top_k: int | list[int] | None = option(
-        None, "autoregressive generators: only the k likeliest tokens; 0 = all"
-    )
-    top_p: float | list[float] | None = option(
-        None, "autoregressive generators: the likeliest tokens of this mass; 1 = all"
-    )
+    top_k: int | list[int] | None = option(None, "autoregressive generators: the k likeliest tokens; 0 = all")
+    top_p: float | list[float] | None = option(None, "likewise: the likeliest tokens of this mass; 1 = all")
     num_steps: int | None = option(None, "masked generators: steps in which the tokens are filled in")
     softmax_annealing: bool | None = option(None, "masked generators: sharpen the choice towards the end")
     seed: int = option(0, "random seed; a sample depends on it and its index only")
@@ -54,31 +51,28 @@ class SampleOptions:
     overwrite: bool = option(False, "replace samples that were made with other settings")
 
     @classmethod
-    def translate(cls, tree: dict) -> dict:
-        """Files of the original code release are taken too."""
+    def translate(cls, tree: dict) -> dict:  # files of the original code release are accepted too
         return translate_sampling(tree)
 
     def __post_init__(self) -> None:
-        for key in ("num_samples", "batch_size"):
-            if getattr(self, key) < 1:
-                raise ValueError(f"{key}={getattr(self, key)} must be at least 1")
+        check_least(self, num_samples=1, batch_size=1)
 
 
 def sample_images(options: SampleOptions) -> None:
-    """`draw_samples` on one process, or on all that a launcher started."""
+    """`draw_samples` on one process, or on all processes of a launcher."""
     with processes() as device:
         draw_samples(options, device)
 
 
 def draw_samples(options: SampleOptions, device: torch.device) -> None:
-    """Draw the samples that are missing, then write the final files; to be called on every process."""
+    """Draw the missing samples, then write the final files; call it on every process."""
     model = load_image_model(options.generator, options.tokenizer, device)
     given = {k: v for k in SAMPLING if (v := getattr(options, k)) is not None}
     settings = build_dataclass(settings_type(model.generator), model.sampling | given, "sampling")
-    numbers_needed(model.generator, settings)  # refuses settings that do not fit
+    numbers_needed(model.generator, settings)  # raises for settings that do not fit
     sampling = vars(settings)
     classes = find_classes(options.classes, model.class_names)
-    labels = torch.tensor(classes)[torch.arange(options.num_samples) % len(classes)]
+    labels = torch.tensor(classes)[torch.arange(options.num_samples) % len(classes)]  # int64 [num_samples]
     facts = {"num_samples": options.num_samples, "classes": classes, "seed": options.seed}
     hashes = {"generator": weight_hash(model.generator), "tokenizer": weight_hash(model.tokenizer)}
     store = SampleStore(
@@ -98,7 +92,7 @@ def draw_samples(options: SampleOptions, device: torch.device) -> None:
     banner("Sampling", {**vars(options), **sampling, **about})
     clock = Clock()
     generate_into(store, model, labels, seed=options.seed, batch_size=options.batch_size, **sampling)
-    each = (seconds := clock.lap()) / max(1, store.missing)
+    each = (seconds := clock.lap()) / max(1, store.missing)  # of all processes together
     if options.grid and is_main():
         names = [model.class_names[c] for c in classes]
         save_png(f"{options.output}/samples.png", class_rows(store.image, store.count, names))

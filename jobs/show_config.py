@@ -11,17 +11,13 @@ from jobs.fit_codebook import FitOptions
 from training.generator_run import GeneratorRun
 from training.tokenizer_run import TokenizerRun
 
-# A key that the options of one program alone have, and these options.
+# {key that only the options of one program have: these options}
 PROGRAMS = {"tokenizer": TokenizerRun, "generator": GeneratorRun, "codebook_size": FitOptions}
 COLUMN = 56  # of the comments
 
 
 def show_config(arguments: list[str]) -> Iterator[str]:
-    """Lines of YAML; behind every value a comment with its origin.
-
-    Raises:
-        ValueError, OSError: as the program would say it.
-    """
+    """Lines of YAML with the origin of every value as a comment; raises what the program would raise."""
     sources = merge_sources(arguments)
     tree = resolve(sources)
     settings = next((cls for key, cls in PROGRAMS.items() if key in tree), None)

@@ -18,12 +18,12 @@ class SummaryOptions:
 
     tokenizer: str = option(help="run folder of train_titok.py")
     generator: str = option(help="run folder of train_rar.py")
-    samples: str = option(help="folder written by sample_imagenet.py")
+    samples: str = option(help="output folder of sample_imagenet.py")
     output: str = option(help="folder for the results")
 
 
 def summarize(options: SummaryOptions) -> None:
-    """Copy pictures, draw curves, merge numbers."""
+    """Copy pictures, draw curves, merge and print numbers."""
     tokenizer_run, generator_run, samples = (
         find_file(getattr(options, key), "folder") for key in ("tokenizer", "generator", "samples")
     )
@@ -42,17 +42,12 @@ def summarize(options: SummaryOptions) -> None:
         "seconds_per_sampled_image": facts["seconds_per_image"],
     }
     write_json(output / "metrics.json", metrics)
-    measured = metrics["tokenizer"]
-    say(
-        f"tokenizer   {tokenizer_run}: PSNR {measured['psnr']:.2f} dB on {measured['images']:.0f} held-out images,"
-    )
-    say(
-        f"            codebook usage {measured['codebook_usage']:.0%},"
-        f" {tokenizer.num_tokens} tokens and {tokenizer.bits_per_image:.0f} bits per image"
-    )
-    say(
-        f"generator   {generator_run}: {metrics['generator']['loss']:.2f} nats per held-out token,"
-        f" {facts['seconds_per_image']:.3f} s per sampled image"
-    )
+    measured, loss = metrics["tokenizer"], metrics["generator"]["loss"]
+    size = f"{tokenizer.num_tokens} tokens and {tokenizer.bits_per_image:.0f} bits per image"
+    each = f"{facts['seconds_per_image']:.3f} s per sampled image"
+    quality = f"PSNR {measured['psnr']:.2f} dB on {measured['images']:.0f} held-out images"
+    say(f"tokenizer   {tokenizer_run}: {quality},")
+    say(f"            codebook usage {measured['codebook_usage']:.0%}, {size}")
+    say(f"generator   {generator_run}: {loss:.2f} nats per held-out token, {each}")
     say(f"pictures    {output}/reconstructions.png, samples.png (a row per class), curves.png")
     say(f"numbers     {output}/metrics.json")

@@ -51,9 +51,9 @@ def test_mistakes_are_one_line(convert, lines, tmp_path):
     assert convert("input=x.jsonl", "output=x.tokens", "codebook_size=1024").code == 0
     (tmp_path / "bad.jsonl").write_text(lines.read_text().replace("[", "{", 1))
     for arguments, message in (
-        (("input=x.jsonl", "output=y.tokens"), "codebook_size must be given"),
-        (("input=x.jsonl", "output=y.jsonl"), "one of them, and not both, must be a .tokens file"),
-        (("input=x.tokens", "output=y.tokens"), "one of them, and not both"),
+        (("input=x.jsonl", "output=y.tokens"), "codebook_size is required"),
+        (("input=x.jsonl", "output=y.jsonl"), "exactly one of them must be a .tokens file"),
+        (("input=x.tokens", "output=y.tokens"), "exactly one of them"),
         (("input=x.tokens", "output=y.csv"), "suffix '.csv' must be .tokens or .jsonl"),
         (("input=none.jsonl", "output=y.tokens"), "input none.jsonl does not exist"),
         (("input=x.tokens", "output=x.jsonl"), "x.jsonl exists; overwrite=true replaces it"),
