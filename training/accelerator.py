@@ -13,14 +13,14 @@ from training.settings import ExperimentSettings, TrainingSettings
 
 
 def start(training: TrainingSettings, experiment: ExperimentSettings) -> Accelerator:
-    """Join the process group, set precision, and seed initialisation; call before building modules."""
+    """Join the process group, set precision, seed initialisation; call it before building modules."""
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     accelerator = Accelerator(
-        # Without this, several processes on a machine without GPU would not be joined and train apart.
+        # Without a GPU, Accelerate joins several processes only if told to use the CPU.
         cpu=several and not torch.cuda.is_available(),
         mixed_precision=training.mixed_precision,
         gradient_accumulation_steps=training.gradient_accumulation_steps,
-        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
+        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],  # no second copy
     )
     if several and accelerator.num_processes == 1:
         raise ConfigError("WORLD_SIZE is above 1, but the processes are not joined; start them with torchrun")
@@ -30,11 +30,11 @@ def start(training: TrainingSettings, experiment: ExperimentSettings) -> Acceler
         # On CPUs the fused attention kernel is the slow one for the short sequences of 1-D tokenizers (measured:
         # 149 -> 337 images/s at 49 tokens with matmul_precision=medium); this switch covers the CPU kernel too.
         torch.backends.cuda.enable_flash_sdp(False)
-    torch.manual_seed(experiment.seed)
+    torch.manual_seed(experiment.seed)  # the same on every process
     return accelerator
 
 
 def shard_by_blocks(plugin: FullyShardedDataParallelPlugin, module: nn.Module) -> None:
-    """Have FSDP wrap the transformer blocks of the module that is prepared next."""
+    """Make FSDP wrap the transformer blocks of the module that is prepared next."""
     # Accelerate finds classes by name and complains about names that the module lacks.
     plugin.transformer_cls_names_to_wrap = sorted({type(block).__name__ for block in blocks(module)})

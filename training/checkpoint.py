@@ -1,4 +1,4 @@
-"""Checkpoints: whatever is found under its name is complete.
+"""Checkpoints: every folder found under its name is complete.
 
 Layout of a run folder:
 
@@ -8,7 +8,7 @@ Layout of a run folder:
         <module>.safetensors     one file per trained module and per running-statistics module
         ema.safetensors          averaged weights of `model`, if kept
         optimizers.pt            optimizer states (tensors and numbers only)
-        state.json               step, seed, elapsed time
+        state.json               step, seed, global batch, identity of the model
         config.yaml
 """
 
@@ -30,12 +30,9 @@ PREFIX = "step-"
 
 
 class CheckpointFolder:
-    """The `checkpoints` folder of one run.
+    """The `checkpoints` folder of the run in `root`.
 
-    Args:
-        root: the run folder.
-        keep: number of newest checkpoints to keep.
-        milestone_every: checkpoints at multiples of this step are never removed (0 = none).
+    Keeps the newest `keep` checkpoints, and those at multiples of `milestone_every` (0 = none).
     """
 
     def __init__(self, root: Path, *, keep: int, milestone_every: int = 0):
@@ -50,28 +47,20 @@ class CheckpointFolder:
         return sorted(int(n) for n in names if n.isdigit())
 
     def path(self, step: int) -> Path:
-        """Folder of the checkpoint at `step`."""
         return self.folder / f"{PREFIX}{step:08d}"
 
     def require_same_run(self, step: int, now: Mapping[str, Any]) -> None:
-        """Refuse a checkpoint that another run has written; another global batch is a warning.
+        """Raise ConfigError if another run (model or seed) wrote the checkpoint; warn of another global batch.
 
-        Args:
-            step: of the checkpoint.
-            now: what `save` would get as `info`.
-
-        Raises:
-            ConfigError: another model or another seed.
+        `now` is the `info` that `save` would get.
         """
         info, advice = self.load_info(step), "choose another experiment.output_dir"
         if info["global_batch"] != now["global_batch"]:
             was = info["global_batch"]
             warn(f"the global batch was {was} and is now {now['global_batch']}; data order changes")
         for section in info["identity"] | now["identity"]:
-            difference = first_difference(
-                info["identity"].get(section), now["identity"].get(section), section
-            )
-            if difference:
+            was, is_now = info["identity"].get(section), now["identity"].get(section)
+            if difference := first_difference(was, is_now, section):
                 raise ConfigError(f"{self.path(step)} was trained with another model: {difference}; {advice}")
         if info["seed"] != now["seed"]:
             raise ConfigError(
@@ -85,15 +74,13 @@ class CheckpointFolder:
 
         Args:
             states: {file stem: state dict}.
-            optimizers: nested dict of tensors and numbers.
             info: JSON-able facts; `config` in it is stored as YAML.
 
         Raises:
-            CheckpointError: the disk is full or not writable, or a number is not finite. Earlier checkpoints are
-                untouched.
+            CheckpointError: the disk is full or not writable, or a number is not finite. Earlier checkpoints stay.
         """
         target = self.path(step)
-        for stem, state in states.items():
+        for stem, state in states.items():  # a run must not be able to resume from NaN
             for name, tensor in state.items():
                 if not tensor.isfinite().all():
                     raise CheckpointError(
@@ -101,18 +88,18 @@ class CheckpointFolder:
                     )
         facts = {"step": step, **{k: v for k, v in info.items() if k != "config"}}
         try:
-            with atomic_folder(target) as folder:
+            with atomic_folder(target) as folder:  # renamed when whole
                 for stem, state in states.items():
                     write_weights(folder / f"{stem}.safetensors", state)
                 torch.save(optimizers, folder / "optimizers.pt")
                 write_yaml(folder / "config.yaml", info["config"])
                 write_json(folder / "state.json", facts)
         except (WriteError, RuntimeError) as error:
-            # torch.save reports a full disk without naming it.
+            # torch.save reports a full disk as a RuntimeError that does not say so.
             guess = "is the disk full? " if isinstance(error, RuntimeError) else ""
             reason = f"{guess}{error}; {self._last()}"
             raise CheckpointError(f"cannot save checkpoint {target}: {reason}") from error
-        self._prune()
+        self._prune()  # after the new one is whole
         return target
 
     def _last(self) -> str:
@@ -126,11 +113,7 @@ class CheckpointFolder:
             shutil.rmtree(self.path(step))
 
     def load_info(self, step: int) -> dict:
-        """Facts stored with a checkpoint.
-
-        Raises:
-            CheckpointError: state.json is missing or damaged.
-        """
+        """Facts stored with a checkpoint; raises CheckpointError if state.json is missing or damaged."""
         path = self.path(step) / "state.json"
         try:
             return json.loads(path.read_text())
@@ -138,7 +121,7 @@ class CheckpointFolder:
             raise self._unusable(path, error) from error
 
     def load_module(self, step: int, stem: str, module: torch.nn.Module) -> None:
-        """Load one module of a checkpoint strictly (see `load_weights`)."""
+        """Load one module of a checkpoint; every name and shape must match."""
         path = self.path(step) / f"{stem}.safetensors"
         try:
             load_weights(path, module)
@@ -150,7 +133,7 @@ class CheckpointFolder:
         path = self.path(step) / "optimizers.pt"
         try:
             return torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:
+        except Exception as error:  # torch.load raises many kinds for damaged files
             raise self._unusable(path, str(error).split(". ")[0]) from error
 
     def _unusable(self, path: Path, reason: object) -> CheckpointError:

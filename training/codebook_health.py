@@ -6,21 +6,16 @@ from torch import nn
 from common.distributed import all_reduce_sum, world_size
 
 DECAY = 0.99
-HORIZON = 100  # a code that no token chose for so many training batches counts as dead
-COLLAPSED, JUDGED_FROM = 0.02, 500
-LARGEST = 2**30  # codes; their counts are 8 GiB
+HORIZON = 100  # batches without a token after which a code counts as dead
+COLLAPSED, JUDGED_FROM = 0.02, 500  # share of reachable codes; step, since young codebooks look collapsed
+LARGEST = 2**30  # codes; the two buffers are 8 GiB
 
 
 class CodebookHealth(nn.Module):
-    """Running statistics of the codes that all processes choose, without a look at them from the host.
+    """Running statistics of the codes that all processes choose; `update` never waits for the device.
 
-    The buffers are checkpointed with the run, so that curves go on where they stopped. They hold two numbers per code,
-    and one more per code is summed over processes in every step; of tokens and codes together nothing is kept.
-    A codebook cannot look better used than the tokens of 100 batches allow: with 4096 of them per batch, evenly drawn,
-    79 % of 2^18 codes.
-
-    Args:
-        codebook_size: number of codes K.
+    The buffers (two numbers per code) are checkpointed, so that curves continue after a resume. Usage is bounded by the
+    tokens of 100 batches: with 4096 evenly drawn tokens per batch, 79 % of 2^18 codes.
 
     Raises:
         ValueError: there are more than 2^30 codes.
@@ -30,36 +25,35 @@ class CodebookHealth(nn.Module):
         super().__init__()
         if codebook_size > LARGEST:
             raise ValueError(
-                f"tokenizer.quantizer means {codebook_size} codes, which are too many to be counted in training;"
-                f" expected at most {LARGEST} (bits=30)"
+                f"tokenizer.quantizer has {codebook_size} codes, too many to count in training; expected at most"
+                f" {LARGEST} (bits=30)"
             )
         self.codebook_size = codebook_size
         self.register_buffer("share", torch.zeros(codebook_size))
         self.register_buffer("idle", torch.full((codebook_size,), HORIZON, dtype=torch.int32))
         self.alarmed = False
-        self.reach = codebook_size  # codes that the tokens of so many batches could choose
+        self.reach = codebook_size  # codes that the tokens of 100 batches can choose
 
     @torch.no_grad()
     def update(self, tokens: torch.Tensor, revived: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
-        """Count the tokens of one training batch.
+        """Count the tokens (int64, any shape) of one training batch of this process.
 
         Args:
-            tokens: int64 of any shape, 0 ... K - 1, of this process.
-            revived: scalar, how many codes the quantizer moved to fresh places in this batch; None if it never does.
+            revived: scalar, number of codes that the quantizer moved to fresh places; None if it never does.
 
         Returns:
-            Scalars to log: `codebook_usage`, the share of codes chosen within the last 100 batches;
-            `dead_codes`, the number of the others; `codebook_perplexity`, 2 to the entropy of the moving average of
-            shares (decay 0.99): so many evenly used codes would be as diverse; `revived_codes` if there are any.
+            Scalars to log: `codebook_usage`, the share of codes chosen within the last 100 batches; `dead_codes`, the
+            number of the others; `codebook_perplexity`, exp of the entropy of the moving average of shares (decay
+            0.99): so many evenly used codes would be as diverse; `revived_codes`, if counted.
         """
         tokens = tokens.reshape(-1)
         self.reach = min(self.codebook_size, HORIZON * len(tokens) * world_size())
         ones = self.share.new_ones(tokens.shape)
         counts = all_reduce_sum(torch.zeros_like(self.share).index_add_(0, tokens, ones))
-        self.idle.add_(1).mul_(counts == 0)
+        self.idle.add_(1).mul_(counts == 0)  # batches since a token chose the code
         self.share.lerp_(counts / counts.sum(), 1.0 - DECAY)
-        share = self.share / self.share.sum()
-        entropy = -torch.special.xlogy(share, share).sum()
+        share = self.share / self.share.sum()  # the average starts at 0
+        entropy = -torch.special.xlogy(share, share).sum()  # nats; 0 log 0 = 0
         dead = (self.idle >= HORIZON).sum()
         scalars = {
             "codebook_usage": 1.0 - dead / self.codebook_size,
@@ -69,11 +63,9 @@ class CodebookHealth(nn.Module):
         return scalars if revived is None else {**scalars, "revived_codes": revived.float()}
 
     def warning(self, step: int, scalars: dict[str, float]) -> str | None:
-        """What to tell people at a log line, once, when nearly all codes are out of use; None if all is well.
+        """A message, once, when nearly all codes are out of use; None if all is well.
 
-        Args:
-            step: updates done.
-            scalars: window means of what `update` returned.
+        `scalars` are means of the results of `update` since the last log line.
         """
         usage, perplexity = scalars["codebook_usage"], scalars["codebook_perplexity"]
         few = max(2.0, COLLAPSED * self.reach)

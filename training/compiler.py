@@ -10,10 +10,10 @@ from common.console import say
 
 
 def use_compile(setting: bool | Literal["auto"], device: torch.device) -> bool:
-    """Decide on torch.compile; `auto` says when it does without.
+    """Whether to use torch.compile; `auto` says so when it does not.
 
     Raises:
-        ConfigError: compilation is demanded, but the CPU backend finds no C++ compiler.
+        ConfigError: true is set, but the CPU backend finds no C++ compiler.
     """
     if setting is False:
         return False

@@ -16,11 +16,7 @@ def ema_decay(updates: int, cap: float) -> float:
 
 
 class EMA:
-    """Shadow copy of a module: trainable parameters are averaged, frozen parameters and buffers copied.
-
-    Attributes:
-        module: the averaged module in eval mode, parameters in float32 and without gradient.
-    """
+    """Averaged copy `module` of a module, in eval mode: trainable parameters are averaged, the rest is copied."""
 
     def __init__(self, module: nn.Module, decay: float):
         self.decay = decay
@@ -40,6 +36,7 @@ class EMA:
             copied[0].append(shadow)
             copied[1].append(buffer)
         if averaged[0]:
+            # One kernel for all tensors instead of one each.
             torch._foreach_lerp_(averaged[0], averaged[1], weight)
         if copied[0]:
             torch._foreach_copy_(copied[0], copied[1])

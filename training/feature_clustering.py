@@ -1,6 +1,6 @@
 """K-means over the features that a frozen network gives to images (Cluster, arXiv:2411.04406).
 
-Features are computed again in every pass over the images and never stored.
+Features are computed again in every pass over the images, never stored.
 """
 
 from collections.abc import Iterator
@@ -22,30 +22,18 @@ START_ATTEMPTS = 5
 
 @dataclass
 class FeatureClustering:
-    """Lloyd's algorithm over the images of all processes.
-
-    Attributes:
-        source: images; their `teacher.grid ** 2` features each are what is clustered.
-        codebook_size: number of centroids K.
-        metric: "cosine" compares unit vectors.
-        seed: fixes the features to start from.
-        loading: batch_size, num_workers and max_skipped of `data.still.share_batches`.
-    """
+    """Lloyd's algorithm over the images of all processes."""
 
     teacher: Teacher
-    source: Source
+    source: Source  # images; each has `teacher.grid ** 2` features
     device: torch.device
     codebook_size: int
-    metric: Metric
-    seed: int
-    loading: dict[str, Any]
+    metric: Metric  # "cosine" compares unit vectors
+    seed: int  # of the features to start from
+    loading: dict[str, Any]  # batch_size, num_workers and max_skipped of `data.still.share_batches`
 
     def features(self, source: Source, title: str) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Positions int64 [B] and features [B, grid * grid, C], as the metric compares them, of this process's share.
-
-        Raises:
-            ValueError: too many images cannot be read.
-        """
+        """Positions int64 [B] and features [B, grid * grid, C], as the metric compares them, of this process."""
         for batch in share_batches(source, title, **self.loading):
             if len(batch["positions"]):
                 features = self.teacher(to_float(batch["images"].to(self.device)))
@@ -60,26 +48,24 @@ class FeatureClustering:
         places, count = self.teacher.grid**2, self.codebook_size
         total = len(self.source) * places
         if total < count:
-            raise ValueError(
-                f"codebook_size={count} is more than the {total} features of {len(self.source)} images"
-                f" ({places} each)"
-            )
+            images = f"{len(self.source)} images ({places} each)"
+            raise ValueError(f"codebook_size={count} is more than the {total} features of {images}")
         draws = np.random.default_rng(self.seed)
         centroids = torch.zeros(count, self.teacher.width, device=self.device)
-        missing = np.arange(count)
+        missing = np.arange(count)  # rows without a feature so far: all, then those of unreadable images
         for _ in range(START_ATTEMPTS):
             images, cells = np.divmod(draws.choice(total, len(missing), replace=False), places)
             unique, image_of = np.unique(images, return_inverse=True)
             found = torch.zeros(count, device=self.device)
             for positions, vectors in self.features(Part(self.source, unique), "start"):
-                slot = np.full(len(unique), -1)
+                slot = np.full(len(unique), -1)  # row in this batch of every wanted image, -1 if elsewhere
                 slot[positions.numpy()] = np.arange(len(positions))
                 here = np.flatnonzero(slot[image_of] >= 0)
                 rows = torch.from_numpy(missing[here]).to(self.device)
                 centroids[rows] = vectors[slot[image_of[here]], cells[here]]
                 found[rows] = 1.0
             missing = missing[distributed.all_reduce_sum(found).cpu().numpy()[missing] == 0]
-            if not len(missing):  # every place was read by one process; the others hold zeros
+            if not len(missing):  # one process has read each place, the others hold zeros
                 return distributed.all_reduce_sum(centroids)
         raise ValueError(f"{len(missing)} of {count} features to start from cannot be read")
 
@@ -87,8 +73,8 @@ class FeatureClustering:
         """One iteration over all images.
 
         Returns:
-            New centroids [K, C], and the mean squared distance of the features to the old ones, how evenly these
-            were used, and whether none of them moved.
+            New centroids [K, C]; the mean squared distance of the features to the old ones, how evenly these were
+            used, and whether none of them moved.
         """
         # Millions of features in one sum: float64, where the device has it.
         exact = torch.float32 if self.device.type == "mps" else torch.float64
@@ -96,7 +82,7 @@ class FeatureClustering:
         counts = torch.zeros(len(centroids), dtype=exact, device=self.device)
         distance = torch.zeros((), dtype=exact, device=self.device)
         for _, vectors in self.features(self.source, title):
-            vectors = vectors.flatten(0, 1)
+            vectors = vectors.flatten(0, 1)  # [B * grid * grid, C]
             tokens, distances = assign(vectors, centroids)
             accumulate(vectors, tokens, sums, counts)
             distance += distances.to(exact).sum()
@@ -108,6 +94,8 @@ class FeatureClustering:
         return moved, {
             "mean_squared_distance": float(distance / counts.sum()),
             "codebook_usage": float((counts > 0).double().mean()),
-            "codebook_perplexity": float(2 ** -(shares * shares.log2()).sum()),
+            "codebook_perplexity": float(
+                2 ** -(shares * shares.log2()).sum()
+            ),  # used codes only: no log of 0
             "converged": bool(torch.equal(moved, centroids)),
         }

@@ -1,4 +1,4 @@
-"""A generator training run: its settings, and how its parts are put together."""
+"""A generator training run: its settings and its parts."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,7 +37,7 @@ LARGEST_SOFTMAX = 2**17  # codes; above it the table and the logits outweigh the
 
 @dataclass(kw_only=True)
 class TokenData:
-    """What a generator learns: a token file, or images that are tokenized as they come."""
+    """Training data of a generator: a token file, or images that are tokenized in every step."""
 
     tokens: str | None = option(None, "token file (scripts/pretokenize.py), or JSONL of the original release")
     images: dict | None = option(None, "instead of tokens: section like data.train of a tokenizer's run")
@@ -58,9 +58,9 @@ class TokenData:
             except ValueError as error:
                 raise ConfigError(f"data.{error}") from error
         if (self.tokens is None) == (self.images is None):
-            raise ConfigError("give either data.tokens (a file) or data.images (a section), not both or none")
+            raise ConfigError("set exactly one of data.tokens (a file) or data.images (a section)")
         if self.images is not None and self.tokenizer is None:
-            raise ConfigError("data.images needs data.tokenizer, which turns them into tokens")
+            raise ConfigError("data.images needs data.tokenizer, which turns images into tokens")
 
 
 @dataclass(kw_only=True)
@@ -87,34 +87,27 @@ class GeneratorRun:
 
     @classmethod
     def translate(cls, tree: dict) -> dict:
-        """Files of the original code release are taken too."""
+        """Also takes the original release's YAML."""
         return translate_run(tree, "generator", cls)
 
 
 @dataclass(frozen=True)
 class TokenOrigin:
-    """What the tokens are and whose: it ends up in the run's configuration.
+    """The tokens that a generator learns, and the tokenizer that made them; sizes are those of whole tokens."""
 
-    `source` gives what the generator learns; with `factors` sub-tokens, while the other attributes are of whole ones.
-    """
-
-    source: Source
+    source: Source  # with `factors` of sub-tokens
     codebook_size: int
     num_tokens: int
     image_size: int
     tokenizer: str
-    weight_hash: str
+    weight_hash: str  # of the tokenizer; empty if unknown
     factors: TokenFactors | None = None
 
     @property
     def whole(self) -> dict[str, int]:
         """The sizes of token files that belong together."""
-        classes = len(self.source.class_names)
-        return {
-            "codebook_size": self.codebook_size,
-            "num_tokens": self.num_tokens,
-            "num_classes": classes,
-        }
+        sizes = {"codebook_size": self.codebook_size, "num_tokens": self.num_tokens}
+        return sizes | {"num_classes": len(self.source.class_names)}
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -125,7 +118,7 @@ class TokenOrigin:
         return self.whole | {"codebook_size": self.factors.sizes[0], "num_tokens": count}
 
     def split(self, source: Source) -> Source:
-        """A source of tokens as the generator learns them."""
+        """Tokens of a source as the generator learns them."""
         if self.factors is None or source.item_key != "tokens":
             return source  # images become sub-tokens when the tokenizer encodes them
         return SplitTokens(source, self.factors.split, len(self.factors))
@@ -135,7 +128,7 @@ def train_generator(run: GeneratorRun) -> None:
     """Train to the end, from the newest checkpoint if there is one.
 
     Raises:
-        ConfigError, FileNotFoundError, CheckpointError: something in the run does not fit; before any training.
+        ConfigError, FileNotFoundError, CheckpointError: a setting or a file does not fit; before any training.
     """
     accelerator = start(run.training, run.experiment)
     what = run.data.tokens or "data.images"
@@ -143,7 +136,7 @@ def train_generator(run: GeneratorRun) -> None:
     for key, size in origin.sizes.items():
         if run.generator.setdefault(key, size) != size:
             raise ConfigError(f"generator.{key}={run.generator[key]!r}, but {what} has {size}")
-    torch.manual_seed(run.experiment.seed)
+    torch.manual_seed(run.experiment.seed)  # again: loading a tokenizer has drawn numbers
     generator = build_generator(run.generator)
     _check_softmax(run, generator)
     validation = _open_validation(run, origin, tokenizer)
@@ -161,7 +154,7 @@ def train_generator(run: GeneratorRun) -> None:
     }
     if origin.factors is not None:
         run.tokens["factors"] = list(origin.factors.sizes)
-    kind, settings = _way_of_learning(run, generator)
+    kind, settings = _way_of_learning(run, generator)  # before `to_tree`: the run is stored with its defaults
     task = kind(
         generator=generator,
         validation=validation,
@@ -185,7 +178,7 @@ def train_generator(run: GeneratorRun) -> None:
 
 
 def _open_data(run: GeneratorRun, device: torch.device) -> tuple[Tokenizer | None, TokenOrigin]:
-    """The tokenizer, if there is one, and the training examples; both are known to belong together."""
+    """The tokenizer, if there is one, and the training examples; checks that they belong together."""
     data = run.data
     tokenizer = load_tokenizer(data.tokenizer, device) if data.tokenizer else None
     if data.tokens is not None:
@@ -196,20 +189,20 @@ def _open_data(run: GeneratorRun, device: torch.device) -> tuple[Tokenizer | Non
             require_tokenizer(tokenizer, header.weight_hash, what=data.tokens, tokenizer_name=name)
         sizes = (header.codebook_size, header.num_tokens, header.image_size)
         return tokenizer, TokenOrigin(tokens, *sizes, header.tokenizer, header.weight_hash)
+    name = shown_name(data.tokenizer)
     if not tokenizer.is_discrete:
-        name = shown_name(data.tokenizer)
         raise ConfigError(
             f"data.tokenizer={name} has a continuous bottleneck; generators learn discrete tokens"
         )
     images = build_images("data.images", data.images, tokenizer.image_size)
     sizes = (tokenizer.codebook_size, tokenizer.num_tokens, tokenizer.image_size)
-    return tokenizer, TokenOrigin(images, *sizes, shown_name(data.tokenizer), weight_hash(tokenizer))
+    return tokenizer, TokenOrigin(images, *sizes, name, weight_hash(tokenizer))
 
 
 def _factored(
     run: GeneratorRun, tokenizer: Tokenizer | None, origin: TokenOrigin
 ) -> tuple[Tokenizer | None, TokenOrigin]:
-    """Both as the generator sees them: split into sub-tokens if the run says so."""
+    """Both, split into sub-tokens if the run says so."""
     if run.data.factors is None:
         return tokenizer, origin
     if run.generator.get("factors") is not None:
@@ -229,7 +222,6 @@ def _factored(
 
 
 def _check_softmax(run: GeneratorRun, generator: Generator) -> None:
-    """Warn of a codebook that is too large for a single softmax."""
     size = max(generator.factors)
     if size > LARGEST_SOFTMAX:
         found = suggest_factors(size)
@@ -243,7 +235,7 @@ def _check_softmax(run: GeneratorRun, generator: Generator) -> None:
 
 
 def _open_tokens(run: GeneratorRun, path: str, tokenizer: Tokenizer | None) -> TokenMemmap:
-    """A token file; what files of other programs leave out is taken from the generator's section and the tokenizer."""
+    """A token file; the generator's section and the tokenizer give what files of other programs leave out."""
     about = {key: run.generator.get(key) for key in ("codebook_size", "num_classes")}
     if tokenizer is not None:
         about |= {"codebook_size": tokenizer.codebook_size, "image_size": tokenizer.image_size}
@@ -258,7 +250,7 @@ def _open_validation(run: GeneratorRun, origin: TokenOrigin, tokenizer: Tokenize
     if data.validation is None:
         return None
     validation, what = _open_tokens(run, data.validation, tokenizer), data.tokens or "data.images"
-    # An empty hash belongs to an imported file: nobody knows which weights made it.
+    # An empty hash belongs to an imported file, whose tokenizer is not known.
     hashes = {validation.header.weight_hash, origin.weight_hash} - {""}
     if len(hashes) > 1:
         raise ConfigError(f"{data.validation} and {what} differ in weight_hash: another tokenizer made them")
@@ -276,13 +268,10 @@ def _open_validation(run: GeneratorRun, origin: TokenOrigin, tokenizer: Tokenize
 def _sample_evaluator(
     run: GeneratorRun, tokenizer: Tokenizer | None, sampling: Any, device: torch.device
 ) -> SampleEvaluator | None:
-    """Measures samples if the run asks for metrics."""
     if not run.evaluation.metrics:
         return None
     if tokenizer is None:
-        raise ConfigError(
-            "evaluation.metrics needs data.tokenizer, which makes images of the generator's tokens"
-        )
+        raise ConfigError("evaluation.metrics needs data.tokenizer, which makes images of tokens")
     return SampleEvaluator(
         run.evaluation,
         tokenizer=tokenizer,
@@ -294,7 +283,6 @@ def _sample_evaluator(
 
 
 def _way_of_learning(run: GeneratorRun, generator: Generator) -> tuple[type[TokenPredictionTask], Any]:
-    """The task of the generator's kind, and its settings."""
     task, key = GENERATOR_TASKS[generator.kind]
     for _, other in GENERATOR_TASKS.values():
         if other != key and getattr(run, other) is not None:

@@ -1,7 +1,7 @@
 """Random numbers that depend on the seed and the step or example alone.
 
-Nothing carries generator state from one step to the next, so there is none to save: a resumed run draws the same
-numbers, and what belongs to an example is the same on any number of processes.
+No generator state is carried from step to step: a resumed run draws the same numbers, and those of an example are the
+same on any number of processes.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from common import distributed
 def mix(*parts: int | str) -> int:
     """A 63-bit seed from integers and words; different arguments give unrelated seeds."""
     digest = hashlib.blake2b("/".join(str(p) for p in parts).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1
+    return int.from_bytes(digest, "little") >> 1  # not hash(), which differs between processes
 
 
 def seed_step(seed: int, step: int) -> None:
@@ -26,9 +26,7 @@ def seed_step(seed: int, step: int) -> None:
 class ExampleRandom:
     """Random numbers of the examples of one batch, each from its own generator.
 
-    Args:
-        seed: seed of the run.
-        positions: [B] stream positions of the examples (data/stream.py); they never repeat within a run.
+    `positions` [B] are places in the stream (data/stream.py), which never repeat within a run.
     """
 
     def __init__(self, seed: int, positions: torch.Tensor):
@@ -44,8 +42,5 @@ class ExampleRandom:
         return self._draw(torch.randn, purpose, shape)
 
     def _draw(self, draw: Callable, purpose: str, shape: tuple[int, ...]) -> torch.Tensor:
-        rows = [
-            draw(shape, generator=torch.Generator().manual_seed(mix(self.seed, purpose, position)))
-            for position in self.positions
-        ]
-        return torch.stack(rows)
+        seeds = [mix(self.seed, purpose, position) for position in self.positions]
+        return torch.stack([draw(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])

@@ -1,4 +1,4 @@
-"""Progress line, skipped samples, curves and small JSON files of a run."""
+"""What a run reports: banner, progress line, skipped samples, curves, broken numbers."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,9 +13,8 @@ from common.console import Clock, banner, count, duration, warn
 from training.settings import ExperimentSettings, TrainingSettings
 from training.tracker import METRICS_FILE, read_metrics
 
-# The share of unreadable samples is judged over at least so many, lest one in the first batch stops a run.
-FEWEST_JUDGED = 1000
-# Scalars that curves leave out: they describe the machine and not the training.
+FEWEST_JUDGED = 1000  # samples: one unreadable sample in the first batch must not stop a run
+# Not in the curves: these describe the machine, not the training.
 NOT_DRAWN = ("step", "kind", "images", "data_fraction", "seconds_per_step", "images_per_second")
 
 
@@ -28,15 +27,7 @@ def announce(
     examples: int,
     device: torch.device,
 ) -> None:
-    """Show what a run is about to do.
-
-    Args:
-        experiment, training: settings.
-        modules: what is trained, for the number of parameters.
-        step: updates already done.
-        examples: size of the training set.
-        device: of this process.
-    """
+    """Print the settings of a run, its number of examples and the sizes of its modules."""
     processes, batch = distributed.world_size(), training.global_batch
     rows: dict[str, object] = {
         "output": experiment.output_dir,
@@ -54,15 +45,12 @@ def announce(
 
 
 class Progress:
-    """Speed of a run over the last window, without the pauses for evaluation, previews and checkpoints.
-
-    Attributes:
-        waited: seconds spent waiting for data in this window.
-    """
+    """Speed of a run over the last window, without the pauses for evaluation, previews and checkpoints."""
 
     def __init__(self, total: int, step: int, global_batch: int, device: torch.device):
         self.total, self.last_step, self.global_batch, self.device = total, step, global_batch, device
-        self.clock, self.paused, self.waited = Clock(), 0.0, 0.0
+        self.clock, self.paused = Clock(), 0.0
+        self.waited = 0.0  # seconds spent waiting for data in this window
 
     @contextmanager
     def pause(self) -> Iterator[None]:
@@ -72,19 +60,17 @@ class Progress:
         self.paused += clock.lap()
 
     def lap(self, step: int) -> dict[str, float]:
-        """Seconds per step, images per second and process, share of time spent waiting for data."""
         steps = step - self.last_step
         seconds = max(self.clock.lap() - self.paused, 1e-9)
         speed = {
             "seconds_per_step": seconds / steps,
             "images_per_second": steps * self.global_batch / seconds / distributed.world_size(),
-            "data_fraction": self.waited / seconds,
+            "data_fraction": self.waited / seconds,  # share of time spent waiting for data
         }
         self.last_step, self.paused, self.waited = step, 0.0, 0.0
         return speed
 
     def line(self, step: int, scalars: dict[str, float], rate: float) -> str:
-        """The aligned line people watch."""
         width = len(str(self.total))
         parts = [
             f"step {step:>{width}}/{self.total} {100 * step / self.total:5.1f}%",
@@ -101,18 +87,14 @@ class Progress:
 
 
 class SkippedSamples:
-    """Counts unreadable samples, names each once, and stops the run when there are too many.
-
-    Args:
-        limit: largest tolerated share of all samples read.
-    """
+    """Counts unreadable samples, names each once, and stops the run above a share `limit` of all samples read."""
 
     def __init__(self, limit: float):
         self.limit, self.names, self.fresh = limit, set(), []
         self.read = self.count = 0
 
     def add(self, names: Iterable[str], read: int) -> None:
-        """Note the samples skipped while `read` good ones were delivered."""
+        """Note the samples skipped while `read` others were delivered."""
         self.read += read
         for name in names:
             self.count += 1
@@ -121,11 +103,7 @@ class SkippedSamples:
                 self.fresh.append(name)
 
     def report(self) -> None:
-        """Name new ones (of all processes).
-
-        Raises:
-            ConfigError: more than `limit` of what was read (or of 1000 samples, if that is more) is unreadable.
-        """
+        """Name new ones of all processes; raises ConfigError if the share is above the limit."""
         gathered = distributed.gather_objects((self.fresh, self.count, self.read))
         self.fresh = []
         for name in sorted({n for names, _, _ in gathered for n in names}):
@@ -139,15 +117,7 @@ class SkippedSamples:
 
 
 def draw_curves(folders: dict[str, Path], output: Path) -> bool:
-    """One panel per scalar that changes over time; several runs side by side.
-
-    Args:
-        folders: {title: run folder}.
-        output: PNG to write.
-
-    Returns:
-        False if there is nothing to draw.
-    """
+    """Write a PNG with a panel per scalar that changes over time, of runs {title: folder}; False if there is none."""
     panels = []
     for title, folder in folders.items():
         series: dict[str, list[tuple[int, float]]] = {}
@@ -155,17 +125,14 @@ def draw_curves(folders: dict[str, Path], output: Path) -> bool:
             for name, value in record.items():
                 if name not in NOT_DRAWN and isinstance(value, (int, float)):
                     series.setdefault(f"{record['kind']}/{name}", []).append((record["step"], value))
-        panels += [
-            (f"{title}: {n}", p)
-            for n, p in sorted(series.items())
-            if len(p) > 1 and len({v for _, v in p}) > 1
-        ]
+        moving = {n: p for n, p in sorted(series.items()) if len({v for _, v in p}) > 1}
+        panels += [(f"{title}: {n}", points) for n, points in moving.items()]
     if not panels:
         return False
     from matplotlib.figure import Figure  # not pyplot: no display, no global state
 
     columns = min(4, len(panels))
-    rows = -(-len(panels) // columns)
+    rows = -(-len(panels) // columns)  # rounded up
     figure = Figure(figsize=(4 * columns, 2.6 * rows), layout="constrained")
     for i, (name, points) in enumerate(panels):
         axis = figure.add_subplot(rows, columns, i + 1)
@@ -174,22 +141,14 @@ def draw_curves(folders: dict[str, Path], output: Path) -> bool:
         axis.tick_params(labelsize=7)
         axis.grid(alpha=0.3)
         values = [value for _, value in points]
-        if min(values) > 0 and max(values) > 20 * min(values):  # a tall start would flatten all that follows
+        if min(values) > 0 and max(values) > 20 * min(values):  # a tall start would flatten the rest
             axis.set_yscale("log")
     figure.savefig(output, dpi=110)
     return True
 
 
 def require_finite(wrong: Mapping[str, int], modules: Mapping[str, nn.Module]) -> None:
-    """Stop a run whose numbers broke down.
-
-    Args:
-        wrong: scalars that were not finite, with the step in which each was so first.
-        modules: what is trained, searched for the tensor that broke.
-
-    Raises:
-        ConfigError: there are any; the message names the first step, its scalars and the first broken tensor.
-    """
+    """Raise ConfigError if scalars were not finite (`wrong`: in which step first); names the first broken tensor."""
     if wrong:
         step = min(wrong.values())
         names = ", ".join(name for name, first in wrong.items() if first == step)
@@ -200,7 +159,7 @@ def require_finite(wrong: Mapping[str, int], modules: Mapping[str, nn.Module]) -
 
 
 def first_broken(modules: Mapping[str, nn.Module]) -> str:
-    """The first parameter or buffer that is not finite, as a clause of a message; empty if all of them are."""
+    """The first parameter or buffer that is not finite, as a clause of a message."""
     for name, module in modules.items():
         for key, tensor in module.state_dict().items():
             if tensor.is_floating_point() and not tensor.isfinite().all():

@@ -7,7 +7,7 @@ from training.settings import OptimizerSettings, ScheduleSettings
 
 
 def learning_rate(step: int, *, peak: float, base: float, settings: ScheduleSettings, total: int) -> float:
-    """Learning rate of the update that follows `step` updates.
+    """Learning rate of the update that follows `step` updates of this optimizer.
 
     Warm-up rises linearly from `peak * warmup_start` at step 0 to `peak` at `warmup_steps`. Then:
 
@@ -18,12 +18,8 @@ def learning_rate(step: int, *, peak: float, base: float, settings: ScheduleSett
     steps     `peak * drop_factor^n` after n of the `drop_steps`.
     constant  stays.
 
-    Args:
-        step: updates already done by this optimizer (a discriminator that starts late counts its own).
-        peak: largest learning rate of this optimizer.
-        base: the learning rate that `end_lr` belongs to (the model's); other optimizers keep their ratio to it.
-        settings: shape, warm-up length and end value.
-        total: updates the optimizer makes in the whole run.
+    `base` is the learning rate that `end_lr` belongs to (the model's): other optimizers keep their ratio to it.
+    `total` counts the updates of this optimizer in the whole run.
     """
     if step < settings.warmup_steps:
         share = step / max(1, settings.warmup_steps)
@@ -43,9 +39,9 @@ def learning_rate(step: int, *, peak: float, base: float, settings: ScheduleSett
 
 
 def weight_decay(step: int, *, settings: OptimizerSettings, total: int) -> float:
-    """Weight decay of the update that follows `step` updates, for parameters that decay at all.
+    """Weight decay of the update that follows `step` updates, for parameters that decay.
 
-    `weight_decay`, or with `weight_decay_end` half a cosine from the one to the other at the last update, `total - 1`
+    `weight_decay`, or with `weight_decay_end` half a cosine between them, which ends at the last update, `total - 1`
     (arXiv:2412.02692, its largest generator).
     """
     if settings.weight_decay_end is None:

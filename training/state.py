@@ -16,16 +16,13 @@ from torch.distributed.fsdp import FSDPModule
 
 
 def module_state(accelerator: Accelerator, module: nn.Module) -> dict[str, torch.Tensor]:
-    """Full state dict under the names of the unwrapped module; shards are gathered, so call it on every process."""
+    """Full state dict under the names of the unwrapped module; gathers shards: call it on every process."""
     return accelerator.get_state_dict(module)
 
 
 def optimizer_state(module: nn.Module, optimizer: Any) -> dict:
-    """Full optimizer state keyed by parameter names, on the CPU; call it on every process.
-
-    Empty before the first update: asked for such a state, torch would make one by an update with zero gradients, and
-    the run would go on from there with one update too many counted.
-    """
+    """Full optimizer state by parameter name, on the CPU; empty before the first update. Call it on every process."""
+    # Asked for an empty state, torch makes one by an update with zero gradients, which then counts as a step.
     if not optimizer.optimizer.state:
         return {}
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
@@ -42,7 +39,7 @@ def load_optimizer_state(module: nn.Module, optimizer: Any, state: dict) -> None
 
 @contextmanager
 def whole_parameters(module: nn.Module) -> Iterator[None]:
-    """Let methods other than `forward` use a sharded (FSDP2) module: its parameters are gathered for the block.
+    """Gather the parameters of a sharded (FSDP2) module for the block, so that methods beside `forward` can use them.
 
     Every process has to enter; does nothing for modules that are not sharded.
     """

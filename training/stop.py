@@ -1,4 +1,4 @@
-"""Stopping on request: SIGTERM (schedulers, preemption) and SIGINT (Ctrl-C) end a run after the step it is in."""
+"""Stopping on request: SIGTERM (schedulers, preemption) and SIGINT (Ctrl-C) end a run after the current step."""
 
 import signal
 from types import FrameType
@@ -11,17 +11,13 @@ ASK_EVERY = 10  # steps; asking the other processes costs a synchronisation
 
 
 class StopRequest:
-    """Notes the signals SIGTERM and SIGINT, and lets all processes agree on them.
-
-    Attributes:
-        signal: number of the last signal that arrived at this process, None before the first.
-    """
+    """Notes the signals SIGTERM and SIGINT, and lets all processes agree on them."""
 
     def __init__(self) -> None:
-        self.signal: int | None = None
+        self.signal: int | None = None  # the last one that arrived at this process
 
     def catch(self) -> None:
-        """From now on note signals instead of dying of them."""
+        """Note signals from now on instead of ending at once."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._note)
 
@@ -39,5 +35,5 @@ class StopRequest:
 
     @property
     def exit_code(self) -> int:
-        """What a shell expects of a program that a signal ended."""
+        """Exit code that shells expect of a program ended by a signal."""
         return 128 + (self.signal or signal.SIGTERM)

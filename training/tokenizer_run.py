@@ -1,4 +1,4 @@
-"""A tokenizer training run: its settings, and how its parts are put together."""
+"""A tokenizer training run: its settings and its parts."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +40,7 @@ class TokenizerRun(LearningSettings):
 
     @classmethod
     def translate(cls, tree: dict) -> dict:
-        """Files of the original code release are taken too."""
+        """Also takes the original release's YAML."""
         return translate_run(tree, "tokenizer", cls)
 
     def __post_init__(self) -> None:
@@ -54,15 +54,15 @@ def train_tokenizer(run: TokenizerRun) -> None:
     """Train to the end, from the newest checkpoint if there is one.
 
     Raises:
-        ConfigError, FileNotFoundError, CheckpointError: something in the run does not fit; before any training.
+        ConfigError, FileNotFoundError, CheckpointError: a setting or a file does not fit; before any training.
     """
-    accelerator = start(run.training, run.experiment)
+    accelerator = start(run.training, run.experiment)  # first: it seeds the initialisation
     tokenizer = build_tokenizer(run.tokenizer)
     task = TOKENIZER_TASKS[tokenizer.learns]
     task.check(run, tokenizer)
     source = build_images("data.train", run.data.train, tokenizer.image_size)
     validation = build_images("data.validation", run.data.validation, tokenizer.image_size)
-    # A run that goes on has its weights in its checkpoints, and needs the other models no more.
+    # A resumed run has its weights in its checkpoints: the other models may be gone.
     if not CheckpointFolder(Path(run.experiment.output_dir), keep=1).steps():
         task.initialize(run, tokenizer)
     setup = TokenizerSetup(
@@ -87,7 +87,7 @@ def train_tokenizer(run: TokenizerRun) -> None:
 
 
 def build_images(key: str, section: dict, image_size: int) -> Source:
-    """The images of a data section; they must have the size that the tokenizer takes."""
+    """The images of a data section; raises ConfigError unless they have the tokenizer's size."""
     source = build(key, DATASETS, section)
     if source.item_shape != (3, image_size, image_size):
         held = f"images of {source.item_shape[-1]} pixels" if source.item_key == "images" else source.item_key

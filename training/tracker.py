@@ -12,31 +12,28 @@ from common import distributed
 from common.build import ConfigError
 from common.console import say
 from storage.files import write_text
+from training.settings import ExperimentSettings
 
 METRICS_FILE = "metrics.jsonl"
 
 
 class Meters:
-    """Scalars of many steps, kept on the device until somebody asks for their means."""
+    """Scalars of many steps, kept on the device until `take`: no step waits for it."""
 
     def __init__(self) -> None:
         self.values: dict[str, list[tuple[int, torch.Tensor]]] = {}
 
     def add(self, step: int, scalars: Mapping[str, torch.Tensor | float]) -> None:
-        """Add one observation of each scalar; no synchronisation with the device."""
         for name, value in scalars.items():
             tensor = value.detach().float() if isinstance(value, torch.Tensor) else torch.tensor(float(value))
             self.values.setdefault(name, []).append((step, tensor))
 
     def take(self, device: torch.device) -> tuple[dict[str, float], dict[str, int]]:
-        """Means since the last call, over processes too; starts anew.
-
-        Returns:
-            The means, and for scalars that were not always finite the first step in which they were not.
-        """
-        values, self.values = dict(sorted(self.values.items())), {}
+        """Means since the last call over steps and processes; and of broken scalars the first step not finite."""
+        values, self.values = dict(sorted(self.values.items())), {}  # one order on every process
         if not values:
             return {}, {}
+        # One reduction for all scalars, and one wait for the device.
         flat = torch.stack([tensor.to(device) for series in values.values() for _, tensor in series])
         parts = distributed.all_reduce_mean(flat).cpu().split([len(series) for series in values.values()])
         means, wrong = {}, {}
@@ -48,19 +45,14 @@ class Meters:
 
 
 class Tracker:
-    """Writes records on the main process.
-
-    Args:
-        folder: run folder.
-        mirrors: any of "tensorboard", "wandb".
-        project, name, config: what mirrors show.
-        step: records after this step are dropped, so that a resumed run continues its own curve.
+    """Writes records on the main process; drops those after `step`, so that a resumed run continues its curve.
 
     Raises:
-        ConfigError: a mirror's package is not installed.
+        ConfigError: the package of a mirror in `experiment.trackers` is not installed.
     """
 
-    def __init__(self, folder: Path, *, mirrors: list[str], project: str, name: str, config: dict, step: int):
+    def __init__(self, folder: Path, experiment: ExperimentSettings, *, config: dict, step: int) -> None:
+        mirrors = experiment.trackers
         for mirror in mirrors:
             if importlib.util.find_spec(mirror) is None:
                 raise ConfigError(f"experiment.trackers: {mirror} is not installed; `pip install {mirror}`")
@@ -78,27 +70,16 @@ class Tracker:
         if "wandb" in mirrors:
             import wandb
 
-            offline = not (
-                os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_MODE") or wandb.api.api_key
-            )
-            if offline:
+            known = os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_MODE") or wandb.api.api_key
+            if not known:
                 say(
                     "wandb: no API key found, the run is recorded offline (upload it later with `wandb sync`)"
                 )
-            self.wandb = wandb.init(
-                project=project,
-                name=name,
-                config=config,
-                dir=str(folder),
-                mode="offline" if offline else None,
-            )
+            about = {"project": experiment.project, "name": experiment.name, "config": config}
+            self.wandb = wandb.init(**about, dir=str(folder), mode=None if known else "offline")
 
     def log(self, step: int, kind: str, scalars: Mapping[str, float]) -> None:
-        """Record scalars under `kind` (train, evaluate) at a step.
-
-        Raises:
-            OSError: the disk is full; the message names the file.
-        """
+        """Record scalars under `kind` (train, evaluate); raises OSError that names the file if the disk is full."""
         if self.file is None:
             return
         record = json.dumps({"step": step, "kind": kind, **scalars}) + "\n"
@@ -113,7 +94,7 @@ class Tracker:
             self.wandb.log({f"{kind}/{name}": value for name, value in scalars.items()}, step=step)
 
     def picture(self, step: int, name: str, image: torch.Tensor) -> None:
-        """Mirror a picture [3, H, W] in [0, 1]; the file itself is written by the trainer."""
+        """Mirror a picture [3, H, W] in [0, 1]."""
         if self.board is not None:
             self.board.add_image(name, image, step)
         if self.wandb is not None:
@@ -122,7 +103,7 @@ class Tracker:
             self.wandb.log({name: wandb.Image(image)}, step=step)
 
     def close(self) -> None:
-        """Flush and end all mirrors."""
+        """Flush and end the file and its mirrors."""
         for sink in (self.file, self.board):
             if sink is not None:
                 sink.close()
@@ -131,12 +112,12 @@ class Tracker:
 
 
 def read_metrics(path: str | Path) -> list[dict]:
-    """The records of a metrics.jsonl, oldest first; a last line cut short by a kill is left out."""
+    """Records of a metrics.jsonl, oldest first."""
     records = []
     if Path(path).is_file():
         for line in Path(path).read_text().splitlines():
             try:
                 records.append(json.loads(line))
-            except json.JSONDecodeError:
+            except json.JSONDecodeError:  # a last line cut short by a kill
                 continue
     return records

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -31,36 +32,25 @@ from training.stop import StopRequest
 from training.task import Batch, Phase, StepContext, Task
 from training.tracker import Meters, Tracker
 
-# The sections that decide what the weights mean; a checkpoint of another model must not be continued.
+# Sections that decide what the weights mean: a run does not continue a checkpoint that differs in them.
 IDENTITY_SECTIONS = ("tokenizer", "generator")
 
 
+@dataclass(kw_only=True, eq=False)
 class Trainer:
-    """Runs a task from its newest checkpoint, or from the start, to `training.max_steps`.
+    """Runs a task from its newest checkpoint, or from the start, to `training.max_steps`."""
 
-    Args:
-        task: what to train.
-        source: map-style training examples (data/source.py).
-        accelerator: from `start`.
-        experiment, training, schedule: settings.
-        config: the resolved configuration, stored with the weights.
-    """
+    task: Task
+    source: Source  # training examples
+    accelerator: Accelerator  # from `training.accelerator.start`
+    experiment: ExperimentSettings
+    training: TrainingSettings
+    schedule: ScheduleSettings
+    config: dict  # resolved, stored with the weights
 
-    def __init__(
-        self,
-        *,
-        task: Task,
-        source: Source,
-        accelerator: Accelerator,
-        experiment: ExperimentSettings,
-        training: TrainingSettings,
-        schedule: ScheduleSettings,
-        config: dict,
-    ):
-        self.task, self.source, self.accelerator = task, source, accelerator
-        self.experiment, self.training, self.schedule, self.config = experiment, training, schedule, config
-        self.device = accelerator.device
-        self.folder = Path(experiment.output_dir)
+    def __post_init__(self) -> None:
+        training, task, self.device = self.training, self.task, self.accelerator.device
+        self.folder = Path(self.experiment.output_dir)
         self.checkpoints = CheckpointFolder(
             self.folder, keep=training.keep_checkpoints, milestone_every=training.milestone_every
         )
@@ -68,47 +58,37 @@ class Trainer:
         self.meters, self.skipped = Meters(), SkippedSamples(training.max_skipped)
         self.measured: dict[str, float] | None = None
         self.stop = StopRequest()
-        self.sharded = accelerator.distributed_type == DistributedType.FSDP
+        self.sharded = self.accelerator.distributed_type == DistributedType.FSDP
         if self.sharded and training.ema_decay is not None:
-            raise ConfigError(
-                f"training.ema_decay={training.ema_decay} cannot be combined with FSDP; use null"
-            )
+            raise ConfigError(f"training.ema_decay={training.ema_decay} does not work with FSDP; use null")
         if self.sharded and any(o.muon_learning_rate is not None for o in task.optimizers.values()):
             raise ConfigError("optimizer.muon_learning_rate needs whole matrices; with FSDP use null")
 
     @property
     def model(self) -> nn.Module:
-        """The module to look at: averaged weights if the run keeps them."""
+        """The module to evaluate: averaged weights if the run keeps them."""
         return self.ema.module if self.ema else self.raw["model"]
 
     def fit(self) -> None:
-        """Train to the end. Re-running a finished run does nothing.
+        """Train to the end; does nothing if the run is finished.
 
         Raises:
             ConfigError, CheckpointError: the run folder cannot be used; before any training.
-            SystemExit: after SIGTERM or SIGINT, when a checkpoint has been saved.
+            SystemExit: after SIGTERM or SIGINT, with a checkpoint saved.
         """
         if self._finished():
             say(f"{self.folder} is finished ({self.training.max_steps} steps); nothing to do")
             return
         step = self._prepare()
-        announce(
-            self.experiment, self.training, self.raw, step=step, examples=len(self.source), device=self.device
-        )
+        examples = len(self.source)
+        announce(self.experiment, self.training, self.raw, step=step, examples=examples, device=self.device)
         self.stop.catch()
-        self.tracker = Tracker(
-            self.folder,
-            mirrors=self.experiment.trackers,
-            project=self.experiment.project,
-            name=self.experiment.name,
-            config=self.config,
-            step=step,
-        )
+        self.tracker = Tracker(self.folder, self.experiment, config=self.config, step=step)
         batches = self._batches(step)
         progress = Progress(self.training.max_steps, step, self.training.global_batch, self.device)
         while step < self.training.max_steps:
             rates = self._follow_schedules(step)
-            seed_step(self.experiment.seed, step)
+            seed_step(self.experiment.seed, step)  # no generator state is carried over steps: exact resume
             self._update(step, batches, progress)
             step += 1
             self._after_step(step, rates, progress)
@@ -128,26 +108,25 @@ class Trainer:
         return bool(steps) and steps[-1] >= self.training.max_steps and result.is_file()
 
     def _prepare(self) -> int:
-        """Restore what a checkpoint holds, then hand modules and optimizers to Accelerate; returns the step."""
+        """Restore the newest checkpoint, hand modules and optimizers to Accelerate; returns the step."""
         task, steps = self.task, self.checkpoints.steps()
         step = steps[-1] if steps else 0
         size = sum(p.numel() * p.element_size() for m in task.modules.values() for p in m.parameters())
-        if distributed.is_main():  # weights, averaged weights, two moments, and the final export
+        if distributed.is_main():  # 5: weights, averaged weights, two moments, and the final export
             require_space(self.folder, 5 * size, "a checkpoint", key="experiment.output_dir")
         self.raw = dict(task.modules)
         for module in (*self.raw.values(), *task.state.values()):
             module.to(self.device)
-        self.ema = (
-            EMA(self.raw["model"], self.training.ema_decay) if self.training.ema_decay is not None else None
-        )
-        if step:
+        decay = self.training.ema_decay
+        self.ema = EMA(self.raw["model"], decay) if decay is not None else None
+        if step:  # before FSDP shards the modules
             for name, module in self._stored_modules(self.raw).items():
                 self.checkpoints.load_module(step, name, module)
         if distributed.is_main():
             write_yaml(self.folder / "config.yaml", self.config)
         if use_compile(self.training.compile, self.device):
             for module in self.raw.values():
-                module.compile()
+                module.compile()  # in place: parameter names stay
         self.modules, self.optimizers = {}, {}
         for name, module in self.raw.items():
             if self.sharded:
@@ -155,7 +134,7 @@ class Trainer:
             optimizer = build_optimizer(module, task.optimizers[name])
             self.modules[name], self.optimizers[name] = self.accelerator.prepare(module, optimizer)
         if step:
-            saved = self.checkpoints.load_optimizers(step)
+            saved = self.checkpoints.load_optimizers(step)  # after `prepare`, which may replace parameters
             for name, optimizer in self.optimizers.items():
                 load_optimizer_state(self.modules[name], optimizer, saved["optimizers"][name])
             if self.accelerator.scaler is not None and saved["scaler"]:
@@ -163,19 +142,12 @@ class Trainer:
         return step
 
     def _stored_modules(self, modules: dict[str, nn.Module]) -> dict[str, nn.Module]:
-        """What a checkpoint holds one weights file each of."""
         return {**modules, **self.task.state, **({"ema": self.ema.module} if self.ema else {})}
 
     def _info(self) -> dict:
-        """What a checkpoint says about its run."""
         identity = {s: self.config[s] for s in IDENTITY_SECTIONS if s in self.config}
-        batch = self.training.global_batch
-        return {
-            "seed": self.experiment.seed,
-            "global_batch": batch,
-            "identity": identity,
-            "config": self.config,
-        }
+        facts = {"seed": self.experiment.seed, "global_batch": self.training.global_batch}
+        return facts | {"identity": identity, "config": self.config}
 
     # ---- one step ----------------------------------------------------------------------------------------------
 
@@ -197,15 +169,11 @@ class Trainer:
     def _follow_schedules(self, step: int) -> dict[str, float]:
         rates = {}
         for phase in self.phases:
+            # A phase that starts late has a warm-up and a schedule of its own.
             own, total = max(0, step - phase.start), self.training.max_steps - phase.start
             settings = self.task.optimizers[phase.module]
-            rate = learning_rate(
-                own,
-                peak=settings.learning_rate,
-                base=self.task.optimizers["model"].learning_rate,
-                settings=self.schedule,
-                total=total,
-            )
+            peak, base = settings.learning_rate, self.task.optimizers["model"].learning_rate
+            rate = learning_rate(own, peak=peak, base=base, settings=self.schedule, total=total)
             decay = weight_decay(own, settings=settings, total=total)
             for i, group in enumerate(self.optimizers[phase.module].param_groups):
                 group["lr"] = rate * group["ratio"]
@@ -228,6 +196,7 @@ class Trainer:
                 random=ExampleRandom(self.experiment.seed, batch["positions"]),
                 device=self.device,
             )
+            # All modules at once: DDP then synchronises gradients in the last micro-batch only.
             with self.accelerator.accumulate(*self.modules.values()):
                 for phase in self.phases:
                     if step >= phase.start:
@@ -236,22 +205,20 @@ class Trainer:
     def _run_phase(self, phase: Phase, batch: Batch, context: StepContext) -> None:
         loss, scalars = phase.loss(batch, context)
         optimizer, module = self.optimizers[phase.module], self.modules[phase.module]
-        self.accelerator.backward(loss)
+        self.accelerator.backward(loss)  # divides by the number of micro-batches
         if self.accelerator.sync_gradients and self.training.max_grad_norm is not None:
             norm = self.accelerator.clip_grad_norm_(module.parameters(), self.training.max_grad_norm)
             scalars = {**scalars, f"gradient_norm/{phase.module}": norm}
-        optimizer.step()
+        optimizer.step()  # Accelerate skips both until the last micro-batch
         optimizer.zero_grad()
         self.meters.add(context.step + 1, scalars)
 
     def _to_device(self, batch: Batch) -> Batch:
         self.skipped.add(batch.pop("skipped"), len(batch["positions"]))
-        positions = batch["positions"]
-        batch = {
-            k: v.to(self.device, non_blocking=True) if torch.is_tensor(v) else v for k, v in batch.items()
-        }
-        batch["positions"] = positions  # random numbers are drawn on the CPU
-        if "images" in batch:
+        for key, value in batch.items():
+            if torch.is_tensor(value) and key != "positions":  # random numbers are drawn on the CPU
+                batch[key] = value.to(self.device, non_blocking=True)
+        if "images" in batch:  # uint8 until here: a quarter of the transfer
             batch["images"] = to_float(batch["images"])
         return batch
 
@@ -261,14 +228,14 @@ class Trainer:
         settings = self.training
         last = step == settings.max_steps
         if self.ema:
-            self.ema.update(self.raw["model"], step)
+            self.ema.update(self.raw["model"], step)  # before anything below measures or saves it
 
         def due(every: int) -> bool:
             return last or (every > 0 and step % every == 0)
 
         if due(settings.log_every) or step == 1:
             self._log(step, rates, progress)
-        stop = self.stop.agreed(step, self.device)
+        stop = self.stop.agreed(step, self.device)  # the same answer on every process, or saving would hang
         with progress.pause():
             if due(settings.evaluate_every) or due(settings.preview_every):
                 with whole_parameters(self.model):
@@ -279,9 +246,8 @@ class Trainer:
             if due(settings.save_every) or stop:
                 self._save(step)
         if stop and not last:
-            say(
-                f"stopped by signal {self.stop.signal} after step {step}; run the same command again to go on"
-            )
+            number = self.stop.signal
+            say(f"stopped by signal {number} after step {step}; run the same command again to resume")
             sys.exit(self.stop.exit_code)
 
     def _log(self, step: int, rates: dict[str, float], progress: Progress) -> None:
@@ -308,7 +274,7 @@ class Trainer:
     @torch.no_grad()
     def _preview(self, step: int) -> None:
         self.model.eval()
-        # Sharded modules gather their parameters while they compute, so every process takes part.
+        # FSDP gathers parameters while it computes, so every process takes part.
         for picture in self.task.preview(self.model, self.device):
             if distributed.is_main():
                 save_png(self.folder / "previews" / f"{picture.name}-{step:08d}.png", picture.image)
@@ -322,16 +288,14 @@ class Trainer:
         scaler = self.accelerator.scaler.state_dict() if self.accelerator.scaler is not None else None
         if distributed.is_main():
             self.checkpoints.save(step, states, {"optimizers": optimizers, "scaler": scaler}, self._info())
-        distributed.barrier()
+        distributed.barrier()  # no process trains on before the checkpoint is whole
 
     def _finish(self) -> None:
         state = module_state(self.accelerator, self.ema.module if self.ema else self.modules["model"])
         if distributed.is_main():
             write_json(self.folder / "metrics.json", self.measured)
             draw_curves({self.experiment.name: self.folder}, self.folder / "curves.png")
-            write_weights(self.folder / "model.safetensors", state)
+            write_weights(self.folder / "model.safetensors", state)  # last: it marks a finished run
         self.tracker.close()
         distributed.barrier()
-        say(
-            f"finished: {self.folder / 'model.safetensors'} and config.yaml beside it are loadable as a model"
-        )
+        say(f"finished: load {self.folder} as a model (model.safetensors and config.yaml)")

@@ -166,7 +166,7 @@ LARGE_CODEBOOKS = {
     "magvit2": [
         ("tokenizer.quantizer.bits=0", "tokenizer.quantizer: bits=0 must be in 1 ... 62"),
         ("tokenizer.quantizer.bits=63", "tokenizer.quantizer: bits=63 must be in 1 ... 62"),
-        ("tokenizer.quantizer.bits=40", "tokenizer.quantizer means 1099511627776 codes, which are too many"),
+        ("tokenizer.quantizer.bits=40", "tokenizer.quantizer has 1099511627776 codes, too many"),
         ("tokenizer.quantizer.codebook_size=64", "tokenizer.quantizer.codebook_size is not an option"),
         ("tokenizer.quantizer.entropy_temperature=0", "entropy_temperature=0.0 must be above 0"),
         ("tokenizer.image_size=18", "tokenizer: image_size=18 must be a multiple of 4"),

@@ -113,5 +113,5 @@ def test_small_batches_of_a_large_codebook_are_no_collapse():
 
 
 def test_too_many_codes_are_refused_before_their_memory_is_asked_for():
-    with pytest.raises(ValueError, match="tokenizer.quantizer means 1099511627776 codes.*at most 1073741824"):
+    with pytest.raises(ValueError, match="tokenizer.quantizer has 1099511627776 codes.*at most 1073741824"):
         CodebookHealth(2**40)

@@ -9,13 +9,15 @@ import torch
 
 from common.build import ConfigError
 from training import tracker
+from training.settings import ExperimentSettings
 from training.tracker import Meters, Tracker, read_metrics
 
 CPU = torch.device("cpu")
 
 
 def make(folder, *mirrors, step=0):
-    return Tracker(folder, mirrors=list(mirrors), project="p", name="n", config={"a": 1}, step=step)
+    experiment = ExperimentSettings(name="n", output_dir=str(folder), project="p", trackers=list(mirrors))
+    return Tracker(folder, experiment, config={"a": 1}, step=step)
 
 
 def test_means_start_anew_when_taken():
