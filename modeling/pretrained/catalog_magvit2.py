@@ -1,17 +1,17 @@
 """The catalog's entries of Open-MAGVIT2 (arXiv:2409.04410) and of IBQ (arXiv:2412.02692).
 
-Files of Open-MAGVIT2 have the names of the authors' release. The names that IBQ's files have there are not known here,
-so they are looked for under names of ours; of IBQ's tokenizers, the entries are known for 16384 codes, and other sizes
-are taken to differ in the codebook alone. A generator's tokenizer lies in the generator's file (see `magvit2_formats`)
-and has an entry of its own.
+Files of Open-MAGVIT2 have the names of the authors' release. The published names of IBQ's files are not known here, so
+they are looked for under names of ours; the sections of IBQ's tokenizers are known for 16384 codes, and other sizes are
+taken to differ in the codebook alone. A generator's tokenizer lies in the generator's file (see `magvit2_formats`) and
+has an entry of its own.
 """
 
-import math
 from typing import Any
 
-from modeling.pretrained.release import Release
+from modeling.pretrained.release import Release, entry, unfiltered
 
 ORIGIN = "the tables of models of github.com/TencentARC/SEED-Voken"
+RENAMED = f"{ORIGIN}, where it has another name"
 LICENCE = "see the release (github.com/TencentARC/SEED-Voken, and the place of the weights)"
 
 # Published sizes: width, depth, depth over the sub-tokens of a token, heads, inner width of the MLPs.
@@ -29,44 +29,20 @@ IBQ_SIZES = {
 }
 
 
-def _magvit2_section(bits: int = 18, pixels: int = 256) -> dict[str, Any]:
-    return {
-        "name": "magvit2",
-        "image_size": pixels,
-        "multipliers": [1, 1, 2, 2, 4] if pixels == 256 else [1, 2, 2, 4],
-        "quantizer": {"name": "lfq", "bits": bits},
-    }
-
-
-def _ibq_section(codes: int) -> dict[str, Any]:
-    quantizer = {"name": "ibq", "codebook_size": codes, "code_dim": 256}
-    return {"name": "vqgan", "image_size": 256, "num_blocks": 4, "quantizer": quantizer}
-
-
-def _release(kind: str, name: str, codes: int, **about: Any) -> Release:
-    """An entry; all models have 256 tokens per image, none lies in a Hub repository that is known here."""
-    bits = 256 * math.log2(codes)
-    return Release(name=name, kind=kind, licence=LICENCE, tokens=256, bits_per_image=bits, **about)
-
-
-def _quality(
-    rfid: float, psnr: float | None = None, ssim: float | None = None, **more: float
-) -> dict[str, float]:
-    published = {"rfid": rfid, "psnr": psnr, "ssim": ssim, **more}
-    return {metric: value for metric, value in published.items() if value is not None}
-
-
 def _magvit2(
-    name: str, file: str, manifest: str, parameters: int, metrics: dict[str, float], **design: int
+    name: str, file: str, manifest: str, metrics: dict[str, float], *, bits: int = 18, pixels: int = 256
 ) -> Release:
-    section = _magvit2_section(**design)
-    return _release(
+    multipliers = [1, 1, 2, 2, 4] if pixels == 256 else [1, 2, 2, 4]  # 16 x 16 tokens from either size
+    quantizer = {"name": "lfq", "bits": bits}
+    return entry(
         "tokenizer",
         f"magvit2-{name}",
-        2 ** section["quantizer"]["bits"],
-        parameters=parameters,
+        256,
+        2**bits,
+        licence=LICENCE,
+        parameters={(18, 256): 115_127_829, (18, 128): 112_021_653, (14, 256): 115_094_033}[bits, pixels],
         metrics=metrics,
-        section=section,
+        section={"name": "magvit2", "image_size": pixels, "multipliers": multipliers, "quantizer": quantizer},
         file=file,
         manifest=f"magvit2_tokenizer_{manifest}",
         format="magvit2",
@@ -75,106 +51,87 @@ def _magvit2(
 
 
 def _ibq(name: str, codes: int, metrics: dict[str, float]) -> Release:
-    return _release(
+    quantizer = {"name": "ibq", "codebook_size": codes, "code_dim": 256}
+    return entry(
         "tokenizer",
         f"ibq-{name}",
+        256,
         codes,
+        licence=LICENCE,
         parameters=106_787_715 + 256 * codes,
         metrics=metrics,
-        section=_ibq_section(codes),
+        section={"name": "vqgan", "image_size": 256, "num_blocks": 4, "quantizer": quantizer},
         file=f"ibq_{name.replace('-', '_')}.ckpt",
         manifest="ibq_tokenizer_16384" if codes == 16_384 else None,
-        format="magvit2",
-        origin=f"{ORIGIN}, where it has another name",
+        format="magvit2",  # both projects write the same kind of file
+        origin=RENAMED,
     )
 
 
-def _generator(
+def _pair(
     name: str,
     sizes: dict[str, Any],
     first_stage: Release,
     parameters: int,
-    metrics: tuple[float, float],
-    sampler: tuple[Any, Any],
+    metrics: tuple[float, float],  # gFID, Inception Score
+    sampler: tuple[Any, Any],  # guidance and temperature; lists have one per sub-token
     **where: str,
 ) -> tuple[Release, Release]:
-    """A generator, and the tokenizer in its file, which is of the design of `first_stage`.
-
-    Args:
-        metrics: gFID, Inception Score.
-        sampler: guidance and temperature, for sub-tokens if the generator predicts these.
-    """
+    """A generator and the tokenizer in its file, which is built like `first_stage`."""
     codes = round(2 ** (first_stage.bits_per_image / first_stage.tokens))
     tokens = {"codebook_size": codes, "num_tokens": first_stage.tokens, "num_classes": 1000}
-    scale, temperature = sampler
-    filters = {"top_k": 0, "top_p": 1.0}
-    generator = _release(
+    generator = entry(
         "generator",
         name,
+        first_stage.tokens,
         codes,
+        licence=LICENCE,
         parameters=parameters,
         metrics=dict(zip(("gfid", "inception_score"), metrics, strict=True)),
         section={**sizes, **tokens, "dropout": 0.1},
-        sampling={"guidance_scale": scale, "guidance_power": 0.0, "temperature": temperature, **filters},
+        sampling=unfiltered(*sampler),
         tokenizer=f"{name}-tokenizer",
         manifest=name.replace("-", "_"),
         format="magvit2_generator",
         **where,
     )
-    tokenizer = _release(
-        "tokenizer",
-        f"{name}-tokenizer",
-        codes,
-        parameters=first_stage.parameters,
-        metrics={},
-        section=first_stage.section,
-        manifest=first_stage.manifest,
-        format="magvit2_first_stage",
-        **where,
-    )
-    return generator, tokenizer
+    same = {key: getattr(first_stage, key) for key in ("parameters", "section", "manifest")}
+    about = {"licence": LICENCE, "metrics": {}, "format": "magvit2_first_stage", **same, **where}
+    return generator, entry("tokenizer", f"{name}-tokenizer", first_stage.tokens, codes, **about)
 
 
-def _magvit2_ar(
-    size: str, parameters: int, metrics: tuple[float, float], sampler: tuple[list[float], list[float]]
-) -> tuple[Release, Release]:
+def _magvit2_ar(size: str, *about: Any) -> tuple[Release, Release]:
     keys = ("hidden_size", "depth", "intra_depth", "num_heads", "mlp_size")
-    section = {
-        "name": "factorized_ar",
-        "factors": [64, 4096],
-        **dict(zip(keys, MAGVIT2_SIZES[size], strict=True)),
-    }
+    sizes = dict(zip(keys, MAGVIT2_SIZES[size], strict=True))
+    section = {"name": "factorized_ar", "factors": [64, 4096], **sizes}  # 2^18 codes = 2^6 x 2^12
     where = {"file": f"AR_256_{size.upper()}.ckpt", "origin": ORIGIN}
-    return _generator(f"magvit2-ar-{size}", section, _TOKENIZERS[0], parameters, metrics, sampler, **where)
+    return _pair(f"magvit2-ar-{size}", section, _TOKENIZERS[0], *about, **where)
 
 
-def _ibq_ar(
-    size: str, parameters: int, metrics: tuple[float, float], sampler: tuple[float, float]
-) -> tuple[Release, Release]:
-    keys = ("hidden_size", "depth", "num_heads", "mlp_size")
-    section = {"name": "ibq_ar", **dict(zip(keys, IBQ_SIZES[size], strict=True))}
-    where = {"file": f"ibq_ar_{size}.ckpt", "origin": f"{ORIGIN}, where it has another name"}
-    return _generator(f"ibq-ar-{size}", section, _IBQ_TOKENIZERS[2], parameters, metrics, sampler, **where)
+def _ibq_ar(size: str, *about: Any) -> tuple[Release, Release]:
+    sizes = dict(zip(("hidden_size", "depth", "num_heads", "mlp_size"), IBQ_SIZES[size], strict=True))
+    where = {"file": f"ibq_ar_{size}.ckpt", "origin": RENAMED}
+    return _pair(f"ibq-ar-{size}", {"name": "ibq_ar", **sizes}, _IBQ_TOKENIZERS[2], *about, **where)
 
 
 _TOKENIZERS = (
-    _magvit2("256", "imagenet_256_L.ckpt", "256", 115_127_829, _quality(1.17, 21.90)),
-    _magvit2("128", "imagenet_128_L.ckpt", "128", 112_021_653, _quality(1.18, 25.08), pixels=128),
+    _magvit2("256", "imagenet_256_L.ckpt", "256", dict(rfid=1.17, psnr=21.90)),
+    _magvit2("128", "imagenet_128_L.ckpt", "128", dict(rfid=1.18, psnr=25.08), pixels=128),
     _magvit2(
-        "pretrain-262144", "pretrain256_262144.ckpt", "pretrain_256_262144", 115_127_829, _quality(1.67, 22.70, 0.64)
+        "pretrain-262144", "pretrain256_262144.ckpt", "pretrain_256_262144", dict(rfid=1.67, psnr=22.70, ssim=0.64)
     ),
     _magvit2(
-        "pretrain-16384", "pretrain256_16384.ckpt", "pretrain_256_16384", 115_094_033, _quality(2.55, 22.21, 0.62),
+        "pretrain-16384", "pretrain256_16384.ckpt", "pretrain_256_16384", dict(rfid=2.55, psnr=22.21, ssim=0.62),
         bits=14,
     ),
 )  # fmt: skip
 _IBQ_TOKENIZERS = (
-    _ibq("1024", 1024, _quality(2.24, lpips=0.2580, codebook_usage=0.99)),
-    _ibq("8192", 8192, _quality(1.87, lpips=0.2437, codebook_usage=0.98)),
-    _ibq("16384", 16_384, _quality(1.37, lpips=0.2235, codebook_usage=0.96)),
-    _ibq("262144", 262_144, _quality(1.00, lpips=0.2030, codebook_usage=0.84)),
-    _ibq("pretrain-16384", 16_384, _quality(2.06, 22.01, 0.61)),
-    _ibq("pretrain-262144", 262_144, _quality(1.53, 22.69, 0.64)),
+    _ibq("1024", 1024, dict(rfid=2.24, lpips=0.2580, codebook_usage=0.99)),
+    _ibq("8192", 8192, dict(rfid=1.87, lpips=0.2437, codebook_usage=0.98)),
+    _ibq("16384", 16_384, dict(rfid=1.37, lpips=0.2235, codebook_usage=0.96)),
+    _ibq("262144", 262_144, dict(rfid=1.00, lpips=0.2030, codebook_usage=0.84)),
+    _ibq("pretrain-16384", 16_384, dict(rfid=2.06, psnr=22.01, ssim=0.61)),
+    _ibq("pretrain-262144", 262_144, dict(rfid=1.53, psnr=22.69, ssim=0.64)),
 )
 MAGVIT2_FAMILY = (
     *_TOKENIZERS,

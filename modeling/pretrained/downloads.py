@@ -1,6 +1,6 @@
-"""Weight files of others: in a folder of this machine, in the cache of huggingface_hub, or downloaded into it once.
+"""Published weight files: from a local folder, from the cache of huggingface_hub, or downloaded into it.
 
-HF_HUB_OFFLINE=1 and the other variables of huggingface_hub (cache folder, end point, token) have their usual meaning.
+The variables of huggingface_hub (HF_HUB_OFFLINE, cache folder, end point, token) apply.
 """
 
 import os
@@ -16,17 +16,17 @@ WEIGHTS_VARIABLE = "TITOK_WEIGHTS"
 
 
 class NotOnHub(FileNotFoundError):
-    """The Hub can be reached, but has no such repository, or no such file in it."""
+    """The Hub can be reached, but lacks the repository or the file."""
 
 
 def release_weights(release: Release) -> Path:
     """The weight file of a release: from the folder TITOK_WEIGHTS, else the Hub cache, else downloaded.
 
     Raises:
-        OSError: it is nowhere and cannot be downloaded; the message says what to put where.
+        OSError: it is in none of these and cannot be downloaded; the message says which file to put where.
     """
     found = _in_weights_folder(release)
-    for repo, file in release.sources:
+    for repo, file in release.sources:  # every cache before any download
         found = found or _cached(repo, file)
     if found is not None:
         return found
@@ -35,22 +35,22 @@ def release_weights(release: Release) -> Path:
         try:
             return hub_file(repo, file)
         except NotOnHub as error:
-            reason = str(error)  # the same weights may lie elsewhere
+            reason = str(error)  # the next source may have the weights
         except OSError as error:
             reason = str(error)
-            break  # without a connection the next place cannot be reached either
+            break  # without a connection the next source fails too
     where = f"{release.file} from {release.origin}"
     if release.repo:
         url = hf_hub_url(release.repo, release.file)
         where = f"{url} (repository {release.repo}, file {release.file})"
     raise ConnectionError(
-        f"weights of {release.name} are not on this machine and cannot be downloaded: {reason}. Get"
-        f" {where} and put it as {release.file} into a folder that the environment variable {WEIGHTS_VARIABLE} names"
+        f"weights of {release.name} are not on this machine and cannot be downloaded: {reason}. Get {where}, save it"
+        f" as {release.file} in a folder of your choice and set {WEIGHTS_VARIABLE} to that folder"
     )
 
 
 def _in_weights_folder(release: Release) -> Path | None:
-    """TITOK_WEIGHTS/file, with the repository or its last part in front, or a converted folder of our name."""
+    """The file in TITOK_WEIGHTS, or below it in a folder called like the repository or, converted, like the model."""
     folder = os.environ.get(WEIGHTS_VARIABLE)
     if not folder:
         return None
@@ -65,7 +65,7 @@ def _in_weights_folder(release: Release) -> Path | None:
 
 def _cached(repo: str, file: str) -> Path | None:
     found = try_to_load_from_cache(repo, file)
-    return Path(found) if isinstance(found, str) else None
+    return Path(found) if isinstance(found, str) else None  # neither a path nor None: known to be missing
 
 
 def hub_file(repo: str, file: str) -> Path:
@@ -78,13 +78,10 @@ def hub_file(repo: str, file: str) -> Path:
     try:
         return Path(hf_hub_download(repo, file))
     except RepositoryNotFoundError as error:
-        raise NotOnHub(
-            f"the Hub has no repository {repo} that may be read without (or with your) token"
-        ) from error
+        raise NotOnHub(f"the Hub has no repository {repo}, or your token may not read it") from error
     except LocalEntryNotFoundError as error:
         raise ConnectionError(
-            f"{repo}/{file} is not in the local cache and the Hub cannot be reached (no connection, or"
-            " HF_HUB_OFFLINE is set)"
+            f"{repo}/{file} is not in the cache and the Hub cannot be reached (or HF_HUB_OFFLINE is set)"
         ) from error
     except EntryNotFoundError as error:
         raise NotOnHub(f"the Hub repository {repo} has no file {file}") from error
@@ -93,11 +90,7 @@ def hub_file(repo: str, file: str) -> Path:
 
 
 def hub_model(repo: str) -> tuple[Path, Path]:
-    """Configuration and weights of a Hub repository that holds one model.
-
-    Raises:
-        OSError: see `hub_file`; both files must be there, safetensors are preferred.
-    """
+    """Configuration and weights of a Hub repository with one model; errors as `hub_file`."""
     config = hub_file(repo, "config.json")
     try:
         return config, hub_file(repo, "model.safetensors")

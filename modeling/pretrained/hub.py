@@ -1,4 +1,4 @@
-"""Models as folders of two files, config.json and model.safetensors, here and on the Hugging Face Hub."""
+"""Save models as folders with config.json and model.safetensors, and upload these to the Hugging Face Hub."""
 
 import json
 import tempfile
@@ -21,28 +21,26 @@ WEIGHTS = "model.safetensors"
 
 
 def save_pretrained(module: nn.Module, folder: str | Path, **extra: Any) -> Path:
-    """Write a tokenizer or generator so that every loader of this project, and `from_pretrained`, takes the folder.
+    """Write a tokenizer or generator to a folder that `from_pretrained` and all other loaders take; returns the folder.
 
     Args:
-        module: made by `build_tokenizer` or `build_generator`, or loaded: it must know its section.
-        extra: further sections of config.json. A generator's loaders use `sampling` (keywords of `generate`) and
+        module: a loaded model, or one made by `build_tokenizer` or `build_generator`.
+        extra: further sections of config.json. Loaders of a generator read `sampling` (keywords of `generate`) and
             `tokens` (`tokenizer`: as `load_tokenizer` takes it, `class_names`: a list).
 
-    Returns:
-        The folder.
-
     Raises:
-        ValueError: the module does not know its section, or extra cannot be written as JSON.
+        ValueError: the module does not know its section, or `extra` cannot be written as JSON.
         OSError: the folder cannot be written.
     """
-    section = getattr(module, "section", None)
+    section = getattr(module, "section", None)  # set by the factory
     if section is None:
-        raise ValueError(
-            f"{type(module).__name__} does not know its section; make it by build_tokenizer or build_generator"
-        )
+        made = type(module).__name__
+        raise ValueError(f"{made} does not know its section; make it by build_tokenizer or build_generator")
     kind = "tokenizer" if isinstance(module, Tokenizer) else "generator"
     try:
-        text = json.dumps({kind: section, **extra}, indent=1, ensure_ascii=False)
+        text = json.dumps(
+            {kind: section, **extra}, indent=1, ensure_ascii=False
+        )  # before any file is touched
     except TypeError as error:
         raise ValueError(f"{HUB_CONFIG} cannot be written: {error}") from error
     folder = Path(folder)
@@ -59,19 +57,15 @@ def from_pretrained(name: ModelName, device: torch.device | str = "cpu") -> nn.M
 def push_to_hub(
     module: nn.Module, repo_id: str, *, private: bool = True, token: str | None = None, **extra: Any
 ) -> str:
-    """Upload a model to the Hugging Face Hub; the repository is made if it does not exist.
+    """Upload what `save_pretrained` writes to the Hugging Face Hub; returns the address of the files.
 
     Args:
-        module, extra: see `save_pretrained`.
-        repo_id: "organisation/name".
-        private: of a repository that is made.
+        repo_id: "organisation/name"; created if it does not exist.
+        private: whether a created repository is private.
         token: with permission to write; None is the one that huggingface_hub has stored.
 
-    Returns:
-        Where the files are.
-
     Raises:
-        ValueError: see `save_pretrained`, or `repo_id` is not a name of a repository.
+        ValueError: as `save_pretrained`, or `repo_id` is not a repository name.
         ConnectionError: the Hub cannot be reached, or refuses.
     """
     api = HfApi(token=token)

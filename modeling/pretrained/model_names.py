@@ -1,4 +1,4 @@
-"""What a model may be called, wherever it lies: `open_model` finds its configuration and weights.
+"""All ways to name a model; `open_model` finds its configuration and weights.
 
     titok-l32                              a name of the catalog
     runs/titok, runs/titok/checkpoints/... a run or checkpoint folder (config.yaml), also one of the original project
@@ -19,28 +19,29 @@ from typing import Any
 
 from common.build import ConfigError, nearest
 from common.config import REPOSITORY, find_file, read_yaml
-from compat.models import (
-    generator_section,
-    is_original,
-    sampling_section,
-    tokenizer_section,
-    weight_file,
-)
+from compat.models import generator_section, is_original, sampling_section, tokenizer_section, weight_file
 from modeling.pretrained.catalog import RELEASES, release_of_file, release_of_section
 from modeling.pretrained.downloads import hub_model, release_weights
 from modeling.pretrained.release import Release, imagenet_classes
-from modeling.pretrained.run_folder import CONFIG, MODEL_SECTIONS, ModelFiles, newest_weights, open_run
+from modeling.pretrained.run_folder import (
+    CONFIG,
+    MODEL_SECTIONS,
+    ModelFiles,
+    check_keys,
+    newest_weights,
+    open_run,
+)
 from storage.weights import weight_names
 
 ModelName = str | Path | Mapping[str, Any]
 
 HUB_CONFIG = "config.json"
-LOCAL_FOLDERS = ("runs", "assets", "configs")
+LOCAL_FOLDERS = ("runs", "assets", "configs")  # never organisations of the Hub, though they may not exist yet
 CONFIG_SUFFIXES = (".yaml", ".yml", ".json")
-# What the original's files may hold and needs no place here: a counting buffer of old transformers releases, and the
-# usage statistics of codebooks that are no longer trained.
+# Entries of the original's files that our models lack: a counting buffer of old transformers releases, and the usage
+# statistics of codebooks, which only training reads.
 DROP = ("*.position_ids", "quantize.embed_prob")
-TEXT_ENTRY = "decoder.text_guidance_proj.weight"
+TEXT_ENTRY = "decoder.text_guidance_proj.weight"  # only TA-TiTok has it
 
 
 def open_model(
@@ -50,14 +51,14 @@ def open_model(
 
     Args:
         name: see the module's documentation.
-        kind: "tokenizer" or "generator" where a configuration describes both; None lets the weights decide.
-        config: configuration of a local weight file or folder, of ours or of the original, where none lies beside it.
-            Its key `format`, of `loading.FORMATS`, says how to read a file of another project.
+        kind: "tokenizer" or "generator" if a configuration describes both; None lets the weights decide.
+        config: configuration, ours or the original's, of a local weight file or folder that has none. Its key `format`
+            says how to read a file of another project (`loading.FORMATS`).
 
     Raises:
-        FileNotFoundError: nothing is there under this name; the message says what was looked for.
-        ConnectionError: it has to be downloaded and cannot be.
-        ValueError: the configuration cannot be read, or is of another kind of model.
+        FileNotFoundError: nothing has this name; the message says what was looked for.
+        ConnectionError: the download fails.
+        ValueError: the configuration cannot be read, has an unknown key, or describes another kind of model.
     """
     if isinstance(name, Mapping):
         return _from_parts(name)
@@ -65,9 +66,7 @@ def open_model(
     path = _existing(name)
     if config is not None:
         if path is None:
-            raise FileNotFoundError(
-                f"a configuration was given for {name}, which is not a local file or folder"
-            )
+            raise FileNotFoundError(f"config is given, but {name} is not a local file or folder")
         weights = path if path.is_file() else newest_weights(path)
         return _describe(name, weights, _read(config), kind)
     if name in RELEASES:
@@ -84,12 +83,12 @@ def open_model(
         return _describe(name, weights, _read(found), kind)
     hint = nearest(name, list(RELEASES))
     raise FileNotFoundError(
-        f"{kind or 'model'} {name} does not exist: it is no file, folder or released model{hint}"
+        f"{kind or 'model'} {name} does not exist as file, folder or released model{hint}"
     )
 
 
 def shown_name(name: ModelName) -> str:
-    """A model's name as text: the word or path, or the weight file of one that is given by its parts."""
+    """A model's name as text; the weight file for a model given by its parts."""
     return str(name["weights"] if isinstance(name, Mapping) else name)
 
 
@@ -101,7 +100,7 @@ def _existing(name: str) -> Path | None:
 
 
 def _may_be_repository(name: str) -> bool:
-    """Whether a name that is no local path may be one of the Hub: not if its first part is (usually) a folder here."""
+    """Whether a name that is no local path may be on the Hub: not if its first part is (usually) a folder here."""
     first = name.split("/")[0]
     if first in LOCAL_FOLDERS or not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name):
         return False
@@ -126,6 +125,7 @@ def _from_parts(parts: Mapping[str, Any]) -> ModelFiles:
             f" found {', '.join(parts) or 'nothing'}"
         )
     config = {key: value for key, value in parts.items() if key != "weights"}
+    check_keys(config, f"model {weights}")
     if isinstance(origin := config.get("tokens"), Mapping):
         config["tokens"] = dict(origin)
     elif sections == ["generator"]:
@@ -147,11 +147,14 @@ def _from_path(name: str, path: Path, kind: str | None) -> ModelFiles:
                 raise ValueError(f"{name} is the file of a {release.kind} ({release.name}), not of a {kind}")
             return ModelFiles(name, _with_own_tokenizer(release, path), path, DROP, release.format)
     run = open_run(path)
-    return _describe(name, run.weights, run.config, kind) if is_original(run.config) else run
+    if is_original(run.config):
+        return _describe(name, run.weights, run.config, kind)
+    check_keys(run.config, f"{CONFIG} of {name}")
+    return run
 
 
 def _with_own_tokenizer(release: Release, path: Path) -> dict[str, Any]:
-    """The configuration of a release in a file of the user's; a tokenizer in the same file is not sought elsewhere."""
+    """The configuration of a release in the user's file; its tokenizer is read from there too if the file holds it."""
     config, tokenizer = release.config, RELEASES.get(release.tokenizer or "")
     if tokenizer is not None and tokenizer.file == release.file:
         config["tokens"]["tokenizer"] = str(path)
@@ -159,7 +162,7 @@ def _with_own_tokenizer(release: Release, path: Path) -> dict[str, Any]:
 
 
 def _from_config_file(name: str, path: Path, kind: str | None) -> ModelFiles:
-    """A configuration given for the model that it describes: weights beside it, or those that it names."""
+    """A model named by its configuration: the weights lie beside it, or it names them."""
     tree = _read(path)
     if not is_original(tree) or path.name == HUB_CONFIG:
         return _describe(name, newest_weights(path.parent), tree, kind)
@@ -167,14 +170,14 @@ def _from_config_file(name: str, path: Path, kind: str | None) -> ModelFiles:
     named = weight_file(tree, kind)
     if named is None:
         raise ConfigError(
-            f"{name} names no weights: experiment.{kind}_checkpoint is missing; name the weight file instead, with this"
-            " file as its configuration"
+            f"experiment.{kind}_checkpoint is missing in {name}; set it to the weight file, or name the weight file"
+            " and give this file as its configuration"
         )
     return _describe(name, _find_weights(named, path.parent), tree, kind, path.parent)
 
 
 def _find_weights(named: str, beside: Path) -> Path:
-    """A weight file by its path, beside the file that names it, or by the name under which it was published."""
+    """A weight file beside the file that names it, by its path, or by its published name."""
     if (beside / named).is_file():
         return beside / named
     found = _existing(named)
@@ -187,15 +190,24 @@ def _find_weights(named: str, beside: Path) -> Path:
 
 
 def _read(config: str | Path | Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration as plain nested dicts, interpolations of the original's left as they are."""
+    """A configuration as plain nested dicts."""
     if isinstance(config, Mapping):
-        return dict(config)
-    path = find_file(config, "configuration")
-    if path.suffix != ".json":
-        return read_yaml(path)
+        tree, where = dict(config), "config"
+    else:
+        path = find_file(config, "configuration")
+        if path.suffix == ".json":
+            return _read_json(path)
+        tree, where = read_yaml(path), str(path)
+    if not is_original(tree):
+        check_keys(tree, where)
+    return tree
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """A config.json; it may have further sections, see `save_pretrained`."""
     try:
         tree = json.loads(path.read_text())
-    except ValueError as error:  # also of undecodable bytes
+    except ValueError as error:  # bytes that are no text too
         raise ConfigError(f"{path} is not JSON: {error}") from error
     if not isinstance(tree, Mapping):
         raise ConfigError(f"{path} must hold keys and values, found {type(tree).__name__}")
@@ -205,12 +217,12 @@ def _read(config: str | Path | Mapping[str, Any]) -> dict[str, Any]:
 def _describe(
     name: str, weights: Path, tree: dict[str, Any], kind: str | None, folder: Path | None = None
 ) -> ModelFiles:
-    """Weights with the configuration that belongs to them, translated if it is of the original."""
+    """Weights with their configuration, translated if it is the original's."""
     if not is_original(tree):
         if not any(isinstance(tree.get(key), Mapping) for key in MODEL_SECTIONS):
             raise ConfigError(
                 f"the configuration of {name} has neither a section {' nor '.join(MODEL_SECTIONS)},"
-                " nor model.vq_model of the original project"
+                " nor the original's model.vq_model"
             )
         return ModelFiles(name, tree, weights)
     names = weight_names(weights)
@@ -229,24 +241,21 @@ def _describe(
 
 
 def _tokenizer_of(tree: Mapping[str, Any], folder: Path) -> ModelName | None:
-    """The tokenizer of an original generator: its own weight file, else the released one of the same design."""
+    """The tokenizer of an original generator: the weight file that it names, else the release of the same design."""
     if not isinstance(tree["model"].get("vq_model"), Mapping):
         return None
     named = weight_file(tree, "tokenizer")
-    local = (
-        next((p for p in (folder / named, _existing(named)) if p and p.is_file()), None) if named else None
-    )
+    places = (folder / named, _existing(named)) if named else ()
+    local = next((path for path in places if path and path.is_file()), None)
     if local is not None:
-        return {
-            "weights": str(local),
-            "tokenizer": tokenizer_section(tree, text=TEXT_ENTRY in weight_names(local)),
-        }
+        section = tokenizer_section(tree, text=TEXT_ENTRY in weight_names(local))
+        return {"weights": str(local), "tokenizer": section}
     release = release_of_file(Path(named).name) if named else release_of_section(tokenizer_section(tree))
     return named if release is None else release.name
 
 
 def _origin(generator: Mapping[str, Any], tokenizer: ModelName | None) -> dict[str, Any]:
-    """Section `tokens` of a generator of the original: all of them that know classes know those of ImageNet."""
-    names = imagenet_classes()
+    """Section `tokens` of an original generator."""
+    names = imagenet_classes()  # all of the original's class-conditional generators learned these
     origin = {"class_names": names} if generator.get("num_classes") == len(names) else {}
     return origin if tokenizer is None else {"tokenizer": tokenizer, **origin}

@@ -1,5 +1,6 @@
 """What the catalog knows of a model with published weights, and the names of the ImageNet classes."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -11,51 +12,34 @@ CLASS_FILE = Path(__file__).with_name("imagenet_classes.txt")
 
 @dataclass(frozen=True, kw_only=True)
 class Release:
-    """A model that `load_tokenizer`, `load_generator` or `load_image_model` finds by its name.
-
-    Attributes:
-        name: its name here.
-        kind: "tokenizer" or "generator".
-        licence: of the weights.
-        tokens: tokens (continuous: latent vectors) per image.
-        bits_per_image: tokens times log2 of the codebook size; None if continuous.
-        parameters: entries of the state dict, in numbers.
-        metrics: published results. Tokenizers: rfid, inception_score, psnr (dB), ssim, lpips of reconstructions of the
-            ImageNet validation set at the tokenizer's size, codebook_usage (a share) there. Generators: gfid,
-            inception_score, precision, recall of 50,000 samples of 256 x 256 pixels.
-        section: our `tokenizer` or `generator` section; empty for a model in `folder`, which has it in its config.yaml.
-        sampling: published settings of a generator's sampler.
-        tokenizer: name of the tokenizer whose tokens a generator makes.
-        repo, file: Hub repository and file of the plain state dict.
-        hub_repo: Hub repository with config.json and model.safetensors, if there is one.
-        manifest: name of the list of state-dict entries that the tests compare with.
-        format: key of `loading.FORMATS` for a file whose entries have other names than ours, or that holds more
-            than weights; `manifest` lists the names of the file.
-        origin: where people get a file that is in no Hub repository.
-        folder: run folder of a model that comes with this repository.
-    """
+    """A model that `load_tokenizer`, `load_generator` or `load_image_model` finds by its name."""
 
     name: str
-    kind: str
-    licence: str
-    tokens: int
-    bits_per_image: float | None
-    parameters: int
+    kind: str  # "tokenizer" or "generator"
+    licence: str  # of the weights
+    tokens: int  # per image; latent vectors if continuous
+    bits_per_image: float | None  # tokens times log2 of the codebook size; None if continuous
+    parameters: int  # numbers in the state dict
+    # Published results. Tokenizers, on the ImageNet validation set at their own size: rfid, inception_score, psnr (dB),
+    # ssim, lpips, codebook_usage (a share). Generators, on 50,000 samples of 256 x 256: gfid, inception_score,
+    # precision, recall.
     metrics: Mapping[str, float]
-    section: Mapping[str, Any] = field(default_factory=dict)
-    sampling: Mapping[str, Any] = field(default_factory=dict)
-    tokenizer: str | None = None
-    repo: str | None = None
-    file: str | None = None
-    hub_repo: str | None = None
-    manifest: str | None = None
-    format: str | None = None
-    origin: str | None = None
-    folder: str | None = None
+    section: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # empty for a model in `folder`: see its config.yaml
+    sampling: Mapping[str, Any] = field(default_factory=dict)  # published settings of a generator's sampler
+    tokenizer: str | None = None  # name of the tokenizer whose tokens a generator predicts
+    repo: str | None = None  # Hub repository of `file`
+    file: str | None = None  # weight file as published
+    hub_repo: str | None = None  # Hub repository with config.json and model.safetensors
+    manifest: str | None = None  # list of the file's entries in tests/manifests
+    format: str | None = None  # key of `loading.FORMATS`; None: a plain state dict under our names
+    origin: str | None = None  # where to get a file that is in no Hub repository
+    folder: str | None = None  # run folder of a model that comes with this repository
 
     @property
     def sources(self) -> list[tuple[str, str]]:
-        """(Hub repository, file) where the weights lie, the safer format first."""
+        """(Hub repository, file) pairs that hold the weights, the safer format first."""
         places = [(self.hub_repo, "model.safetensors"), (self.repo, self.file)]
         return [(repo, file) for repo, file in places if repo and file]
 
@@ -68,6 +52,24 @@ class Release:
         return {"generator": dict(self.section), "sampling": dict(self.sampling), "tokens": origin}
 
 
+def entry(kind: str, name: str, tokens: int, codes: int | None, **about: Any) -> Release:
+    """A release with its bits per image; `codes` is the codebook size, None if continuous."""
+    bits = None if codes is None else tokens * math.log2(codes)
+    return Release(kind=kind, name=name, tokens=tokens, bits_per_image=bits, **about)
+
+
+def vq_section(codes: int, channels: int, unit: bool) -> dict[str, Any]:
+    """The `quantizer` section of a released VQ codebook; `unit`: codes and latents are l2-normalised."""
+    section = {"name": "vq", "codebook_size": codes, "code_dim": channels, "commitment_cost": 0.25}
+    return section | {"use_l2_norm": unit, "online_clustering": False}
+
+
+def unfiltered(scale: Any, temperature: Any = 1.0) -> dict[str, Any]:
+    """Sampler settings with constant guidance that cut off no code; lists hold one value per sub-token."""
+    guidance = {"guidance_scale": scale, "guidance_power": 0.0}
+    return guidance | {"temperature": temperature, "top_k": 0, "top_p": 1.0}
+
+
 @cache
 def _imagenet_classes() -> tuple[str, ...]:
     return tuple(CLASS_FILE.read_text().splitlines())
@@ -75,4 +77,4 @@ def _imagenet_classes() -> tuple[str, ...]:
 
 def imagenet_classes() -> list[str]:
     """Short English names of the 1000 ImageNet classes in the order of the labels (sorted synsets)."""
-    return list(_imagenet_classes())
+    return list(_imagenet_classes())  # a copy: callers may change it

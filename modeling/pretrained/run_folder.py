@@ -1,9 +1,9 @@
-"""Folders that hold a model: a training run, finished or not, one of its checkpoints, or one weight file of it.
+"""Folders that hold a model: a training run, finished or not, one of its checkpoints, or one of its weight files.
 
 run/config.yaml                            section `tokenizer` or `generator`: how to build the model
 run/model.safetensors                      the result of a finished run
 run/checkpoints/step-00001000/             a folder of the same kind: config.yaml and
-    ema.safetensors, model.safetensors     averaged weights (they are preferred) and raw ones
+    ema.safetensors, model.safetensors     averaged weights (preferred) and raw ones
 
 Output folders of the original project have a config.yaml too; their weights lie in
 
@@ -16,51 +16,45 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from common.build import ConfigError, nearest
 from common.config import find_file, read_yaml
 
 CONFIG = "config.yaml"
 WEIGHTS = ("ema.safetensors", "model.safetensors", "pytorch_model.bin")  # in order of preference
 PARTS = ("ema_model", "unwrapped_model")  # folders inside a checkpoint of the original
 MODEL_SECTIONS = ("tokenizer", "generator")
+# What may stand in a configuration beside weights: the keys of a training run, of which most are not read here, ...
+RUN_KEYS = (
+    *("experiment", "data", "optimizer", "schedule", "training", "evaluation"),
+    *("tokenizer", "teacher", "initialize", "text_encoder", "losses"),
+    *("discriminator", "discriminator_learning_rate"),
+    *("generator", "rar", "maskgit", "sampling", "tokens"),
+)
+CONFIG_KEYS = (*RUN_KEYS, "format")  # ... and how to read the weight file: `loading.FORMATS`
 
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """Where a model's parts were found.
+    """The parts of a model that was found."""
 
-    Attributes:
-        name: what the user named.
-        config: the configuration in our terms: section `tokenizer` or `generator`, and what else is known, such as
-            `sampling`, `data`, and in `tokens` the tokenizer and the class names of a generator.
-        weights: the weight file to load.
-        drop: entries, with wildcards, that this file may hold and no model of ours needs.
-        format: key of `loading.FORMATS` if the file has other names than ours; see `catalog.Release`.
-    """
-
-    name: str
+    name: str  # as the user named it
+    # In our terms: section `tokenizer` or `generator`, and what else is known, such as `sampling`, `data`, and in
+    # `tokens` the tokenizer and the class names of a generator.
     config: dict[str, Any]
-    weights: Path
-    drop: tuple[str, ...] = ()
-    format: str | None = None
+    weights: Path  # the file to load
+    drop: tuple[str, ...] = ()  # entries of the file, with wildcards, that our models do not need
+    format: str | None = None  # key of `loading.FORMATS` if the file has other names than ours
 
     @property
     def kind(self) -> str:
-        """What the configuration describes: "tokenizer" or "generator".
-
-        Raises:
-            ValueError: the configuration describes no model.
-        """
+        """What the configuration describes: "tokenizer" or "generator"; ValueError if neither."""
         for kind in MODEL_SECTIONS:
             if isinstance(self.config.get(kind), Mapping):
                 return kind
         raise ValueError(f"{self.name}: its configuration describes no model")
 
     def section(self, name: str) -> dict[str, Any]:
-        """The section that describes the model.
-
-        Raises:
-            ValueError: these files hold another kind of model, or none.
-        """
+        """The section that describes the model; ValueError if the files hold another kind of model, or none."""
         section = self.config.get(name)
         if isinstance(section, Mapping):
             return dict(section)
@@ -69,10 +63,23 @@ class ModelFiles:
         raise ValueError(f"{self.name} is not the folder of a {name}: {kinds}")
 
 
+def check_keys(config: Mapping[str, Any], where: str) -> None:
+    """Refuse unknown keys of a configuration in our terms: one that is ignored would change how weights are read.
+
+    Raises:
+        ConfigError: names `where`, the key and the nearest valid one.
+    """
+    for key in config:
+        if key not in CONFIG_KEYS:
+            raise ConfigError(
+                f"{where}: {key} is not an option{nearest(key, CONFIG_KEYS)}; options: {', '.join(CONFIG_KEYS)}"
+            )
+
+
 def open_run(path: str | Path) -> ModelFiles:
     """Find configuration and weights in a run folder, a checkpoint folder, or beside a weight file.
 
-    A run that is not finished gives its newest checkpoint. `config` is as in the file, not translated.
+    An unfinished run gives its newest checkpoint. `config` is as in the file: not translated, its keys not checked.
 
     Raises:
         FileNotFoundError: the path, the configuration or the weights do not exist; the message says which.
@@ -81,7 +88,7 @@ def open_run(path: str | Path) -> ModelFiles:
     found = find_file(path, "model folder")
     folder = found.parent if found.is_file() else found
     weights = found if found.is_file() else newest_weights(folder)
-    # A checkpoint knows its own configuration; that of the run may have been changed since.
+    # A checkpoint has its own configuration; that of the run may have changed since.
     for candidate in _config_folders(weights.parent, folder):
         if (candidate / CONFIG).is_file():
             return ModelFiles(name=str(found), config=read_yaml(candidate / CONFIG), weights=weights)
@@ -89,11 +96,7 @@ def open_run(path: str | Path) -> ModelFiles:
 
 
 def newest_weights(folder: Path) -> Path:
-    """The weight file of a folder, else that of its newest checkpoint that has one.
-
-    Raises:
-        FileNotFoundError: there is none.
-    """
+    """The weight file of a folder, else that of its newest checkpoint with one; FileNotFoundError if there is none."""
     checkpoints = {
         int(p.name.rsplit("-", 1)[1]): p
         for pattern in ("checkpoints/step-*", "checkpoint-*")
@@ -111,11 +114,9 @@ def newest_weights(folder: Path) -> Path:
 
 
 def _config_folders(folder: Path, named: Path) -> Iterator[Path]:
-    """Where the configuration of weights in `folder` may lie."""
+    """Where the configuration of weights in `folder` may lie, best first."""
     yield folder
     yield named
-    while folder.name in PARTS or folder.name.startswith(
-        "checkpoint-"
-    ):  # the original's have none of their own
+    while folder.name in PARTS or folder.name.startswith("checkpoint-"):  # these of the original have none
         folder = folder.parent
         yield folder

@@ -1,11 +1,20 @@
 """Training files of taming and LlamaGen, in their layouts and full sizes, through the front door."""
 
+import dataclasses
+
 import pytest
 import torch
 
-from modeling.pipeline import load_generator, load_tokenizer
+from common.build import ConfigError
+from modeling.factory import build_tokenizer
+from modeling.pipeline import from_pretrained, load_generator, load_tokenizer, save_pretrained
 from modeling.pretrained.catalog import RELEASES
+from modeling.pretrained.run_folder import RUN_KEYS
+from storage.files import write_yaml
+from tests.conftest import TOKENIZER
 from tests.parity import manifest
+from training.generator_run import GeneratorRun
+from training.tokenizer_run import TokenizerRun
 
 
 @pytest.mark.parametrize(
@@ -26,3 +35,28 @@ def test_loads_strictly_by_name(name, key, tmp_path, monkeypatch):
     torch.save({key: state}, tmp_path / release.file)
     with pytest.raises(ValueError, match="lacks the entry"):
         load(name)
+
+
+def test_unknown_keys_beside_a_section_are_refused_by_name(tmp_path):
+    tokenizer = build_tokenizer(TOKENIZER)
+    weights = save_pretrained(tokenizer, tmp_path / "any", note="JSON may say more") / "model.safetensors"
+    assert from_pretrained(tmp_path / "any").section == TOKENIZER
+    (tmp_path / "any" / "config.json").unlink()
+    for key, hint in (("layout", "; options: .*, format"), ("fromat", " .did you mean 'format'")):
+        config = {"tokenizer": TOKENIZER, key: "beit_vqkd"}
+        refused = f"{key} is not an option{hint}"
+        write_yaml(tmp_path / "given.yaml", config)
+        for given in (config, tmp_path / "given.yaml"):
+            with pytest.raises(ConfigError, match=refused):
+                load_tokenizer(weights, config=given)
+        with pytest.raises(ConfigError, match=refused):
+            load_tokenizer({"weights": str(weights), **config})
+        write_yaml(tmp_path / "any" / "config.yaml", config)
+        for name in (weights, tmp_path / "any", tmp_path / "any" / "config.yaml"):
+            with pytest.raises(ConfigError, match=f"config.yaml.*{refused}"):
+                load_tokenizer(name)
+
+
+def test_the_keys_beside_weights_are_those_of_runs():
+    fields = {field.name for run in (TokenizerRun, GeneratorRun) for field in dataclasses.fields(run)}
+    assert set(RUN_KEYS) == fields
