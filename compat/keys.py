@@ -1,7 +1,7 @@
 """The keys of the original release's YAML files, and how a tree with their keys and ours is divided.
 
-A tree is what files and overrides make together. `divide` accounts for every key in it: the original's keys are in the
-tables below, those of its section `model` in models.py, and all others must be ours.
+`divide` accounts for every key of merged files and overrides: the original's are in the tables below, those of its
+section `model` in models.py, and all others must be ours.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ PEAK, BASE = "optimizer.params.learning_rate", "lr_scheduler.params.learning_rat
 SECTIONS = ("experiment", "model", "losses", "dataset", "optimizer", "lr_scheduler", "training")
 NESTED = ("optimizer.params", "lr_scheduler.params", "dataset.params", "dataset.preprocessing")
 
-# Key of the original -> our key with the same meaning, or None if runs.py makes something else of it.
+# The original's key -> our key with the same meaning, or None if runs.py translates the value too.
 SHARED: dict[str, str | None] = {
     "experiment.project": "experiment.project",
     "experiment.name": "experiment.name",
@@ -65,22 +65,15 @@ SHARED: dict[str, str | None] = {
     "training.enable_tf32": None,
     "training.use_ema": None,
 }
-# The original has no default for these, and reads them where a tokenizer makes pixels.
+# Without default in the original, which reads them if a tokenizer is trained on pixels.
 REQUIRED_WITH_PIXELS = (
-    "losses.discriminator_start",
-    "losses.discriminator_factor",
-    "losses.discriminator_weight",
-    "losses.perceptual_loss",
-    "losses.perceptual_weight",
-    "losses.reconstruction_loss",
-    "losses.reconstruction_weight",
+    *("losses.discriminator_start", "losses.discriminator_factor", "losses.discriminator_weight"),
+    *("losses.perceptual_loss", "losses.perceptual_weight"),
+    *("losses.reconstruction_loss", "losses.reconstruction_weight"),
     "losses.lecam_regularization_weight",
 )
-OPTIONAL_LOSSES = (
-    "losses.quantizer_weight",
-    "losses.lecam_ema_decay",
-    "losses.kl_weight",
-    "losses.logvar_init",
+OPTIONAL_LOSSES = tuple(
+    f"losses.{key}" for key in ("quantizer_weight", "lecam_ema_decay", "kl_weight", "logvar_init")
 )
 OF_KIND: dict[Kind, dict[str, str | None]] = {
     "tokenizer": {
@@ -102,18 +95,13 @@ UNUSED = {
     "experiment.logging_dir": "trackers write into the run folder",
     "experiment.generator_checkpoint": "names weights to sample from",
     "optimizer.params.epsilon": "the original does not read it either; optimizer.epsilon is read",
-    "training.num_generated_images": "previews have a fixed number of pictures",
+    "training.num_generated_images": "previews have a fixed number of images",
 }
 
 # Sections of ours whose `name` decides which other options there are.
 NAMED = (
-    "tokenizer",
-    "tokenizer.quantizer",
-    "generator",
-    "discriminator",
-    "data.train",
-    "data.validation",
-    "data.images",
+    *("tokenizer", "tokenizer.quantizer", "generator", "discriminator"),
+    *("data.train", "data.validation", "data.images"),
 )
 TRANSFORM = ("image_size", "resize_shorter_edge", "random_crop", "random_flip")
 
@@ -121,15 +109,14 @@ TRANSFORM = ("image_size", "resize_shorter_edge", "random_crop", "random_flip")
 def divide(
     tree: Mapping[str, Any], kind: Kind, settings: type | None = None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What a tree says in the original's terms, by dotted key without those of `model`, and what it says in ours.
+    """The original's keys of a tree, dotted and without those of `model`, and our keys, nested.
 
     Args:
         tree: merged and resolved, with a section `model`.
-        kind: what the tree has to describe.
-        settings: dataclass of ours; its sections that are called as the original's may hold keys of both.
+        settings: our dataclass of the run; sections that both sides have may hold keys of both.
 
     Raises:
-        ConfigError: a key that is neither the original's nor ours (the nearest is named), or a model of another kind.
+        ConfigError: a key is neither the original's nor ours (names the nearest), or the model is of another kind.
     """
     _check_kind(tree["model"], kind)
     known = [*SHARED, *OF_KIND[kind], *UNUSED]
@@ -158,14 +145,14 @@ def divide(
         if key in SECTIONS and key != "model":
             read(key, value)
         elif key not in SECTIONS:
-            if get_close_matches(str(key), SECTIONS, n=1, cutoff=0.85):  # ours resemble them less
+            if get_close_matches(str(key), SECTIONS, n=1, cutoff=0.85):  # a typo: ours are less alike
                 raise _unknown(key, key, SECTIONS)
             ours[key] = value
     return flat, ours
 
 
 def overlay(old: Any, new: Any, path: str = "") -> Any:
-    """Our own keys over translated ones. Another `name` replaces a section, except how images are cut."""
+    """Our own keys over translated ones; another `name` replaces a section, apart from how images are cropped."""
     if not isinstance(old, Mapping) or not isinstance(new, Mapping):
         return new
     if path in NAMED and new.get("name", old.get("name")) != old.get("name"):
@@ -177,7 +164,6 @@ def overlay(old: Any, new: Any, path: str = "") -> Any:
 
 
 def _check_kind(model: Mapping[str, Any], kind: Kind) -> None:
-    """Refuse models of another kind, and unknown parts of models."""
     if "maskgen" in model:
         raise ConfigError("model.maskgen: text-to-image generators are not supported")
     parts = ("vq_model", "generator")
@@ -188,9 +174,7 @@ def _check_kind(model: Mapping[str, Any], kind: Kind) -> None:
         if not isinstance(model.get(key), Mapping):
             raise ConfigError(f"model.{key} is missing; expected a section")
     if kind == "tokenizer" and "generator" in model:
-        raise ConfigError(
-            "model.generator describes a generator; the file of a tokenizer has model.vq_model alone"
-        )
+        raise ConfigError("model.generator is not used: a tokenizer's file has model.vq_model alone")
 
 
 def _unknown(dotted: Any, key: Any, options: Any) -> ConfigError:

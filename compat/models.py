@@ -1,7 +1,7 @@
-"""Translation of the original project's nested configuration into our sections.
+"""Translation of the original project's section `model` into our sections.
 
-People hold such trees as YAML files and as `config.json` of published checkpoints. Their keys are translated here and
-nowhere else. Defaults are those of the original: old published files leave keys out and mean them.
+Such trees lie in YAML files and in `config.json` of published checkpoints. Defaults are the original's: published files
+rely on them.
 """
 
 from collections.abc import Mapping
@@ -55,6 +55,7 @@ GENERATOR_KEYS = (
     "randomness_anneal_start",
     "randomness_anneal_end",
 )
+# Its files name no model_type.
 RAR_KEYS = ("guidance_scale_pow", "randomness_anneal_start", "randomness_anneal_end")
 MODEL_TYPES = {"ViT": "maskgit", "UViT": "uvit"}
 GUIDANCE_POWER = 3.0  # of the original's samplers where the configuration names none
@@ -66,36 +67,29 @@ _REQUIRED = object()
 
 
 def is_original(tree: Any) -> bool:
-    """Whether a tree is a configuration of the original project: it has `model.vq_model` or `model.generator`."""
+    """Whether a tree is the original project's: it has a section `model.vq_model` or `model.generator`."""
     model = tree.get("model") if isinstance(tree, Mapping) else None
-    return isinstance(model, Mapping) and any(
-        isinstance(model.get(k), Mapping) for k in ("vq_model", "generator")
-    )
+    parts = [model.get(key) for key in ("vq_model", "generator")] if isinstance(model, Mapping) else []
+    return any(isinstance(part, Mapping) for part in parts)
 
 
 def has_generator(tree: Mapping[str, Any]) -> bool:
-    """Whether an original tree describes a generator besides its tokenizer."""
+    """Whether an original tree describes a generator."""
     return isinstance(tree.get("model"), Mapping) and isinstance(tree["model"].get("generator"), Mapping)
 
 
 def is_text_aware(tree: Mapping[str, Any]) -> bool:
-    """Whether an original tree shows that it is of TA-TiTok.
-
-    Its inference files do not: there the weights have to tell. Its training files ask for captions.
-    """
+    """Whether an original tree shows that it is a TA-TiTok's; inference files do not, there the weights decide."""
     section = _model(tree).get("vq_model") or {}
     data = tree.get("dataset") or {}
     params = (data.get("params") if isinstance(data, Mapping) else None) or {}
+    # Training files say that they load captions.
     captions = isinstance(params, Mapping) and params.get("dataset_with_text_label") is True
     return captions or any(key in section for key in TEXT_KEYS)
 
 
 def tokenizer_section(tree: Mapping[str, Any], text: bool | None = None) -> dict[str, Any]:
-    """Our `tokenizer` section of an original tree.
-
-    Args:
-        tree: the nested configuration; interpolations in it are resolved.
-        text: whether it is a TA-TiTok (True) or a TiTok (False); None decides by `is_text_aware`.
+    """Our `tokenizer` section of an original tree; `text` True is a TA-TiTok, None decides by `is_text_aware`.
 
     Raises:
         ConfigError: `model.vq_model` is missing, has an unknown or missing key, or a combination that no model has.
@@ -113,12 +107,9 @@ def tokenizer_section(tree: Mapping[str, Any], text: bool | None = None) -> dict
     for side, key in (("encoder", "enc"), ("decoder", "dec")):
         size = section.take(f"vit_{key}_model_size", Literal["small", "base", "large"])
         width, depth, heads = SIZES[size]
-        translated |= {
-            f"{side}_hidden_size": width,
-            f"{side}_depth": depth,
-            f"{side}_num_heads": heads,
-            f"{side}_patch_size": section.take(f"vit_{key}_patch_size", int),
-        }
+        patch = section.take(f"vit_{key}_patch_size", int)
+        translated |= {f"{side}_hidden_size": width, f"{side}_depth": depth}
+        translated |= {f"{side}_num_heads": heads, f"{side}_patch_size": patch}
     if text:
         if layout != "single_stage":
             raise ConfigError(
@@ -140,7 +131,7 @@ def generator_section(tree: Mapping[str, Any]) -> dict[str, Any]:
     """
     section, kind = _generator(tree)
     tokens = _Section(_model(tree).get("vq_model") or {}, "model.vq_model", VQ_MODEL_KEYS)
-    num_tokens = tokens.take("num_latent_tokens", int, None)
+    num_tokens = tokens.take("num_latent_tokens", int, None)  # MaskGIT's VQGAN has none
     translated = {
         "name": kind,
         "codebook_size": tokens.take("codebook_size", int),
@@ -160,11 +151,7 @@ def generator_section(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def sampling_section(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """Our `sampling` section of an original tree, complete for its kind of generator; {} if it has no generator.
-
-    Raises:
-        ConfigError: a key of `model.generator` is unknown or has a wrong value.
-    """
+    """Our complete `sampling` section of an original tree, {} without a generator; errors as `generator_section`."""
     if not has_generator(tree):
         return {}
     section, kind = _generator(tree)
@@ -187,22 +174,22 @@ def sampling_section(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def weight_file(tree: Mapping[str, Any], kind: str) -> str | None:
-    """The weight file that an original tree names for its "tokenizer" or "generator"; None if it names none."""
+    """The weight file that an original tree names for its "tokenizer" or "generator", if any."""
     experiment = _resolved(tree, "experiment")
     named = experiment.get(f"{kind}_checkpoint")
     if not named and kind == "tokenizer":
         section = _Section(_model(tree).get("vq_model") or {}, "model.vq_model", VQ_MODEL_KEYS)
-        # Elsewhere the key names the frozen teacher of the tokenizer, not the tokenizer.
+        # For a TiTok the key names its frozen teacher, not the tokenizer.
         named = section.values.get("pretrained_tokenizer_weight") if _is_vqgan(section) else None
     return None if not named else str(named)
 
 
 class _Section:
-    """One section of the original: keys checked when it is opened, values when they are taken."""
+    """One section of the original: checks keys when it is opened, values when they are taken."""
 
     def __init__(self, values: Any, path: str, known: tuple[str, ...]) -> None:
         if not isinstance(values, Mapping):
-            raise ConfigError(f"{path} is missing; a configuration of the original project must have it")
+            raise ConfigError(f"{path} is missing; a configuration of the original project needs it")
         for key in values:
             if key not in known:
                 raise ConfigError(
@@ -215,7 +202,7 @@ class _Section:
         return key in self.values
 
     def take(self, key: str, annotation: Any, default: Any = _REQUIRED) -> Any:
-        if self.values.get(key) is not None:
+        if self.values.get(key) is not None:  # null means the default
             return check_value(f"{self.path}.{key}", self.values[key], annotation)
         if default is _REQUIRED:
             raise ConfigError(f"{self.path}.{key} is missing")
@@ -223,11 +210,11 @@ class _Section:
 
 
 def _model(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """The section `model` as plain values; other sections may refer to what does not exist here."""
     return _resolved(tree, "model")
 
 
 def _resolved(tree: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """One section with its interpolations resolved; those of other sections may not resolve here."""
     if not isinstance(tree.get(name), Mapping):
         return {}
     try:
@@ -242,9 +229,9 @@ def _image_size(tree: Mapping[str, Any]) -> int:
 
 
 def _is_vqgan(section: _Section) -> bool:
-    """The configurations of RAR describe the codes of MaskGIT's VQGAN by their size alone."""
     if any(key.startswith("vit_") for key in section.values):
         return False
+    # RAR's configurations describe MaskGIT's VQGAN by the size of its codebook alone.
     sizes = (section.values.get("codebook_size", 1024), section.values.get("token_size", 256))
     if sizes != (1024, 256):
         raise ConfigError(
@@ -257,7 +244,7 @@ def _is_vqgan(section: _Section) -> bool:
 def _layout(section: _Section, mode: str) -> str:
     flags = (section.take("finetune_decoder", bool, True), section.take("is_legacy", bool, True))
     if flags not in LAYOUTS:
-        raise ConfigError("model.vq_model.is_legacy=false does not go with finetune_decoder=true")
+        raise ConfigError("model.vq_model.is_legacy=false needs finetune_decoder=false (default: true)")
     if flags[0] and mode == "vae":
         raise ConfigError("model.vq_model.quantize_mode='vae' needs finetune_decoder=false (default: true)")
     return LAYOUTS[flags]
@@ -272,7 +259,7 @@ def _quantizer(section: _Section, mode: str, text: bool) -> dict[str, Any]:
         "code_dim": section.take("token_size", int),
         "commitment_cost": section.take("commitment_cost", float, 0.25),
         "use_l2_norm": section.take("use_l2_norm", bool),
-        # The original's TiTok does not read the key.
+        # The original's TiTok ignores the key.
         "online_clustering": section.take("clustering_vq", bool, False) if text else False,
     }
 
@@ -280,15 +267,13 @@ def _quantizer(section: _Section, mode: str, text: bool) -> dict[str, Any]:
 def _generator(tree: Mapping[str, Any]) -> tuple[_Section, str]:
     model = _model(tree)
     if "generator" not in model and "maskgen" in model:
-        raise ConfigError(
-            "model.maskgen: text-to-image generators of the original are not part of this project"
-        )
+        raise ConfigError("model.maskgen: text-to-image generators are not supported")
     section = _Section(model.get("generator"), "model.generator", GENERATOR_KEYS)
     if section.values.get("model_type") is not None:
         return section, MODEL_TYPES[section.take("model_type", Literal["ViT", "UViT"])]
     if any(key in section for key in RAR_KEYS):
         return section, "rar"
     raise ConfigError(
-        "model.generator has neither model_type (ViT, UViT) nor a key of RAR"
-        f" ({', '.join(RAR_KEYS)}); it does not say what it is"
+        f"model.generator is of no known kind: it has neither model_type (ViT, UViT) nor a key of RAR"
+        f" ({', '.join(RAR_KEYS)})"
     )

@@ -1,6 +1,6 @@
 """Run files of the original code release (arXiv:2406.07550, arXiv:2411.00776, arXiv:2501.07730) in our terms.
 
-docs/original_configs.md shows the whole correspondence.
+docs/original_configs.md lists the whole correspondence.
 """
 
 from collections.abc import Mapping
@@ -27,21 +27,15 @@ from compat.keys import (
 )
 from compat.models import generator_section, sampling_section, tokenizer_section
 
-# A weight file does not say what is in it.
-WEIGHT_FILES = (".bin", ".safetensors", ".pt", ".pth")
+WEIGHT_FILES = (".bin", ".safetensors", ".pt", ".pth")  # these need a section that describes the model
 
 
 def translate_run(tree: Mapping[str, Any], kind: Kind, settings: type) -> dict[str, Any]:
-    """The tree of a training run in our terms.
-
-    Args:
-        tree: merged and resolved. A tree without the original's `model` section is returned as it is.
-        kind: what the run trains.
-        settings: dataclass of the run.
+    """The merged and resolved tree of a training run in our terms; unchanged without the original's section `model`.
 
     Raises:
-        ConfigError: a key that neither the original nor we know (the nearest one is named), a value without
-            counterpart here, a missing key, or a run of the other kind.
+        ConfigError: a key is unknown (names the nearest) or missing, a value has no counterpart here, or the run is of
+            the other kind.
     """
     if not isinstance(tree.get("model"), Mapping):
         return dict(tree)
@@ -52,7 +46,7 @@ def translate_run(tree: Mapping[str, Any], kind: Kind, settings: type) -> dict[s
             _put(result, target, flat[key])
     _common(result, flat)
     (_tokenizer_run if kind == "tokenizer" else _generator_run)(result, tree, flat, ours)
-    result = overlay(result, ours)
+    result = overlay(result, ours)  # our keys win
     for name, key in (("train", TRAIN_SHARDS), ("validation", EVAL_SHARDS), ("images", TRAIN_SHARDS)):
         section = result["data"].get(name) if isinstance(result["data"], Mapping) else None
         if isinstance(section, Mapping) and section.get("path", "") is None:
@@ -72,10 +66,10 @@ def _flag(flat: Mapping[str, Any], key: str, default: bool = False) -> bool:
 
 
 def _common(result: dict[str, Any], flat: Mapping[str, Any]) -> None:
-    """Keys of all runs that are more than renamed."""
+    """Keys of all runs whose values are translated too."""
     if not _flag(flat, "experiment.resume", True):
         raise ConfigError(
-            "experiment.resume=False: a run folder is always continued; choose another experiment.output_dir"
+            "experiment.resume=False is not supported: runs always resume; choose another experiment.output_dir"
         )
     experiment, training = result["experiment"], result["training"]
     if not experiment.get("output_dir") and experiment.get("name"):
@@ -84,29 +78,29 @@ def _common(result: dict[str, Any], flat: Mapping[str, Any]) -> None:
         experiment["trackers"] = ["wandb" if _flag(flat, "training.enable_wandb") else "tensorboard"]
     if "training.enable_tf32" in flat:
         training["matmul_precision"] = "high" if _flag(flat, "training.enable_tf32") else "highest"
+    # The original's decay is fixed.
     training["ema_decay"] = 0.999 if _flag(flat, "training.use_ema") else None
     if flat.get("optimizer.name", "adamw") != "adamw":
         raise ConfigError(f"optimizer.name={flat['optimizer.name']!r} is not known; expected adamw")
     if (scheduler := flat.get("lr_scheduler.scheduler", "cosine")) not in ("cosine", "constant"):
-        # Our schedules of the same names as other programs' need not be the same.
+        # Others of our schedules may differ from the original's of the same name.
         raise ConfigError(f"lr_scheduler.scheduler={scheduler!r} is not known; expected cosine or constant")
     if result["schedule"].get("name") != "constant" and flat.get(BASE, flat.get(PEAK)) != flat.get(PEAK):
-        raise ConfigError(f"{BASE}={flat[BASE]!r} must equal {PEAK}={flat.get(PEAK)!r}: there is one peak")
+        raise ConfigError(f"{BASE}={flat[BASE]!r} must equal {PEAK}={flat.get(PEAK)!r}")
 
 
 def _tokenizer_run(result: dict, tree: Mapping, flat: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
-    """Model, losses, discriminator and images of a tokenizer run."""
     captions = _flag(flat, CAPTIONS)
     section = tokenizer_section(tree)
     result["tokenizer"] = section
     layout = section.get("layout", "single_stage")
     if layout != "single_stage":
         teacher = tree["model"]["vq_model"].get("pretrained_tokenizer_weight")
-        result["teacher"] = _reference(teacher, {"name": "maskgit_vqgan"})
+        result["teacher"] = _reference(teacher, {"name": "maskgit_vqgan"})  # its codes are the proxy
     first = section | {"layout": "proxy"} if layout == "two_stage" else section  # what init_weight holds
     result["initialize"] = _reference(flat.get("experiment.init_weight"), first)
     losses = result.setdefault("losses", {})
-    if layout == "proxy":  # its only other term is the cross-entropy of the teacher's codes, of weight 1
+    if layout == "proxy":  # the only other term, the cross-entropy of the teacher's codes, has weight 1
         result["losses"] = {k: v for k, v in losses.items() if k == "quantizer_weight"}
         result["discriminator"] = None
         result.pop("discriminator_learning_rate", None)
@@ -115,12 +109,8 @@ def _tokenizer_run(result: dict, tree: Mapping, flat: Mapping[str, Any], ours: M
             if key not in flat and key.split(".")[-1] not in ours.get("losses", {}):
                 raise ConfigError(f"{key} is missing; the original has no default for it")
         losses["perceptual"] = perceptual_shares(flat["losses.perceptual_loss"])
-        result["discriminator"] = {
-            "name": "nlayer",
-            "base_channels": 128,
-            "num_stages": 3,
-            "pooled_size": 16,
-        }
+        # The original's discriminator, whose sizes its files do not name.
+        result["discriminator"] = {"name": "nlayer", "base_channels": 128, "num_stages": 3, "pooled_size": 16}
     image_size = flat.get(CROP_SIZE, section.get("image_size", 256))
     result["data"] = {
         "train": _train_images(flat, image_size, captions, 1000),
@@ -129,17 +119,18 @@ def _tokenizer_run(result: dict, tree: Mapping, flat: Mapping[str, Any], ours: M
 
 
 def _generator_run(result: dict, tree: Mapping, flat: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
-    """Model, task, previews and tokens of a generator run."""
     if flat.get("experiment.init_weight"):
+        weights = flat["experiment.init_weight"]
         raise ConfigError(
-            f"experiment.init_weight={flat['experiment.init_weight']!r}: generators start from scratch"
+            f"experiment.init_weight={weights!r} is not supported: generators start from scratch"
         )
     generator, options = generator_section(tree), tree["model"]["generator"]
     result |= {"generator": generator, "sampling": sampling_section(tree)}
     task = "rar" if generator["name"] == "rar" else "maskgit"
     keys = ("class_label_dropout", "randomness_anneal_start", "randomness_anneal_end")
+    # Keys of the original's model that are ours of the training task; MaskGIT has no annealing.
     given = {key: options[key] for key in (keys if task == "rar" else keys[:1]) if key in options}
-    smoothing = result.pop("maskgit", {})  # autoregressive training has no such terms
+    smoothing = result.pop("maskgit", {})  # RAR's training has no such terms
     result[task] = given | (smoothing if task == "maskgit" else {})
     section = tokenizer_section(tree)
     key, weights = tokenizer_weights(tree, flat, section)
@@ -156,7 +147,7 @@ def _generator_run(result: dict, tree: Mapping, flat: Mapping[str, Any], ours: M
 
 
 def _reference(weights: str | None, section: Mapping[str, Any]) -> str | dict[str, Any] | None:
-    """What a model is opened by: a name or folder as it is, a weight file together with the section of its model."""
+    """The name of a model: unchanged, or the weight file with the section of its model."""
     if not weights:  # files write "" for none
         return None
     if PurePath(str(weights)).suffix not in WEIGHT_FILES:
@@ -167,7 +158,7 @@ def _reference(weights: str | None, section: Mapping[str, Any]) -> str | dict[st
 def tokenizer_weights(
     tree: Mapping[str, Any], flat: Mapping[str, Any], section: Mapping[str, Any]
 ) -> tuple[str, str | None]:
-    """The key that names the weights of a generator's tokenizer, and its value; None if the file leaves it empty."""
+    """The key that names the weights of a generator's tokenizer, and its value, None if empty."""
     if section["name"] == "maskgit_vqgan":
         key = "pretrained_tokenizer_weight"
         return f"model.vq_model.{key}", tree["model"]["vq_model"].get(key) or None
@@ -176,14 +167,10 @@ def tokenizer_weights(
 
 
 def perceptual_shares(name: Any) -> dict[str, float]:
-    """Shares of the two networks that the original's name of a perceptual loss means.
+    """Weights of the two networks in the original's name of a perceptual loss.
 
-    Args:
-        name: "lpips", "convnext_s", or both with their weights as the last two fields, such as
-            "lpips-convnext_s-1.0-0.1" (arXiv:2501.07730).
-
-    Raises:
-        ConfigError: it is none of these.
+    That is "lpips", "convnext_s", or both with their weights, such as "lpips-convnext_s-1.0-0.1" (arXiv:2501.07730);
+    ConfigError for anything else.
     """
     error = ConfigError(
         f"losses.perceptual_loss={name!r} is not known; expected lpips, convnext_s or, with weights,"
@@ -202,7 +189,8 @@ def perceptual_shares(name: Any) -> dict[str, float]:
 
 
 def _shards(pattern: Any, image_size: Any) -> dict[str, Any]:
-    """A data section over tar shards; several patterns are joined by '::'."""
+    """A data section over tar shards."""
+    # The original joins several patterns by "::".
     path = pattern.split("::") if isinstance(pattern, str) and "::" in pattern else pattern or None
     return {"name": "webdataset", "path": path, "image_size": image_size}
 
@@ -220,6 +208,6 @@ def _train_images(
         raise ConfigError(f"{CLASSES}=False needs {CAPTIONS}=true: images come with classes or with captions")
     if captions:
         section["captions"] = True
-    if _flag(flat, FILTERING):  # what the original keeps: 0.5 <= height / width <= 2, longer side >= 256
+    if _flag(flat, FILTERING):  # the original keeps 0.5 <= height / width <= 2 and longer sides >= 256 pixels
         section |= {"max_aspect": 2.0, "min_side": 256}
     return section

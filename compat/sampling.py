@@ -1,4 +1,4 @@
-"""Inference files of the original code release, and training files of its generators, as options of sampling."""
+"""Inference files of the original code release, and its generators' training files, as options of sampling."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,15 +10,12 @@ from compat.runs import tokenizer_weights
 
 
 def translate_sampling(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """Options of sample_imagenet.py from a file that describes a generator.
+    """Options of sample_imagenet.py from an original tree: `generator`, `tokenizer`, `output` and our own keys.
 
-    Returns:
-        `generator` {weights, generator, sampling}, `tokenizer` {weights, tokenizer}, `output` if
-        experiment.output_dir is given, and the script's own options as they are. A tree without the original's
-        `model` section is returned as it is.
+    A tree without the original's section `model` is returned as it is.
 
     Raises:
-        ConfigError: an unknown key, or a file of weights that is not named.
+        ConfigError: a key is unknown, or names no weight file.
     """
     if not isinstance(tree.get("model"), Mapping):
         return dict(tree)

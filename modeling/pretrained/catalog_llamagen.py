@@ -18,9 +18,7 @@ VQ8_FILE = {"repo": LLAMAGEN, "file": "vq_ds8_c2i.pt", "manifest": "llamagen_vq8
 def _vqgan(
     name: str, channels: int, tokens: int, parameters: int, rfid: float, design: dict[str, Any], **where: Any
 ) -> Release:
-    quantizer = vq_section(
-        CODEBOOK_SIZE, channels, unit=channels == 8
-    )  # LlamaGen normalises its narrow codes
+    quantizer = vq_section(CODEBOOK_SIZE, channels, unit=channels == 8)  # LlamaGen's are normalised
     section = {"name": "vqgan", "image_size": 256, "quantizer": quantizer, **design}
     about = {"licence": MIT, "parameters": parameters, "metrics": {"rfid": rfid}, "section": section}
     return entry("tokenizer", name, tokens, CODEBOOK_SIZE, **about, **where)

@@ -65,7 +65,7 @@ def _in_weights_folder(release: Release) -> Path | None:
 
 def _cached(repo: str, file: str) -> Path | None:
     found = try_to_load_from_cache(repo, file)
-    return Path(found) if isinstance(found, str) else None  # neither a path nor None: known to be missing
+    return Path(found) if isinstance(found, str) else None  # may be a marker: known to be missing
 
 
 def hub_file(repo: str, file: str) -> Path:

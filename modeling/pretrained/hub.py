@@ -38,9 +38,8 @@ def save_pretrained(module: nn.Module, folder: str | Path, **extra: Any) -> Path
         raise ValueError(f"{made} does not know its section; make it by build_tokenizer or build_generator")
     kind = "tokenizer" if isinstance(module, Tokenizer) else "generator"
     try:
-        text = json.dumps(
-            {kind: section, **extra}, indent=1, ensure_ascii=False
-        )  # before any file is touched
+        # Before any file is touched.
+        text = json.dumps({kind: section, **extra}, indent=1, ensure_ascii=False)
     except TypeError as error:
         raise ValueError(f"{HUB_CONFIG} cannot be written: {error}") from error
     folder = Path(folder)

@@ -1,7 +1,7 @@
-"""State dicts of other class-conditional LLaMA transformers as those of our GPT. Pure functions, nothing is read here.
+"""State dicts of other class-conditional LLaMA transformers as those of our GPT; pure functions.
 
-LlamaGen (arXiv 2406.06525)     our names; a training file has the weights under "model", beside other things
-bare Llama (arXiv 2411.04406)   one vocabulary of classes, "no class" and codes; queries, keys and values apart
+LlamaGen (arXiv:2406.06525)     our names; a training file has the weights under "model"
+bare Llama (arXiv:2411.04406)   one vocabulary of classes, "no class" and codes; separate queries, keys and values
 """
 
 from collections.abc import Mapping
@@ -32,61 +32,33 @@ _PARTS = {
 
 
 def llamagen_section(size: str, num_tokens: int = 256) -> dict[str, Any]:
-    """The `generator` section of a released LlamaGen.
-
-    Args:
-        size: "b", "l", "xl", "xxl" or "3b".
-        num_tokens: 256 for 256 x 256 pixels, 576 for 384 x 384.
-
-    Raises:
-        ValueError: the size is unknown.
-    """
+    """The `generator` section of a released LlamaGen; 256 tokens for 256 x 256 pixels, 576 for 384 x 384."""
     if size not in SIZES:
         raise ValueError(f"size={size!r} is unknown; choose {', '.join(SIZES)}")
     hidden_size, depth, num_heads, mlp_size = SIZES[size]
-    return {
-        "name": "gpt",
-        "codebook_size": CODEBOOK_SIZE,
-        "num_tokens": num_tokens,
-        "num_classes": NUM_CLASSES,
-        "hidden_size": hidden_size,
-        "depth": depth,
-        "num_heads": num_heads,
-        "mlp_size": mlp_size,
-        "rope": "2d",
-        "dropout": DROPOUT,
-    }
+    tokens = {"codebook_size": CODEBOOK_SIZE, "num_tokens": num_tokens, "num_classes": NUM_CLASSES}
+    shape = {"hidden_size": hidden_size, "depth": depth, "num_heads": num_heads, "mlp_size": mlp_size}
+    return {"name": "gpt", **tokens, **shape, "rope": "2d", "dropout": DROPOUT}
 
 
 def adapt_llamagen(tree: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The state dict of a class-conditional LlamaGen file, for `GPT(rope="2d")`.
-
-    Args:
-        tree: what the file holds: a state dict, or one under "model" beside other things. Rotary tables in it are
-            left out; ours are computed.
+    """The state dict for `GPT(rope="2d")` of a class-conditional LlamaGen file, in which it may lie under "model".
 
     Raises:
-        ValueError: it is no state dict, or that of a text-conditional model.
+        ValueError: there is no state dict, or that of a text-conditional model.
     """
     state = tree["model"] if isinstance(tree.get("model"), Mapping) else tree
     if "tok_embeddings.weight" not in state:
         raise ValueError("the state dict lacks the entry 'tok_embeddings.weight', which every LlamaGen has")
     captions = next((name for name in state if name.startswith("cls_embedding.cap_proj.")), None)
     if captions is not None:
-        raise ValueError(f"entry {captions!r} shows a text-conditional LlamaGen, expected one with classes")
+        raise ValueError(f"entry {captions!r} shows a text-conditional LlamaGen; expected one with classes")
+    # Our rotary table is computed.
     return {name: tensor for name, tensor in state.items() if name != "freqs_cis"}
 
 
 def adapt_llama(state: Mapping[str, Tensor], *, num_classes: int, codebook_size: int) -> dict[str, Tensor]:
-    """The state dict of a bare Llama over classes and codes, for `GPT(rope="1d")`.
-
-    Its vocabulary is the classes, "no class", then the codes. Of its output matrix the rows of the codes remain,
-    because nothing else is ever drawn.
-
-    Args:
-        state: `model.embed_tokens.weight`, ..., `lm_head.weight`, each with `_transformer._transformer.` before it or
-            not.
-        num_classes, codebook_size: how the vocabulary is divided.
+    """The state dict for `GPT(rope="1d")` of a bare Llama whose vocabulary is the classes, "no class", then the codes.
 
     Raises:
         ValueError: an entry is missing or surplus, or the vocabulary has another size.
@@ -110,19 +82,17 @@ def adapt_llama(state: Mapping[str, Tensor], *, num_classes: int, codebook_size:
         "cls_embedding.embedding_table.weight": embeddings[:codes],
         "tok_embeddings.weight": embeddings[codes:],
         "norm.weight": take("model.norm.weight"),
-        "output.weight": output[codes:],
+        "output.weight": output[codes:],  # classes are never drawn
     }
     layer = 0
     while any(name.startswith(f"model.layers.{layer}.") for name in rest):
         theirs, ours = f"model.layers.{layer}", f"layers.{layer}"
         joint = [take(f"{theirs}.self_attn.{part}_proj.weight") for part in "qkv"]
-        adapted[f"{ours}.attention.wqkv.weight"] = torch.cat(joint)
+        adapted[f"{ours}.attention.wqkv.weight"] = torch.cat(joint)  # [3 * width, width]
         for own, other in _PARTS.items():
             adapted[f"{ours}.{own}.weight"] = take(f"{theirs}.{other}.weight")
         layer += 1
-    surplus = sorted(
-        name for name in rest if not name.endswith("rotary_emb.inv_freq")
-    )  # old files hold these
+    surplus = sorted(name for name in rest if not name.endswith("rotary_emb.inv_freq"))  # of old files
     if surplus:
         raise ValueError(f"the state dict has the entry {surplus[0]!r}, which no bare Llama has")
     return adapted

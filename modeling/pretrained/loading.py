@@ -31,33 +31,33 @@ BUILDERS: dict[str, Callable[[Mapping[str, Any]], nn.Module]] = {
 
 
 def load_tokenizer(name: ModelName, device: torch.device | str = "cpu", config: Config = None) -> Tokenizer:
-    """A trained tokenizer in eval mode and without gradient.
+    """A trained tokenizer in eval mode, without gradients.
 
     Args:
-        name: a name such as "titok-l32", a run or checkpoint folder, a weight file, a Hub repository, ...: see
+        name: "titok-l32", a run or checkpoint folder, a weight file, a Hub repository, ...: all ways are listed in
             `modeling.pretrained.model_names`.
-        config: configuration of a weight file that has none beside it, of ours or of the original project.
+        config: configuration, ours or the original's, of a weight file that has none beside it.
 
     Raises:
-        OSError: the folder, its configuration or its weights do not exist, or cannot be downloaded.
-        ValueError: it holds another kind of model, or weights that are damaged or do not fit.
+        OSError: the folder, its configuration or its weights do not exist or cannot be downloaded.
+        ValueError: the name is another kind of model, or its weights are damaged or do not fit.
     """
     return _load(open_model(name, "tokenizer", config), "tokenizer", device)
 
 
 def load_generator(name: ModelName, device: torch.device | str = "cpu", config: Config = None) -> Generator:
-    """A trained generator in eval mode and without gradient; arguments and errors as `load_tokenizer`."""
+    """A trained generator in eval mode, without gradients; arguments and errors as `load_tokenizer`."""
     return _load(open_model(name, "generator", config), "generator", device)
 
 
 def load_files(files: ModelFiles, device: torch.device | str = "cpu") -> nn.Module:
-    """The tokenizer or generator, whichever it is, that `open_model` found; errors as `load_tokenizer`."""
+    """The tokenizer or generator that `open_model` found; errors as `load_tokenizer`."""
     return _load(files, files.kind, device)
 
 
 def _load(files: ModelFiles, kind: str, device: torch.device | str) -> Any:
     section = files.section(kind)
-    module = _allocate(BUILDERS[kind], section)
+    module = _allocate(BUILDERS[kind], section)  # wrong options are reported before a large file is read
     written = files.format or files.config.get("format")
     read: Callable[[Any], dict[str, torch.Tensor]] = read_weights
     if written is not None:
@@ -68,8 +68,7 @@ def _load(files: ModelFiles, kind: str, device: torch.device | str) -> Any:
     return module.to(device).eval().requires_grad_(False)
 
 
-# How weight files of other projects are read: their entries under our names. Keyword arguments are options of the
-# model's section.
+# Translations of other projects' state dicts to ours; their keyword arguments are options of the model's section.
 FORMATS = {**VQGAN_FORMATS, **MAGVIT2_FORMATS, "llamagen_gpt": adapt_llamagen, "llama": adapt_llama}
 
 
@@ -78,7 +77,7 @@ def _read_foreign(
 ) -> dict[str, torch.Tensor]:
     state = read_nested_weights(path)
     parameters = inspect.signature(translate).parameters.values()
-    options = {p.name: section[p.name] for p in parameters if p.kind is p.KEYWORD_ONLY}
+    options = {p.name: section[p.name] for p in parameters if p.kind is p.KEYWORD_ONLY}  # such as num_classes
     try:
         return translate(state, **options)
     except ValueError as error:
@@ -86,29 +85,22 @@ def _read_foreign(
 
 
 def _allocate(build: Callable[[Mapping[str, Any]], nn.Module], section: Mapping[str, Any]) -> nn.Module:
-    """A module whose values are about to be loaded: drawing random ones for a billion parameters takes a minute."""
-    with torch.device("meta"):
+    """A module with undefined values, to be loaded."""
+    with torch.device("meta"):  # initialising a billion parameters takes a minute
         module = build(section)
     if any(part._non_persistent_buffers_set for part in module.modules()):
-        return build(section)  # files do not hold these, so they must be computed
+        return build(section)  # files lack these buffers, so __init__ must compute them
     return module.to_empty(device="cpu")
 
 
 @dataclass(frozen=True)
 class ImageModel:
-    """A generator with the tokenizer that turns its tokens into images.
-
-    Attributes:
-        tokenizer: of whole tokens, or the view that joins a generator's sub-tokens (`SubTokenView`).
-        class_names: name of every label.
-        sampling: settings that the generator's run suggests or its authors published, keywords of `generate`; empty if
-            there are none.
-    """
+    """A generator with the tokenizer that turns its tokens into images."""
 
     generator: Generator
-    tokenizer: Tokenizer
-    class_names: list[str]
-    sampling: dict[str, Any]
+    tokenizer: Tokenizer  # a `SubTokenView` if the generator predicts sub-tokens
+    class_names: list[str]  # by label
+    sampling: dict[str, Any]  # keywords of `generate` from the generator's run or release; may be empty
 
 
 def load_image_model(
@@ -117,34 +109,25 @@ def load_image_model(
     device: torch.device | str = "cpu",
     config: Config = None,
 ) -> ImageModel:
-    """Load a generator and its tokenizer, and make sure that they belong together.
+    """Load a generator and its tokenizer, and check that they belong together.
 
-    Args:
-        generator: see `load_tokenizer`.
-        tokenizer: likewise; None is the one that belongs to the generator: what its run names, or what was released
-            with it.
-        config: configuration of a generator's weight file that has none beside it.
+    Models are named as in `load_tokenizer`, `config` describes the generator's weight file. `tokenizer` None is the one
+    that the generator's run names or that was released with it.
 
     Raises:
-        OSError, ValueError: as `load_tokenizer`; ValueError also if the generator learned the tokens of
-            another tokenizer.
+        OSError, ValueError: as `load_tokenizer`; ValueError also if the generator learned another tokenizer's tokens.
     """
     files = open_model(generator, "generator", config)
     files.section("generator")
-    origin = files.config.get("tokens") or {}
+    origin = files.config.get("tokens") or {}  # written by training, or by the catalog
     named = tokenizer or origin.get("tokenizer")
     if named is None:
-        raise ValueError(
-            f"{files.name} does not say which tokenizer it learned from; name it by tokenizer=FOLDER"
-        )
-    # The generator may be large: everything else is found and loaded before.
+        raise ValueError(f"{files.name} does not say whose tokens it learned; set tokenizer=FOLDER")
+    # The generator may be large: everything that can fail is found and loaded before it.
     tokenizer_files = open_model(named, "tokenizer")
     loaded = _load(tokenizer_files, "tokenizer", device)
-    made_by = origin.get("weight_hash")
-    if made_by:
-        require_tokenizer(
-            loaded, made_by, what=f"generator {files.name}", tokenizer_name=tokenizer_files.name
-        )
+    made_by = origin.get("weight_hash") or ""
+    require_tokenizer(loaded, made_by, what=f"generator {files.name}", tokenizer_name=tokenizer_files.name)
     factors = origin.get("factors") or (files.config.get("data") or {}).get("factors")
     if factors:
         loaded = _view(loaded, factors, files.name)
@@ -166,14 +149,9 @@ def _view(tokenizer: Tokenizer, factors: Sequence[int], name: str) -> SubTokenVi
 
 
 def require_tokenizer(tokenizer: Tokenizer, made_by: str, *, what: str, tokenizer_name: str) -> None:
-    """Refuse tokens that another tokenizer made.
+    """Raise CheckpointError if another tokenizer made the tokens of `what`.
 
-    Args:
-        made_by: `weight_hash` of the tokenizer that made the tokens; empty if nobody knows, then nothing is refused.
-        what: whose tokens these are, for the message.
-
-    Raises:
-        CheckpointError: the hashes differ.
+    `made_by` is the `weight_hash` of the tokenizer that made them; empty if unknown, which passes.
     """
     own = weight_hash(tokenizer) if made_by else ""
     if own != made_by:

@@ -1,12 +1,12 @@
-"""State dicts in files of Open-MAGVIT2 (arXiv:2409.04410) and IBQ (arXiv:2412.02692) as those of our models.
+"""State dicts of Open-MAGVIT2 (arXiv:2409.04410) and IBQ (arXiv:2412.02692) under our names; pure functions.
 
-Pure functions, nothing is read here. Both projects write the same two kinds of training files:
+Both projects write the same two kinds of training files:
 
 tokenizer   our names; `loss.*` (discriminator, LPIPS); `model_ema.*`, averages under names without dots
-generator   `transformer.*`, and a frozen tokenizer, `first_stage_model.*`, of which there are no averages
+generator   `transformer.*`, and the frozen tokenizer of its tokens, `first_stage_model.*`, without averages
 
-A generator's tokens are those of the tokenizer in its own file. The files of Open-MAGVIT2 hold the raw weights there,
-those of IBQ the averaged ones; published reconstructions are of averaged ones.
+That frozen tokenizer has the raw weights in Open-MAGVIT2's files and the averaged ones in IBQ's; published
+reconstructions are made with averaged weights.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,15 +16,11 @@ import torch
 State = dict[str, torch.Tensor]
 
 AVERAGED, LOSSES, GENERATOR, FIRST_STAGE = "model_ema.", "loss.", "transformer.", "first_stage_model."
-COUNTERS = ("decay", "num_updates")  # of the averages
+COUNTERS = ("decay", "num_updates")  # beside the averages, under the same prefix
 
 
 def from_magvit2_tokenizer(state: Mapping[str, torch.Tensor]) -> State:
-    """The tokenizer of a file: averaged weights, or raw ones if the file has no averages.
-
-    Raises:
-        ValueError: the file averages some weights, but not all that the tokenizer needs, or others.
-    """
+    """The averaged weights of a tokenizer, or the raw ones if there are no averages; ValueError if some are missing."""
     raw = {name: tensor for name, tensor in state.items() if not name.startswith((LOSSES, AVERAGED))}
     averages = {name.removeprefix(AVERAGED): t for name, t in state.items() if name.startswith(AVERAGED)}
     losses = LOSSES.replace(".", "")
@@ -33,7 +29,7 @@ def from_magvit2_tokenizer(state: Mapping[str, torch.Tensor]) -> State:
         return raw
     found: State = {}
     for name in raw:
-        flat = name.replace(".", "")
+        flat = name.replace(".", "")  # buffers cannot have dots in their names
         if flat not in rest:
             raise ValueError(
                 f"the file averages weights, but lacks the entry '{AVERAGED}{flat}' for {name!r}"
@@ -56,10 +52,8 @@ def from_magvit2_generator(state: Mapping[str, torch.Tensor]) -> State:
 
 
 def _part(state: Mapping[str, torch.Tensor], prefix: str, *, beside: str) -> State:
-    """Entries without `prefix`, and without those that begin with `beside`.
-
-    Names with neither stay as they are: those of a converted file are ours, in any other they are errors to be found.
-    """
+    """Entries without `prefix`, and without those that begin with `beside`."""
+    # Names with neither stay: a converted file has ours, and in any other file strict loading reports them.
     return {n.removeprefix(prefix): tensor for n, tensor in state.items() if not n.startswith(beside)}
 
 

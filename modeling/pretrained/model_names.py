@@ -156,7 +156,7 @@ def _from_path(name: str, path: Path, kind: str | None) -> ModelFiles:
 def _with_own_tokenizer(release: Release, path: Path) -> dict[str, Any]:
     """The configuration of a release in the user's file; its tokenizer is read from there too if the file holds it."""
     config, tokenizer = release.config, RELEASES.get(release.tokenizer or "")
-    if tokenizer is not None and tokenizer.file == release.file:
+    if tokenizer is not None and tokenizer.file == release.file:  # Open-MAGVIT2 and IBQ
         config["tokens"]["tokenizer"] = str(path)
     return config
 
@@ -225,7 +225,7 @@ def _describe(
                 " nor the original's model.vq_model"
             )
         return ModelFiles(name, tree, weights)
-    names = weight_names(weights)
+    names = weight_names(weights)  # without values where the format allows it
     is_tokenizer = any(entry.startswith("encoder.") for entry in names)
     if (kind or ("tokenizer" if is_tokenizer else "generator")) == "tokenizer":
         config = {"tokenizer": tokenizer_section(tree, text=TEXT_ENTRY in names)}

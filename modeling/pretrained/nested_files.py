@@ -1,7 +1,7 @@
-"""Training files of others, in which the weights lie beside optimizers and objects of libraries we do not have.
+"""Training files of other projects, which hold weights beside optimizers and objects of libraries we do not have.
 
-Nothing in such a file is run: every class or function of a foreign library that it names is replaced by an inert
-stand-in before torch reads it with `weights_only=True`.
+No code of such a file runs: an inert stand-in replaces every class or function of a foreign library that it names
+before torch reads it with `weights_only=True`.
 """
 
 import pickletools
@@ -16,7 +16,7 @@ import torch
 from storage.weights import CheckpointError, read_weights
 
 KEYS = ("state_dict", "model")  # Lightning; LlamaGen and BEiT
-# Torch decides about these itself: it reads some of them and refuses all others.
+# No stand-ins for these: torch reads the harmless ones and refuses all others.
 _TORCH_DECIDES = ("torch", "collections", "builtins", "__builtin__", "_codecs")
 
 
@@ -28,15 +28,11 @@ class _Inert:
 
 
 def read_nested_weights(path: str | Path, keys: Sequence[str] = KEYS) -> dict[str, torch.Tensor]:
-    """The state dict of a training file, on the CPU; a plain weight file is read as it is.
-
-    Args:
-        keys: names under which the state dict may lie, the first that exists counts.
+    """The state dict of a training file, on the CPU: below the first of `keys` that it has, or the file itself.
 
     Raises:
         FileNotFoundError: the file does not exist.
-        CheckpointError: it is damaged, holds no state dict under these names, or code of torch or of Python itself
-            that does not belong into a weight file.
+        CheckpointError: it is damaged, holds no state dict, or names code of torch or of Python itself.
     """
     path = Path(path)
     if path.suffix == ".safetensors" or not zipfile.is_zipfile(path):
@@ -45,7 +41,7 @@ def read_nested_weights(path: str | Path, keys: Sequence[str] = KEYS) -> dict[st
         stand_ins = [type(name, (_Inert,), {"__module__": module}) for module, name in _foreign_globals(path)]
         with torch.serialization.safe_globals(stand_ins):
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # whatever a damaged file makes of a reader
+    except Exception as error:  # a damaged file can raise anything
         reason = str(error).split("\n")[0].split(". ")[0]
         raise CheckpointError(f"weight file {path} cannot be read ({reason})") from error
     found = content
@@ -53,16 +49,16 @@ def read_nested_weights(path: str | Path, keys: Sequence[str] = KEYS) -> dict[st
         found = next((content[key] for key in keys if isinstance(content.get(key), Mapping)), content)
     if not isinstance(found, Mapping) or not all(torch.is_tensor(tensor) for tensor in found.values()):
         raise CheckpointError(
-            f"weight file {path} holds no state dict of tensors, neither itself nor under {' or '.join(keys)}"
+            f"weight file {path} holds no state dict of tensors, at the top or under {' or '.join(keys)}"
         )
     return dict(found)
 
 
 def _foreign_globals(path: Path) -> list[tuple[str, str]]:
-    """(module, name) of the classes and functions of foreign libraries that a file names."""
+    """(module, name) of every class and function of a foreign library that a file names."""
     with zipfile.ZipFile(path) as archive:
         record = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
-        operations = pickletools.genops(archive.read(record))
-        named = {argument for code, argument, _ in operations if code.name == "GLOBAL"}
+        operations = pickletools.genops(archive.read(record))  # parses, runs nothing
+        named = {argument for code, argument, _ in operations if code.name == "GLOBAL"}  # "module name"
     pairs = [tuple(argument.split(" ", 1)) for argument in sorted(named)]
     return [(module, name) for module, name in pairs if module.split(".")[0] not in _TORCH_DECIDES]

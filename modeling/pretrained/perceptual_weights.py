@@ -1,4 +1,4 @@
-"""Weights of the frozen networks that tokenizer training compares images with."""
+"""Weights of the frozen networks of the perceptual loss."""
 
 from pathlib import Path
 from urllib.error import URLError
@@ -24,19 +24,14 @@ def find_perceptual(
     convnext_path: str | None,
     required: bool,
 ) -> PerceptualLoss | None:
-    """The perceptual loss with weights from local files, or downloaded once into torch's hub folder.
+    """The perceptual loss with weights from local files, or downloaded once into torch's hub folder (path None).
 
-    Args:
-        lpips_weight, convnext_weight: shares of the two networks; 0 leaves one out.
-        lpips_path, convnext_path: local files; None downloads.
-        required: whether training must not go on without the term.
-
-    Returns:
-        None if weights cannot be had and `required` is False; a warning says so.
+    A weight of 0 leaves a network out. If a download fails and `required` is False, a warning is printed and None
+    returned.
 
     Raises:
-        ValueError: weights cannot be had, or do not fit; the message says what to put where.
-        FileNotFoundError: a local file does not exist, whatever `required` says.
+        ValueError: a download fails, or weights do not fit; the message says which file to put where.
+        FileNotFoundError: a local file does not exist, even if `required` is False.
     """
     try:
         lpips_files = [lpips_path] if lpips_path else None
@@ -53,23 +48,20 @@ def find_perceptual(
         if required:
             raise ValueError(
                 f"losses.perceptual: {error}. Put the files on this machine and name them in"
-                " losses.perceptual.lpips_path and .convnext_path, or allow training without the term by"
-                " losses.perceptual.required=false"
+                " losses.perceptual.lpips_path and .convnext_path, or set losses.perceptual.required=false to train"
+                " without the term"
             ) from error
-        warn(f"training goes on WITHOUT the perceptual term: {error}")
+        warn(f"training WITHOUT the perceptual term: {error}")
         return None
 
 
 def download(url: str) -> str:
-    """Path of a weight file in torch's hub folder, downloaded if it is not there yet.
-
-    Raises:
-        ConnectionError: it is not there and cannot be downloaded; the message names both places.
-    """
+    """Path of a weight file in torch's hub folder, downloaded if missing; ConnectionError if that fails."""
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     path = folder / ("lpips_vgg_heads.pth" if url == LPIPS_HEADS else url.rsplit("/", 1)[1])
     if not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)
+        # Names of torchvision end in the first digits of the SHA-256.
         digest = path.stem.rsplit("-", 1)[1] if "-" in path.stem else None
         try:
             torch.hub.download_url_to_file(url, str(path), hash_prefix=digest)

@@ -24,9 +24,7 @@ class Release:
     # ssim, lpips, codebook_usage (a share). Generators, on 50,000 samples of 256 x 256: gfid, inception_score,
     # precision, recall.
     metrics: Mapping[str, float]
-    section: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # empty for a model in `folder`: see its config.yaml
+    section: Mapping[str, Any] = field(default_factory=dict)  # empty for a model in `folder`
     sampling: Mapping[str, Any] = field(default_factory=dict)  # published settings of a generator's sampler
     tokenizer: str | None = None  # name of the tokenizer whose tokens a generator predicts
     repo: str | None = None  # Hub repository of `file`

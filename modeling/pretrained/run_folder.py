@@ -103,6 +103,7 @@ def newest_weights(folder: Path) -> Path:
         for p in folder.glob(pattern)
         if p.name.rsplit("-", 1)[1].isdigit()
     }
+    # An interrupted checkpoint of the original may lack weights.
     for candidate in (folder, *(checkpoints[step] for step in sorted(checkpoints, reverse=True))):
         for place in (candidate, *(candidate / part for part in PARTS)):
             for name in WEIGHTS:

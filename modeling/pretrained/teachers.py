@@ -1,8 +1,9 @@
-"""Frozen feature networks by the names of the library timm: CLIP, DINO, MAE, supervised ViTs, ConvNeXt, ..."""
+"""Frozen feature networks, by their names in timm: CLIP, DINO, MAE, supervised ViTs, ConvNeXt, ..."""
 
 import inspect
 import math
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,25 +16,19 @@ from common.build import nearest
 from common.config import one_line
 from storage.weights import CheckpointError, read_weights
 
-# Options with which the vision transformers of timm accept other image sizes than their own.
-FLEXIBLE = {"dynamic_img_size": True}
+FLEXIBLE = {"dynamic_img_size": True}  # lets timm's vision transformers take other image sizes than their own
 
 
 class Teacher(nn.Module):
     """Images to the patch features of a frozen network; no gradient, always in eval mode, float32 under autocast.
 
-    Images are resized to what the network takes (bicubic, not antialiased) and normalised as it was trained;
-    features are those after the last norm, without class and register tokens, resized (bicubic) to `grid`.
+    Features are those after the last norm, without class and register tokens.
 
     Args:
-        network: of timm.
-        input_size: side of the images that the network is given.
-        grid: side of the feature map; None is that of the network.
-        project: apply the linear head to every place (CLIP: into the space shared with text).
-
-    Attributes:
-        width: channels of the features.
-        grid: side of the feature map.
+        network: a model of timm.
+        input_size: side to which images are resized (bicubic, not antialiased).
+        grid: side to which the feature map is resized (bicubic); None keeps the network's.
+        project: apply the linear head at every position (CLIP: into the space shared with text).
 
     Raises:
         ValueError: `project` with a network without a linear head, or a grid below 1.
@@ -49,13 +44,12 @@ class Teacher(nn.Module):
         elif not isinstance(head, nn.Linear) or not hasattr(network, "num_prefix_tokens"):
             raise ValueError("project=true needs a vision transformer that ends in a linear layer")
         self.network, self.input_size, self.project = network, input_size, project
-        self.width: int = head.out_features if project else network.num_features
+        self.width: int = head.out_features if project else network.num_features  # channels of the features
         self.grid: int = grid or input_size // network.feature_info[-1]["reduction"]
         self.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> "Teacher":
-        """Stay in eval mode whatever is asked."""
-        return super().train(False)
+        return super().train(False)  # a task's train() must not reach a frozen network
 
     @torch.no_grad()
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -66,22 +60,23 @@ class Teacher(nn.Module):
 
     def _map(self, features: torch.Tensor) -> torch.Tensor:
         """Output of the network as [B, C, h, w]."""
-        if features.ndim == 4:
+        if features.ndim == 4:  # convolutional
             channels_last = getattr(self.network, "output_fmt", "NCHW") == "NHWC"
             return features.permute(0, 3, 1, 2) if channels_last else features
-        features = features[:, getattr(self.network, "num_prefix_tokens", 0) :]
-        # Networks that average over patches normalise afterwards; a norm of every patch is the nearest to it.
+        prefix = getattr(self.network, "num_prefix_tokens", 0)  # class and register tokens
+        features = features[:, prefix:]
+        # Networks that average over patches normalise afterwards; normalising every patch comes closest.
         features = getattr(self.network, "fc_norm", nn.Identity())(features)
         if self.project:
             features = self.network.get_classifier()(features)
         side = math.isqrt(features.shape[1])
         if side**2 != features.shape[1]:
-            raise ValueError(f"the teacher gives {features.shape[1]} features, which form no square")
-        return features.transpose(1, 2).unflatten(2, (side, side))
+            raise ValueError(f"the teacher returns {features.shape[1]} features, which form no square")
+        return features.transpose(1, 2).unflatten(2, (side, side))  # [B, N, C] -> [B, C, h, w]
 
 
 def prepared(images: torch.Tensor, network: nn.Module, side: int) -> torch.Tensor:
-    """Images [B, 3, H, W] in [0, 1] as a network of timm takes them, [B, 3, side, side]."""
+    """Images [B, 3, H, W] in [0, 1], normalised and resized for a network of timm, [B, 3, side, side]."""
     config = network.pretrained_cfg
     mean, std = (images.new_tensor(config[key])[:, None, None] for key in ("mean", "std"))
     return _resized((images - mean) / std, side)
@@ -96,21 +91,18 @@ def _resized(maps: torch.Tensor, side: int) -> torch.Tensor:
 def build_teacher(
     *, name: str, grid: int | None = None, project: bool = False, input_size: int | None = None
 ) -> Teacher:
-    """A teacher with random weights, for a state dict that holds its own.
+    """A teacher with random weights, to be filled from a state dict that holds it; arguments of `Teacher`.
 
-    Args:
-        name: of timm, such as "vit_base_patch16_224.dino".
-        grid, project: see `Teacher`.
-        input_size: side of the images that the network is given; None is what it was trained with.
+    `name` is timm's, such as "vit_base_patch16_224.dino"; `input_size` None is the side it was trained with.
 
     Raises:
-        ValueError: timm is not installed, or does not know the name; or see `Teacher`.
+        ValueError: timm is not installed, or does not know the name; or as `Teacher`.
     """
     return _teacher(name, grid, project, input_size, pretrained=False)
 
 
 def network_section(section: Any) -> dict[str, Any]:
-    """The options of `build_teacher` in a section of `load_teacher`: which network, without its weights."""
+    """The options of `build_teacher` in a section of `load_teacher`: the network without its weights."""
     given = section if isinstance(section, Mapping) else {}
     return {key: given[key] for key in inspect.signature(build_teacher).parameters if key in given}
 
@@ -124,34 +116,29 @@ def load_teacher(
     input_size: int | None = None,
     device: torch.device | str = "cpu",
 ) -> Teacher:
-    """A teacher with trained weights.
+    """A teacher with trained weights; other arguments as `build_teacher`.
 
-    Args:
-        weights: local file of the network in the format that timm reads, `.safetensors` or a state dict that torch
-            saved; None takes it from the Hugging Face cache, downloading it on first use.
-        name, grid, project, input_size: see `build_teacher`.
-        device: where to compute.
+    `weights` is a local file under timm's names, `.safetensors` or a state dict saved by torch; None takes the file
+    from the Hugging Face cache, downloading it on first use.
 
     Raises:
         FileNotFoundError: the local file does not exist.
-        ConnectionError: the weights cannot be downloaded; the message says what to put where.
+        ConnectionError: the weights cannot be downloaded; the message says which file to put where.
         ValueError: as `build_teacher`; or the local file is damaged or does not fit.
     """
+    build = partial(_teacher, name, grid, project, input_size, pretrained=True)
     if weights is not None:
         path = Path(weights).expanduser()
         state = read_weights(path)
-        try:
-            teacher = _teacher(
-                name, grid, project, input_size, pretrained=True, pretrained_cfg_overlay={"state_dict": state}
-            )
+        try:  # as if downloaded: timm renames the entries of its older files
+            teacher = build(pretrained_cfg_overlay={"state_dict": state})
         except (RuntimeError, KeyError) as error:
-            raise CheckpointError(
-                f"{path} does not fit the teacher {name}: {one_line(error)[:300]}"
-            ) from error
+            reason = one_line(error)[:300]
+            raise CheckpointError(f"{path} does not fit the teacher {name}: {reason}") from error
         return teacher.to(device)
     try:
-        teacher = _teacher(name, grid, project, input_size, pretrained=True)
-    except ValueError:
+        teacher = build()
+    except ValueError:  # a wrong option, not a failed download
         raise
     except Exception as error:  # the errors of hub clients share no base class over their versions
         raise ConnectionError(_advice(name, error)) from error
@@ -159,13 +146,10 @@ def load_teacher(
 
 
 def build_network(name: str, input_size: int | None = None, **options: Any) -> nn.Module:
-    """A network of timm with its head, for images of a side; None is the side it was trained with.
+    """A network of timm with its head; `input_size` None is the side it was trained with.
 
-    Args:
-        options: of `timm.create_model`; without any, the weights are random.
-
-    Raises:
-        ValueError: timm is not installed, or does not know the name.
+    `options` are those of `timm.create_model`; without any, the weights are random. ValueError if timm is not
+    installed, or does not know the name.
     """
     timm = _timm()
     if not timm.is_model(name):
@@ -173,7 +157,7 @@ def build_network(name: str, input_size: int | None = None, **options: Any) -> n
         raise ValueError(f"teacher {name!r} is no model of timm {timm.__version__}{choice}")
     try:
         config = timm.get_pretrained_cfg(name)
-    except RuntimeError:  # the part after the point
+    except RuntimeError:  # unknown tag, the part after the point
         config = None
     if config is None:
         known = ", ".join(timm.list_pretrained(f"{name.split('.')[0]}.*")[:8]) or "none"
@@ -193,7 +177,6 @@ def _teacher(name: str, grid: int | None, project: bool, input_size: int | None,
 
 
 def _advice(name: str, error: Exception) -> str:
-    """What to do where trained weights cannot be had."""
     config = _timm().get_pretrained_cfg(name)
     if config.hf_hub_id:
         file = config.hf_hub_filename or "model.safetensors"
@@ -201,8 +184,8 @@ def _advice(name: str, error: Exception) -> str:
     else:
         source = config.url or "a state dict of this network"
     return (
-        f"the weights of teacher {name} cannot be downloaded ({one_line(error)[:200]}). Get {source} on another"
-        " machine, put it anywhere on this one and name that file as teacher.weights"
+        f"the weights of teacher {name} cannot be downloaded ({one_line(error)[:200]}). Get {source}, put it on this"
+        " machine and set teacher.weights to the file"
     )
 
 
@@ -210,7 +193,5 @@ def _timm() -> ModuleType:
     try:
         import timm
     except ImportError as error:
-        raise ValueError(
-            f"teachers need the library timm ({error}): pip install -r requirements-teachers.txt"
-        ) from error
+        raise ValueError(f"teachers need timm ({error}): pip install -r requirements-teachers.txt") from error
     return timm

@@ -1,7 +1,7 @@
-"""The frozen text encoder that TA-TiTok reads captions through: the text tower of CLIP ViT-L/14-336 (arXiv:2103.00020).
+"""The frozen text encoder of TA-TiTok: the text tower of CLIP ViT-L/14-336 (arXiv:2103.00020).
 
-Network and byte-pair vocabulary come from the library open_clip, an optional dependency. Only the text tower is built
-and only its weights are read; a file that also holds the image tower, as published ones do, is fine.
+Network and byte-pair vocabulary come from open_clip, an optional dependency. Only the text tower is built; the image
+tower in a published file is skipped.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -23,53 +23,42 @@ VOCABULARY = 49408
 
 
 class TextEncoder(nn.Module):
-    """Captions to per-token features; frozen, always in eval mode and float32.
-
-    Args:
-        tower: text tower, int64 [B, T] -> (pooled features, per-token features [B, T, width]).
-        tokenize: captions to token numbers int64 [B, T], padded with zeros, cut off if too long.
-    """
+    """Captions to per-token features; frozen, always in eval mode and float32."""
 
     def __init__(self, *, tower: nn.Module, tokenize: Callable[[list[str]], torch.Tensor]) -> None:
+        """`tower`: int64 [B, T] -> (pooled, [B, T, width]); `tokenize` pads with zeros and cuts long captions."""
         super().__init__()
         self.tower = tower.float()
         self._tokenize = tokenize
         self.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> "TextEncoder":
-        """Stay in eval mode whatever is asked."""
-        return super().train(False)
+        return super().train(False)  # a task's train() must not reach a frozen network
 
     @property
     def length(self) -> int:
-        """Positions per caption T."""
-        return self.tower.context_length
+        return self.tower.context_length  # T, positions per caption
 
     @property
     def width(self) -> int:
-        """Channels per position."""
-        return self.tower.width
+        return self.tower.width  # channels per position
 
     @torch.no_grad()
     def encode(self, captions: Sequence[str]) -> torch.Tensor:
-        """Features of captions, float32 [B, T, width], on the device of the weights.
-
-        The output of the final LayerNorm at every position, padding included, under the causal mask; neither
-        projected nor pooled, which is what released TA-TiTok decoders were trained with.
-        """
+        """Features of captions, float32 [B, T, width], on the device of the weights."""
         device = self.tower.positional_embedding.device
         tokens = self._tokenize(list(captions)).to(device)
-        with torch.autocast(device.type, enabled=False):
+        with torch.autocast(device.type, enabled=False):  # float32 inside bf16 training too
+            # After the final LayerNorm, causal, padding included, neither projected nor pooled: what released TA-TiTok
+            # decoders were trained with.
             return self.tower(tokens)[1]
 
 
 def load_text_encoder(weights: str | Path | None = None, device: torch.device | str = "cpu") -> TextEncoder:
     """The text encoder of the released TA-TiTok models.
 
-    Args:
-        weights: local file of CLIP ViT-L/14-336 in the names of open_clip, `.safetensors` or a state dict that torch
-            saved; None takes it from the Hugging Face cache, downloading it on first use.
-        device: where to compute.
+    `weights` is a local file of CLIP ViT-L/14-336 under open_clip's names, `.safetensors` or a state dict saved by
+    torch; None takes it from the Hugging Face cache, downloading it on first use.
 
     Raises:
         FileNotFoundError: the local file does not exist.
@@ -78,7 +67,7 @@ def load_text_encoder(weights: str | Path | None = None, device: torch.device | 
     """
     open_clip = _open_clip()
     path = Path(weights).expanduser() if weights is not None else _download()
-    # Two forms exist: the text tower at the top level, beside `visual.`, or below `text.`.
+    # open_clip writes the text tower at the top level, beside `visual.`, or below `text.`.
     state = {name.removeprefix("text."): tensor for name, tensor in read_weights(path).items()}
     tower = build_text_tower(**_sizes(state))
     _fill(tower, state, path)
@@ -94,11 +83,7 @@ def build_text_tower(
     num_heads: int = TEXT_HEADS,
     vocabulary: int = VOCABULARY,
 ) -> nn.Module:
-    """A text tower without projection, randomly initialised: int64 [B, T] -> (pooled, [B, T, hidden_size]).
-
-    Raises:
-        ValueError: open_clip is not installed.
-    """
+    """A randomly initialised text tower, int64 [B, T] -> (pooled, [B, T, hidden_size]); needs open_clip."""
     _open_clip()
     from open_clip.transformer import QuickGELU, TextTransformer
 
@@ -110,15 +95,12 @@ def build_text_tower(
         layers=depth,
         output_dim=None,  # no projection
         act_layer=QuickGELU,  # the activation OpenAI trained with
-        output_tokens=True,
+        output_tokens=True,  # per-token features beside the pooled one
     )
 
 
 def _sizes(state: Mapping[str, torch.Tensor]) -> dict[str, int]:
-    """Sizes of the text tower in a weight file: those of ViT-L/14-336, unless its shapes say otherwise.
-
-    Heads are 64 wide in all CLIP models; their number cannot be seen in the shapes.
-    """
+    """Sizes of the text tower in a weight file, by its shapes."""
     shapes = {name: tensor.shape for name, tensor in state.items()}
     needed = ("token_embedding.weight", "positional_embedding")
     if any(len(shapes.get(name, ())) != 2 for name in needed):
@@ -129,22 +111,17 @@ def _sizes(state: Mapping[str, torch.Tensor]) -> dict[str, int]:
         "text_length": shapes["positional_embedding"][0],
         "hidden_size": width,
         "depth": len(blocks),
-        "num_heads": max(1, width // 64),
+        "num_heads": max(1, width // 64),  # no shape shows it; heads are 64 wide in all CLIP models
         "vocabulary": vocabulary,
     }
 
 
 def _fill(tower: nn.Module, state: Mapping[str, torch.Tensor], path: Path) -> None:
-    """Load the text half of a CLIP state dict; entries of the image tower, projection and scale are ignored.
-
-    Raises:
-        CheckpointError: an entry is missing or of another shape; the message names it and the file.
-    """
-    wanted = tower.state_dict()
+    wanted = tower.state_dict()  # a file's image tower, projection and scale are skipped
     for name, tensor in wanted.items():
         if name not in state:
             raise CheckpointError(
-                f"{path} lacks the entry {name!r}; expected CLIP ViT-L/14-336 in the names of open_clip"
+                f"{path} lacks the entry {name!r}; expected CLIP ViT-L/14-336 under open_clip's names"
                 f" ({WEIGHTS_FILE} of {WEIGHTS_REPOSITORY})"
             )
         if state[name].shape != tensor.shape:
@@ -156,11 +133,8 @@ def _fill(tower: nn.Module, state: Mapping[str, torch.Tensor], path: Path) -> No
 
 
 def class_captions(names: Sequence[str]) -> list[str]:
-    """Captions for images known by class only, the template TA-TiTok is evaluated with.
-
-    Where a thousand classes have no names but their numbers, they are taken to be those of ImageNet.
-    """
-    if list(names) == [str(number) for number in range(1000)]:
+    """Captions for images with a class alone, in the template of TA-TiTok's evaluation (arXiv:2501.07730)."""
+    if list(names) == [str(number) for number in range(1000)]:  # labels without names: taken to be ImageNet's
         names = imagenet_classes()
     return [f"A photo of a {name}." for name in names]
 
@@ -170,7 +144,7 @@ def _open_clip() -> ModuleType:
         import open_clip
     except ImportError as error:
         raise ValueError(
-            f"captions need the library open_clip ({error}): pip install -r requirements-text.txt"
+            f"captions need open_clip ({error}): pip install -r requirements-text.txt"
         ) from error
     return open_clip
 
@@ -182,6 +156,6 @@ def _download() -> Path:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(
             f"the weights of the text encoder cannot be downloaded ({reason}). Get"
-            f" https://huggingface.co/{WEIGHTS_REPOSITORY}/resolve/main/{WEIGHTS_FILE} on another machine, put it"
-            " anywhere on this one and name that file as the weights of the text encoder"
+            f" https://huggingface.co/{WEIGHTS_REPOSITORY}/resolve/main/{WEIGHTS_FILE}, put it on this machine and name"
+            " the file as the weights of the text encoder"
         ) from error

@@ -1,9 +1,9 @@
-"""State dicts of other two-dimensional tokenizers as those of ours. Pure functions, nothing is read here.
+"""State dicts of other two-dimensional tokenizers under our names; pure functions.
 
-taming (arXiv:2012.09841)         our names; training files hold losses and discriminator besides
-LlamaGen (arXiv:2406.06525)       blocks called `conv_blocks`, those of the decoder from coarse to fine
-understanding (arXiv:2411.04406)  private names, attention of `nn.MultiheadAttention`, decoder from coarse to fine
-BEiT v2's VQ-KD (arXiv:2208.06366) our names; files hold statistics and parts of the teacher besides
+taming (arXiv:2012.09841)           our names; also losses and discriminator
+LlamaGen (arXiv:2406.06525)         blocks called `conv_blocks`, the decoder's from coarse to fine
+understanding (arXiv:2411.04406)    private names, attention of `nn.MultiheadAttention`, decoder from coarse to fine
+BEiT v2's VQ-KD (arXiv:2208.06366)  our names; also statistics and parts of the teacher
 """
 
 import re
@@ -19,6 +19,7 @@ _BEYOND_VQKD = re.compile(
 )
 
 MIDDLE = ("block_1", "attn_1", "block_2")
+# Their nn.Sequential counts activations and dropout too.
 _RESIDUAL = {"_residual.0": "norm1", "_residual.2": "conv1", "_residual.3": "norm2", "_residual.5": "conv2"}
 _ENDS = {"_in_conv": "conv_in", "_projector.0": "norm_out", "_projector.2": "conv_out"}
 _BORDERS = {"_post_encode": "quant_conv", "_pre_decode": "post_quant_conv"}
@@ -29,24 +30,22 @@ _UNUSED = re.compile(
 
 
 def from_taming(state: Mapping[str, torch.Tensor]) -> State:
-    """A taming VQGAN without the entries of its losses (`loss.*`)."""
+    """A taming VQGAN without its losses (`loss.*`)."""
     return {name: tensor for name, tensor in state.items() if not name.startswith("loss.")}
 
 
 def from_llamagen(state: Mapping[str, torch.Tensor]) -> State:
-    """A VQ-8 or VQ-16 of LlamaGen; the ring buffer of used codes is left out."""
-    levels = _count(state, r"decoder\.conv_blocks\.(\d+)\.")
+    """A VQ-8 or VQ-16 of LlamaGen."""
+    levels = _count(state, r"decoder\.conv_blocks\.(\d+)\.")  # needed to reverse the decoder's order
     renamed = {}
     for name, tensor in state.items():
-        if name == "quantize.codebook_used":
+        if name == "quantize.codebook_used":  # ring buffer of statistics
             continue
         if match := re.fullmatch(r"(encoder|decoder)\.conv_blocks\.(\d+)\.(.+)", name):
-            half, level, rest = match[1], int(match[2]), re.sub(r"^res\.", "block.", match[3])
-            name = (
-                f"encoder.down.{level}.{rest}"
-                if half == "encoder"
-                else f"decoder.up.{levels - 1 - level}.{rest}"
-            )
+            level, rest = int(match[2]), re.sub(r"^res\.", "block.", match[3])
+            # Our decoder's levels count from fine to coarse.
+            place = f"down.{level}" if match[1] == "encoder" else f"up.{levels - 1 - level}"
+            name = f"{match[1]}.{place}.{rest}"
         elif match := re.fullmatch(r"(encoder|decoder)\.mid\.(\d)\.(.+)", name):
             name = f"{match[1]}.mid.{MIDDLE[int(match[2])]}.{match[3]}"
         renamed[name] = tensor
@@ -59,11 +58,7 @@ def from_beit(state: Mapping[str, torch.Tensor]) -> State:
 
 
 def from_understanding(state: Mapping[str, torch.Tensor]) -> State:
-    """A VQGAN, CVQ or FSQ of the study of understanding tokenizers; training state is left out.
-
-    Raises:
-        ValueError: an entry has an unknown name.
-    """
+    """A VQGAN, CVQ or FSQ of that study without its training state; ValueError if an entry has an unknown name."""
     levels = _count(state, r"_decoder\._layers\.(\d+)\.")
     renamed: State = {}
     for name, tensor in state.items():
@@ -78,7 +73,7 @@ def _count(state: Mapping[str, torch.Tensor], pattern: str) -> int:
 
 
 def _understood(name: str, tensor: torch.Tensor, levels: int) -> State:
-    """Our entries for one entry of the study: one, or three for stacked queries, keys and values."""
+    """Our entries for one entry of that study: one, or three for stacked queries, keys and values."""
     if name == "_quantizer._embedding.weight":
         return {"quantize.embedding.weight": tensor}
     if match := re.fullmatch(
@@ -98,7 +93,7 @@ def _understood(name: str, tensor: torch.Tensor, levels: int) -> State:
 
 
 def _place(half: str, rest: str, levels: int) -> tuple[str, str] | None:
-    """Our prefix of a block, and what is left of the name inside it."""
+    """Our prefix of a block, and the rest of the name."""
     if match := re.fullmatch(r"_refine\.(\d)\.(.+)", rest):
         return f"{half}.mid.{MIDDLE[int(match[1])]}", match[2]
     if match := re.fullmatch(r"_(layers|resamples)\.(\d+)\.(.+)", rest):
@@ -115,7 +110,7 @@ def _block(prefix: str, rest: str, tensor: torch.Tensor) -> State:
     """Entries of a residual block, an attention or a change of resolution."""
     if rest.startswith("_multihead_attention.in_proj_"):
         kind = rest.rpartition("_")[2]
-        parts = zip("qkv", tensor.chunk(3), strict=True)
+        parts = zip("qkv", tensor.chunk(3), strict=True)  # rows [3 * C]: queries, keys, values
         return {f"{prefix}.{part}.{kind}": _as_convolution(rows) for part, rows in parts}
     owner, _, kind = rest.rpartition(".")
     names = _RESIDUAL | {"_shortcut": "nin_shortcut", "_group_norm": "norm", "_conv": "conv"}
@@ -127,8 +122,7 @@ def _block(prefix: str, rest: str, tensor: torch.Tensor) -> State:
 
 
 def _as_convolution(tensor: torch.Tensor) -> torch.Tensor:
-    """A matrix as the weight of a 1x1 convolution; biases as they are."""
-    return tensor[:, :, None, None] if tensor.ndim == 2 else tensor
+    return tensor[:, :, None, None] if tensor.ndim == 2 else tensor  # matrix -> 1x1 kernel; biases stay
 
 
 VQGAN_FORMATS: dict[str, Callable[[Mapping[str, torch.Tensor]], State]] = {

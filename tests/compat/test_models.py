@@ -98,7 +98,10 @@ def changed(name, place, **keys):
         ),
         (changed("titok-bl64-vae", "vq_model", quantize_mode="vea"), r"quantize_mode='vea' .* 'vae'"),
         (changed("titok-bl64-vae", "vq_model", vit_enc_model_size="huge"), "small, base, large"),
-        (changed("titok-bl64-vae", "vq_model", finetune_decoder=True), "is_legacy=false does not go"),
+        (
+            changed("titok-bl64-vae", "vq_model", finetune_decoder=True),
+            "is_legacy=false needs finetune_decoder=false",
+        ),
         (
             changed("titok-bl64-vae", "vq_model", finetune_decoder=True, is_legacy=True),
             "'vae' needs finetune",
@@ -106,7 +109,7 @@ def changed(name, place, **keys):
         (changed("rar-b", "vq_model", codebook_size=4096), "is MaskGIT's VQGAN .* has codebook_size 4096"),
         (changed("rar-b", "generator", hidden_size=None), r"generator\.hidden_size is missing"),
         (changed("maskgit-titok-l32", "generator", model_type="BERT"), "one of ViT, UViT"),
-        (changed("maskgit-titok-l32", "generator", model_type=None), "does not say what it is"),
+        (changed("maskgit-titok-l32", "generator", model_type=None), "model.generator is of no known kind"),
         (changed("maskgit-titok-l32", "generator", guidance_decay="power"), "guidance_decay='power'"),
         (
             changed("maskgit-titok-l32", "generator", image_seq_len="${model.nowhere}"),

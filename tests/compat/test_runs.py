@@ -303,7 +303,7 @@ WRONG = [
     ("stage2", "losses.perceptual_loss", "lpips-convnext_s", r"expected lpips, convnext_s or, with weights"),
     ("stage2", "losses.perceptual_weight", None, r"losses\.perceptual_weight is missing"),
     ("stage2", "losses.discriminator_start", None, r"losses\.discriminator_start is missing"),
-    ("maskgit", "experiment.init_weight", "x.bin", r"experiment\.init_weight='x\.bin': generators start"),
+    ("maskgit", "experiment.init_weight", "x.bin", r"experiment\.init_weight='x\.bin' .*generators start"),
     ("maskgit", "experiment.tokenizer_checkpoint", None, r"experiment\.tokenizer_checkpoint is missing"),
     ("maskgit", "losses.kl_weight", 1.0, r"losses\.kl_weight is not an option"),
     ("maskgit", "model.maskgen", {}, r"text-to-image generators are not supported"),
