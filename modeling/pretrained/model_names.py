@@ -222,7 +222,7 @@ def _describe(
         if not any(isinstance(tree.get(key), Mapping) for key in MODEL_SECTIONS):
             raise ConfigError(
                 f"the configuration of {name} has neither a section {' nor '.join(MODEL_SECTIONS)},"
-                " nor the original's model.vq_model"
+                " nor model.vq_model of the original project"
             )
         return ModelFiles(name, tree, weights)
     names = weight_names(weights)  # without values where the format allows it
