@@ -10,13 +10,9 @@ the network of the first line. Peak memory is what two calls add to a process of
 Without torch-fidelity (`pip install torch-fidelity`) only our networks are measured.
 """
 
-import argparse
 import importlib.util
-import multiprocessing
-import resource
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,6 +20,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.measuring import argument_parser, bytes_now, clock, in_new_process, peak_bytes
 from evaluator.inception_fast import FastInception, full_precision
 from evaluator.inception_network import InceptionV3
 
@@ -83,57 +80,22 @@ def difference(pool: torch.Tensor, expected: torch.Tensor) -> float:
     return float((pool - expected).norm() / expected.norm())
 
 
-def clock(device: str) -> float:
-    """Wall-clock seconds, with the device idle."""
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
-    return time.perf_counter()
-
-
 def peak_megabytes(kind: str, images: torch.Tensor, device: str, threads: int) -> float:
-    """What the peak of memory grows by in two calls, in this process (meant to be a fresh one)."""
+    """Growth of the peak of memory in two calls, in this process (meant to be a new one)."""
     torch.set_num_threads(threads)
     run = build(kind, device)
+    before = bytes_now(device)
     with torch.inference_mode():
-        if device.startswith("cuda"):
-            torch.cuda.reset_peak_memory_stats()
-            before = torch.cuda.max_memory_allocated()
-        else:
-            before = resident_bytes("VmRSS")
-        for _ in range(2):
+        for _ in range(2):  # the first also allocates workspaces
             run(images.to(device))
-    after = torch.cuda.max_memory_allocated() if device.startswith("cuda") else resident_bytes("VmHWM")
-    return (after - before) / 1e6
-
-
-def resident_bytes(field: str) -> int:
-    """Memory of this process now (`VmRSS`) or at its peak (`VmHWM`); the peak where the system does not tell."""
-    status = Path("/proc/self/status")
-    if not status.is_file():
-        unit = 1 if sys.platform == "darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    lines = status.read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
-
-
-def memory(kinds: list[str], images: torch.Tensor, device: str, threads: int) -> dict[str, float]:
-    """Peak memory in MB by kind, each in a new process, one after the other."""
-    context, peaks = multiprocessing.get_context("spawn"), {}
-    for kind in kinds:
-        with context.Pool(1) as pool:
-            peaks[kind] = pool.apply(peak_megabytes, (kind, images, device, threads))
-    return peaks
+    return (peak_bytes(device) - before) / 1e6
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argument_parser(__doc__, device="cpu")
     parser.add_argument("--batch", type=int, default=16, help="images per call")
     parser.add_argument("--size", type=int, default=256, help="side of the images in pixels")
     parser.add_argument("--rounds", type=int, default=5, help="timed rounds; the fastest counts")
-    parser.add_argument("--threads", type=int, default=1, help="processor threads")
-    parser.add_argument("--device", default="cpu")
     parser.add_argument("--check", type=int, default=4, help="images compared with float64, at most --batch")
     parser.add_argument("--no-memory", action="store_true", help="leave out the measurement of memory")
     arguments = parser.parse_args()
@@ -146,10 +108,9 @@ def main() -> None:
     shape = (arguments.batch, 3, arguments.size, arguments.size)
     images = torch.randint(0, 256, shape, dtype=torch.uint8)
     peaks = {}
-    if (
-        not arguments.no_memory
-    ):  # first, while this process is small: some systems pass its peak on to its children
-        peaks = memory(kinds, images, arguments.device, arguments.threads)
+    if not arguments.no_memory:  # first, while this process is small: children may inherit its peak
+        shared = images, arguments.device, arguments.threads
+        peaks = {kind: in_new_process(peak_megabytes, kind, *shared) for kind in kinds}
     runs = {kind: build(kind, arguments.device) for kind in kinds}
 
     exact = random_network().double()(images[: arguments.check]).pool
@@ -159,7 +120,7 @@ def main() -> None:
         for kind, run in runs.items():
             pools[kind] = run(on_device)[: arguments.check].double().cpu()
         for _ in range(arguments.rounds):
-            for kind, run in runs.items():
+            for kind, run in runs.items():  # in turns: other work on the machine disturbs all alike
                 start = clock(arguments.device)
                 run(on_device)
                 seconds[kind] = min(seconds[kind], clock(arguments.device) - start)

@@ -13,17 +13,14 @@ that rounds: it is off by as much from float64, ours by a hundredth of that.)
 
 import argparse
 import sys
-import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.inception import resident_bytes
+from benchmarks.measuring import argument_parser, bytes_now, clock, in_new_process, peak_bytes
 from modeling.quantizers.bit_entropy import GUARD, bit_entropies
 from modeling.quantizers.ibq import choose_codes, entropy_of_mean
 
@@ -89,7 +86,7 @@ def measure(
 ) -> tuple[float, float, list[torch.Tensor]]:
     """Seconds, megabytes on top of the inputs, and [value, *gradients]; meant for a new process."""
     torch.set_num_threads(threads)
-    way, cuda = WAYS[kind][dense], device.startswith("cuda")
+    way = WAYS[kind][dense]
 
     def once(*tensors: torch.Tensor) -> list[torch.Tensor]:
         value = way(*tensors)
@@ -97,34 +94,24 @@ def measure(
 
     once(*inputs(kind, 2, 4, device))  # loads kernels and starts threads
     tensors = inputs(kind, tokens, size, device)
-    if cuda:
-        torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated() if cuda else resident_bytes("VmRSS")
-    seconds, result = [], []
+    before, seconds, result = bytes_now(device), [], []
     for _ in range(repeats):
-        if cuda:
-            torch.cuda.synchronize()
-        start = time.perf_counter()
+        start = clock(device)
         result = once(*tensors)
-        if cuda:
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - start)
-    peak = torch.cuda.max_memory_allocated() if cuda else resident_bytes("VmHWM")
-    return min(seconds), (peak - before) / 1e6, [r.detach().cpu() for r in result]
+        seconds.append(clock(device) - start)
+    return min(seconds), (peak_bytes(device) - before) / 1e6, [r.detach().cpu() for r in result]
 
 
 def compare(kind: str, tokens: int, size: int, settings: argparse.Namespace) -> str:
     """A line of the table."""
     shared = (tokens, size, settings.device, settings.threads, settings.repeats)
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        seconds, megabytes, ours = pool.submit(measure, kind, False, *shared).result()
+    seconds, megabytes, ours = in_new_process(measure, kind, False, *shared)
     codes = 2**size if kind == "lfq" else size
     line = f"{kind}  {codes:7d} codes {tokens:6d} tokens   {seconds:8.3f} s {megabytes:8.0f} MB"
     needed = DENSE_COPIES[kind] * 4 * codes * tokens / 1e6
     if needed > settings.limit:
         return f"{line}   dense: about {needed:,.0f} MB, not run"
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        dense_seconds, dense_megabytes, theirs = pool.submit(measure, kind, True, *shared).result()
+    dense_seconds, dense_megabytes, theirs = in_new_process(measure, kind, True, *shared)
     difference = max(float((a - b).abs().max() / b.abs().max()) for a, b in zip(ours, theirs, strict=True))
     return (
         f"{line}   dense: {dense_seconds:8.3f} s {dense_megabytes:8.0f} MB   "
@@ -135,25 +122,18 @@ def compare(kind: str, tokens: int, size: int, settings: argparse.Namespace) -> 
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    cuda = torch.cuda.is_available()
+    parser = argument_parser(__doc__, torch.get_num_threads(), "cuda" if cuda else "cpu")
     parser.add_argument("--bits", type=int, default=18, help="of LFQ")
-    parser.add_argument(
-        "--tokens", default="32,64,128,2048", help="LFQ: tokens per batch, separated by commas"
-    )
+    parser.add_argument("--tokens", default="32,64,128,2048", help="LFQ: tokens per batch, comma-separated")
     parser.add_argument("--codes", type=int, default=2**14, help="of IBQ")
     parser.add_argument("--ibq-tokens", default="256,1024,2048", help="the same for IBQ")
     parser.add_argument("--limit", type=float, default=2000, help="megabytes that the dense way may take")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     settings = parser.parse_args()
     print(f"{settings.device}, {settings.threads} threads, best of {settings.repeats}, forward and backward")
-    for kind, size, listed in (
-        ("lfq", settings.bits, settings.tokens),
-        ("ibq", settings.codes, settings.ibq_tokens),
-    ):
+    kinds = ("lfq", settings.bits, settings.tokens), ("ibq", settings.codes, settings.ibq_tokens)
+    for kind, size, listed in kinds:
         for tokens in map(int, listed.split(",")):
             print(compare(kind, tokens, size, settings), flush=True)
 

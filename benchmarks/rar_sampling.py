@@ -7,15 +7,14 @@ Weights are random; guidance is on. The naive sampler runs the whole sequence fo
 cost the same: a few are timed (`--naive-steps`) and multiplied by the number of tokens.
 """
 
-import argparse
 import sys
-import time
 from pathlib import Path
 
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.measuring import argument_parser, clock
 from modeling.generators import RAR
 from modeling.sampling.autoregressive import sample
 from modeling.sampling.noise import sample_uniforms
@@ -33,20 +32,13 @@ SIZES = {
 
 def build(size: str, device: str, dtype: torch.dtype) -> RAR:
     """A model with small random weights, made where it is used."""
-    with torch.device("meta"):
+    with torch.device("meta"):  # no time for an initialisation that is overwritten
         model = RAR(**SIZES[size])
     model = model.to(dtype).to_empty(device=device).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_(std=0.02)
     return model
-
-
-def clock(device: str) -> float:
-    """Wall-clock seconds, with the device idle."""
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
-    return time.perf_counter()
 
 
 def cached_seconds(model: RAR, labels: torch.Tensor, device: str) -> float:
@@ -69,26 +61,24 @@ def naive_seconds(model: RAR, labels: torch.Tensor, device: str, steps: int) -> 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    cuda = torch.cuda.is_available()
+    parser = argument_parser(__doc__, torch.get_num_threads(), "cuda" if cuda else "cpu")
     parser.add_argument("--size", choices=SIZES, default="small")
     parser.add_argument("--batch", type=int, default=4, help="images per batch")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument(
         "--repeats", type=int, default=1, help="batches with the cached sampler; the best counts"
     )
     parser.add_argument("--naive-steps", type=int, default=2, help="forward passes timed; 0 leaves them out")
     options = parser.parse_args()
+    torch.set_num_threads(options.threads)
 
     model = build(options.size, options.device, getattr(torch, options.dtype))
     labels = torch.arange(options.batch, device=options.device) % model.num_classes
     if options.device.startswith("cuda"):
         cached_seconds(model, labels, options.device)  # loads kernels
-    cached = (
-        min(cached_seconds(model, labels, options.device) for _ in range(options.repeats)) / options.batch
-    )
+    seconds = (cached_seconds(model, labels, options.device) for _ in range(options.repeats))
+    cached = min(seconds) / options.batch
     print(f"rar {options.size}, batch {options.batch}, {options.device}, {options.dtype}, guidance on")
     print(f"cached {cached:10.4f} s/image")
     if options.naive_steps:

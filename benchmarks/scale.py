@@ -16,10 +16,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +26,7 @@ import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.inception import resident_bytes
+from benchmarks.measuring import argument_parser, in_new_process, resident_bytes
 from evaluator.inception_network import InceptionFeatures
 from evaluator.networks import NETWORKS
 from jobs import evaluate
@@ -91,12 +88,6 @@ def measured(script: str, options: dict[str, Any], cheap: bool, threads: int) ->
     return time.perf_counter() - start, before, resident_bytes("VmHWM")
 
 
-def in_new_process(function: Callable, *arguments: Any) -> Any:
-    """What a function returns, run where nothing of an earlier stage is in memory."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(function, *arguments).result()
-
-
 def run(folder: Path, settings: argparse.Namespace) -> dict[str, Any]:
     """All stages; per stage images/s, memory at its start and peak in MB."""
     samples, reference, result = folder / "samples", folder / "reference.npz", folder / "result.json"
@@ -121,9 +112,8 @@ def run(folder: Path, settings: argparse.Namespace) -> dict[str, Any]:
     }  # fmt: skip
     report: dict[str, Any] = {"count": settings.count, "size": settings.size, "stages": {}}
     for name, (script, options) in stages.items():
-        seconds, before, peak = in_new_process(
-            measured, script, options, settings.inception is None, settings.threads
-        )
+        shared = settings.inception is None, settings.threads
+        seconds, before, peak = in_new_process(measured, script, options, *shared)
         report["stages"][name] = {
             "images_per_second": settings.count / seconds,
             "start_megabytes": before / 1e6,
@@ -142,13 +132,10 @@ def run(folder: Path, settings: argparse.Namespace) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argument_parser(__doc__)
     parser.add_argument("--count", type=int, default=50_000, help="number of images")
     parser.add_argument("--size", type=int, default=64, help="side of the images in pixels, a multiple of 16")
     parser.add_argument("--batch", type=int, default=64, help="images per batch")
-    parser.add_argument("--threads", type=int, default=1, help="processor threads")
     parser.add_argument("--metrics", default="fid,sfid,is", help="of scripts/evaluate.py, with commas")
     parser.add_argument("--inception", help="weight file of the feature network")
     parser.add_argument("--folder", help="where files go, and stay; a temporary folder if not given")
