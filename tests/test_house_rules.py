@@ -5,6 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from modeling.generators import GENERATORS
+from modeling.losses import DISCRIMINATORS
+from modeling.quantizers import QUANTIZERS
+from modeling.tokenizers import TOKENIZERS
+
 ROOT = Path(__file__).resolve().parents[1]
 
 # Room -> rooms it may import besides itself; the longest matching prefix counts. Arrows point one way.
@@ -28,7 +33,7 @@ MAY_IMPORT = {
     "training": ["storage", "common", "compat", "modeling", "data", "evaluator"],
     "jobs": ["storage", "common", "compat", "modeling", "data", "evaluator", "training"],
 }
-FILE_LINES, FUNCTION_LINES, ENTRY_LINES = 400, 60, 60
+FILE_LINES, FUNCTION_LINES, ENTRY_LINES = 350, 60, 60
 ENTRIES = [ROOT / name for name in ("train_titok.py", "train_rar.py", "sample_imagenet.py")]
 SCRIPTS = sorted((ROOT / "scripts").glob("*.py"))
 # Python puts the folder of a script on its path, not the repository.
@@ -78,6 +83,35 @@ def test_imports_point_one_way(path):
             allowed = [room, *MAY_IMPORT[room]]
             reachable = any(within(imported, a) or within(a, imported) for a in allowed)
             assert reachable, f"{name} must not import {imported}"
+
+
+def test_no_files_import_each_other():
+    """Not by way of others either; imports for types alone count."""
+    files = {dotted(path): path for path in [*modules(), *ENTRIES]}
+    arrows = {name: {i for i in imports(path) if i in files and i != name} for name, path in files.items()}
+    while leaves := {name for name, targets in arrows.items() if not targets}:
+        arrows = {name: targets - leaves for name, targets in arrows.items() if name not in leaves}
+    assert not arrows, f"circles among {sorted(arrows)}"
+
+
+@pytest.mark.parametrize("path", [p for p in modules() if within(dotted(p), "training")], ids=dotted)
+def test_training_asks_models_and_does_not_guess_them(path):
+    """What a model is follows from its contract: no isinstance of its classes, no comparison with its name."""
+    tree = ast.parse(path.read_text())
+    named = {*TOKENIZERS, *GENERATORS, *QUANTIZERS, *DISCRIMINATORS}
+    ours = {
+        alias.asname or alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and within(node.module, "modeling")
+        for alias in node.names
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "isinstance":
+            asked = {n.id for n in ast.walk(node.args[1]) if isinstance(n, ast.Name)}
+            assert not asked & ours, f"{path.name}:{node.lineno} asks for the class of a model"
+        if isinstance(node, ast.Compare):
+            values = {n.value for n in ast.walk(node) if isinstance(n, ast.Constant)}
+            assert not values & named, f"{path.name}:{node.lineno} compares with the name of a model"
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda p: p.name)
