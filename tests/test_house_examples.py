@@ -38,7 +38,10 @@ for line in sys.stdin:
 def sections() -> dict[str, str]:
     """{kind: text} of the page's sections "Add a <kind>"."""
     parts = re.split(r"^## Add an? (.+)$", PAGE.read_text(), flags=re.MULTILINE)
-    return {kind: re.split(r"^## ", text, flags=re.MULTILINE)[0] for kind, text in zip(parts[1::2], parts[2::2])}
+    return {
+        kind: re.split(r"^## ", text, flags=re.MULTILINE)[0]
+        for kind, text in zip(parts[1::2], parts[2::2], strict=False)
+    }
 
 
 def blocks(text: str, language: str) -> list[tuple[str, str]]:
