@@ -17,8 +17,7 @@ class ChannelNorm(nn.LayerNorm):
     def __init__(self, channels: int) -> None:
         super().__init__(channels, eps=1e-6)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[B, C, H, W] -> [B, C, H, W]."""
+    def forward(self, x: torch.Tensor) -> torch.Tensor:  # [B, C, H, W] -> [B, C, H, W]
         return super().forward(x.movedim(1, -1)).movedim(-1, 1)
 
 
@@ -29,8 +28,7 @@ class MoveAxis(nn.Module):
         super().__init__()
         self.source, self.target = source, target
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Move axis `source` to `target`."""
+    def forward(self, x: torch.Tensor) -> torch.Tensor:  # Move axis `source` to `target`
         return x.movedim(self.source, self.target)
 
 
@@ -50,8 +48,7 @@ class ConvNeXtBlock(nn.Module):
             MoveAxis(-1, 1),
         )
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[B, C, H, W] -> [B, C, H, W]."""
+    def forward(self, x: torch.Tensor) -> torch.Tensor:  # [B, C, H, W] -> [B, C, H, W]
         return x + self.layer_scale * self.block(x)
 
 

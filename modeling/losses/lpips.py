@@ -19,8 +19,7 @@ class ScalingLayer(nn.Module):
         self.register_buffer("shift", torch.tensor([-0.030, -0.088, -0.188])[None, :, None, None])
         self.register_buffer("scale", torch.tensor([0.458, 0.448, 0.450])[None, :, None, None])
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """[B, 3, H, W] -> [B, 3, H, W]."""
+    def forward(self, images: torch.Tensor) -> torch.Tensor:  # [B, 3, H, W] -> [B, 3, H, W]
         return (images - self.shift) / self.scale
 
 
@@ -58,8 +57,7 @@ class LinearHead(nn.Module):
         super().__init__()
         self.model = nn.Sequential(nn.Identity(), nn.Conv2d(channels, 1, 1, bias=False))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[B, channels, H, W] -> [B, 1, H, W]."""
+    def forward(self, x: torch.Tensor) -> torch.Tensor:  # [B, channels, H, W] -> [B, 1, H, W]
         return self.model(x)
 
 

@@ -19,8 +19,7 @@ class Blur(nn.Module):
         super().__init__()
         self.register_buffer("f", torch.tensor([1.0, 2.0, 1.0]))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[B, C, H, W] -> the same shape."""
+    def forward(self, x: torch.Tensor) -> torch.Tensor:  # [B, C, H, W] -> the same shape
         channels = x.shape[1]
         kernel = torch.outer(self.f, self.f) / self.f.sum().square()
         return F.conv2d(

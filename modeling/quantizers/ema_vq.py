@@ -59,8 +59,7 @@ class EMAVectorQuantizer(VectorQuantizer):
 
     def _losses(
         self, features: torch.Tensor, vectors: torch.Tensor, codes: torch.Tensor
-    ) -> dict[str, torch.Tensor]:
-        """Commitment alone: the codebook is not trained by gradient."""
+    ) -> dict[str, torch.Tensor]:  # Commitment alone: the codebook is not trained by gradient
         commitment = self.commitment_cost * F.mse_loss(vectors, codes.detach())
         return {"quantizer_loss": commitment, "commitment_loss": commitment}
 

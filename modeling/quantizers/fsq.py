@@ -81,13 +81,11 @@ class FSQ(Quantizer):
             return self._bound(latents) / self._halves
 
     def lookup(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Codes of tokens [B, N] as [B, C, 1, N], float32."""
         digits = torch.div(tokens[:, None], self._steps, rounding_mode="floor") % self._levels
         return (digits.unsqueeze(2) - self._halves) / self._halves
 
     @torch.no_grad()
     def encode(self, latents: torch.Tensor) -> torch.Tensor:
-        """Tokens [B, H * W] of latents [B, C, H, W]."""
         with torch.autocast(latents.device.type, enabled=False):
             return self._tokens(self._bound(latents).round())
 

@@ -72,17 +72,14 @@ class LFQ(Quantizer):
         return QuantizerOutput(quantized=quantized, tokens=_tokens(chosen), losses=losses)
 
     def lookup(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Codes of tokens [B, N] as [B, bits, 1, N], float32."""
         places = torch.arange(self.code_dim, device=tokens.device)[:, None]
         return self._values((tokens[:, None] >> places) & 1 == 1).unsqueeze(2)
 
     @torch.no_grad()
     def encode(self, latents: torch.Tensor) -> torch.Tensor:
-        """Tokens [B, H * W] of latents [B, bits, H, W]."""
         return _tokens(self.normalize(latents) > 0)
 
-    def _values(self, chosen: torch.Tensor) -> torch.Tensor:
-        """Channel values, float32, of bits given as bool."""
+    def _values(self, chosen: torch.Tensor) -> torch.Tensor:  # Channel values, float32, of bits given as bool
         return torch.where(chosen, self.magnitude, -self.magnitude).float()
 
     def _losses(self, vectors: torch.Tensor, codes: torch.Tensor) -> dict[str, torch.Tensor]:

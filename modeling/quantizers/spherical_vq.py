@@ -73,8 +73,7 @@ class SphericalVectorQuantizer(CodebookQuantizer):
         quantized = vectors + (codes - vectors).detach()
         return quantized, tokens, {"quantizer_loss": loss, "commitment_loss": loss}
 
-    def normalize(self, latents: torch.Tensor) -> torch.Tensor:
-        """Latents [B, C, H, W] as unit vectors."""
+    def normalize(self, latents: torch.Tensor) -> torch.Tensor:  # Latents [B, C, H, W] as unit vectors
         return F.normalize(latents.float(), dim=1)
 
     def _rows(self, latents: torch.Tensor) -> torch.Tensor:

@@ -97,8 +97,7 @@ class VectorQuantizer(CodebookQuantizer):
         return F.normalize(latents.float(), dim=1) if self.use_l2_norm else latents.float()
 
     @torch.no_grad()
-    def _nearest(self, features: torch.Tensor) -> torch.Tensor:
-        """Tokens [M] of latents as they are [M, C]."""
+    def _nearest(self, features: torch.Tensor) -> torch.Tensor:  # Tokens [M] of latents as they are [M, C]
         codes = self._compared(self.embedding.weight.float())
         return squared_distances(self._compared(features), codes).argmin(dim=1)
 

@@ -46,9 +46,8 @@ class Cluster(FeatureTokenizer):
         self._attach(pixel_decoder)
 
     def train(self, mode: bool = True) -> "Cluster":
-        """Switch between training and eval mode; the teacher stays in eval mode."""
         super().train(mode)
-        self.teacher.eval()
+        self.teacher.eval()  # frozen: no dropout, no moving statistics
         return self
 
     def copy_teacher(self, teacher: nn.Module) -> None:
@@ -60,6 +59,5 @@ class Cluster(FeatureTokenizer):
         """Features [B, C, h, w] of images [B, 3, H, W] in [0, 1]."""
         return self.teacher(images)
 
-    def decode_features(self, quantized: torch.Tensor) -> torch.Tensor:
-        """The centroids themselves."""
+    def decode_features(self, quantized: torch.Tensor) -> torch.Tensor:  # The centroids themselves
         return quantized

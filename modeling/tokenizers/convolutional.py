@@ -42,12 +42,10 @@ class ConvolutionalTokenizer(Tokenizer):
 
     @property
     def num_tokens(self) -> int:
-        """Codes per image."""
         return (self.image_size // self.downscale) ** 2
 
     @property
     def last_layer(self) -> nn.Parameter:
-        """Weight of the last convolution, where adaptive loss weights compare gradients."""
         return self.decoder.conv_out.weight
 
     def encode_latents(self, images: torch.Tensor) -> torch.Tensor:
@@ -92,7 +90,6 @@ class ConvolutionalTokenizer(Tokenizer):
     def forward(
         self, images: torch.Tensor, noise: torch.Tensor | None = None, bypass: torch.Tensor | None = None
     ) -> TokenizerOutput:
-        """Encode, quantize and decode with gradient; see `Tokenizer.forward`."""
         latents = self.encode_latents(images)
         result = self._bottleneck(latents, noise, bypass)
         return self._output(self.decode_latents(result.quantized), result, latents)

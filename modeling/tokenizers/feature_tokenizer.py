@@ -51,27 +51,23 @@ class FeatureTokenizer(Tokenizer):
 
     @property
     def num_tokens(self) -> int:
-        """Tokens per image."""
         return self.grid**2
 
     @property
     def prediction_shape(self) -> tuple[int, int, int]:
-        """Shape of the images, or of the features [F, h, w]."""
         if self.predicts_pixels:
             return super().prediction_shape
         return self.feature_channels, self.grid, self.grid
 
     def train(self, mode: bool = True) -> "FeatureTokenizer":
-        """Switch between training and eval mode; what a pixel decoder has frozen stays in eval mode."""
         super().train(mode)
         if self.pixel_decoder is not None:
             for name, part in self.named_children():
-                part.train(mode and name == "pixel_decoder")
+                part.train(mode and name == "pixel_decoder")  # the rest is frozen
         return self
 
     @property
     def last_layer(self) -> nn.Parameter | None:
-        """The pixel decoder's weight where adaptive loss weights compare gradients, if there is one."""
         return None if self.pixel_decoder is None else self.pixel_decoder.last_layer
 
     @abstractmethod
@@ -84,7 +80,6 @@ class FeatureTokenizer(Tokenizer):
 
     @torch.no_grad()
     def encode(self, images: torch.Tensor) -> torch.Tensor:
-        """Tokens int64 [B, h * w], row-major, of images in [0, 1]; never moves codes."""
         return self.quantize.encode(self.encode_latents(images))
 
     @torch.no_grad()
@@ -104,7 +99,6 @@ class FeatureTokenizer(Tokenizer):
     def forward(
         self, images: torch.Tensor, noise: torch.Tensor | None = None, bypass: torch.Tensor | None = None
     ) -> TokenizerOutput:
-        """Encode, quantize and decode with gradient; see `Tokenizer.forward`."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen_encoder):
             latents = self.encode_latents(images)
             result = self._bottleneck(latents, noise, bypass)

@@ -55,7 +55,6 @@ class LatentTokenizer(Tokenizer):
 
     @property
     def num_tokens(self) -> int:
-        """Tokens per image N."""
         return self.latent_tokens.shape[0]
 
     def encode_latents(self, images: torch.Tensor) -> torch.Tensor:

@@ -44,5 +44,4 @@ class MAGVIT2(ConvolutionalTokenizer):
         return self.encoder(2.0 * pixels - 1.0)
 
     def decode_latents(self, quantized: torch.Tensor) -> torch.Tensor:
-        """Decoder input [B, code_dim, h, w] -> images [B, 3, f h, f w], about [0, 1] and not clamped."""
         return (self.decoder(quantized) + 1.0) / 2.0

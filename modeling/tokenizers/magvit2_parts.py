@@ -28,8 +28,7 @@ class ResBlock(nn.Module):
         if in_channels != out_channels:
             self.nin_shortcut = nn.Conv2d(in_channels, out_channels, 1, bias=False)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[B, in_channels, H, W] -> [B, out_channels, H, W]."""
+    def forward(self, x: torch.Tensor) -> torch.Tensor:  # [B, in_channels, H, W] -> [B, out_channels, H, W]
         hidden = self.conv1(F.silu(self.norm1(x)))
         hidden = self.conv2(F.silu(self.norm2(hidden)))
         return hidden + (x if self.nin_shortcut is None else self.nin_shortcut(x))
@@ -42,8 +41,7 @@ class Upsample(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(channels, 4 * channels, 3, padding=1)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[B, C, H, W] -> [B, C, 2H, 2W]."""
+    def forward(self, x: torch.Tensor) -> torch.Tensor:  # [B, C, H, W] -> [B, C, 2H, 2W]
         return blocks_to_space(self.conv1(x), 2)
 
 
@@ -118,8 +116,7 @@ class MAGVIT2Encoder(nn.Module):
         self.norm_out = group_norm(widths[-1])
         self.conv_out = nn.Conv2d(widths[-1], z_channels, 1)
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Features before the bottleneck."""
+    def forward(self, images: torch.Tensor) -> torch.Tensor:  # Features before the bottleneck
         x = self.conv_in(images)
         for level in self.down:
             x = level(x)
@@ -148,8 +145,7 @@ class MAGVIT2Decoder(nn.Module):
         self.norm_out = group_norm(widths[0])
         self.conv_out = nn.Conv2d(widths[0], 3, 3, padding=1)
 
-    def forward(self, codes: torch.Tensor) -> torch.Tensor:
-        """Images of codes."""
+    def forward(self, codes: torch.Tensor) -> torch.Tensor:  # Images of codes
         x = self.mid_block(self.conv_in(codes))
         for norm, level in zip(reversed(self.adaptive), reversed(self.up), strict=True):
             x = level(norm(x, codes))

@@ -35,8 +35,7 @@ class ResBlock(nn.Module):
         changes_width = in_channels != out_channels
         self.nin_shortcut = SameConv2d(out_channels, out_channels, 1, bias=False) if changes_width else None
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[B, in_channels, H, W] -> [B, out_channels, H, W]."""
+    def forward(self, x: torch.Tensor) -> torch.Tensor:  # [B, in_channels, H, W] -> [B, out_channels, H, W]
         hidden = self.conv1(F.silu(self.norm1(x)))
         hidden = self.conv2(F.silu(self.norm2(hidden)))
         return hidden + (x if self.nin_shortcut is None else self.nin_shortcut(hidden))
@@ -76,8 +75,7 @@ class VQGANEncoder(nn.Module):
         self.norm_out = _norm(widths[-1])
         self.conv_out = SameConv2d(widths[-1], code_dim, 1)
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Continuous features of images in [0, 1]."""
+    def forward(self, images: torch.Tensor) -> torch.Tensor:  # Continuous features of images in [0, 1]
         x = self.conv_in(images)
         for index, level in enumerate(self.down):
             x = level(F.avg_pool2d(x, 2) if index else x)
@@ -102,8 +100,7 @@ class VQGANDecoder(nn.Module):
         self.norm_out = _norm(widths[0])
         self.conv_out = SameConv2d(widths[0], 3, 3)
 
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Images of (mixtures of) codes."""
+    def forward(self, features: torch.Tensor) -> torch.Tensor:  # Images of (mixtures of) codes
         x = self.mid(self.conv_in(features))
         for level in reversed(self.up):
             x = level(x)
@@ -190,7 +187,6 @@ class MaskGITVQGAN(ConvolutionalTokenizer):
         return self.encoder(pixels)
 
     def decode_latents(self, quantized: torch.Tensor) -> torch.Tensor:
-        """Decoder input [B, code_dim, h, w] -> images [B, 3, f h, f w], about [0, 1] and not clamped."""
         return self.decoder(quantized)
 
 

@@ -70,22 +70,18 @@ class SubTokenView(Tokenizer):
 
     @property
     def bits_per_image(self) -> float | None:
-        """As of whole tokens."""
         return self.tokenizer.bits_per_image
 
     @property
     def section(self) -> dict[str, Any] | None:
-        """Section of the wrapped tokenizer, for saving it."""
         return self.tokenizer.section
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """State of the wrapped tokenizer, without a prefix of the view."""
         return self.tokenizer.state_dict(*args, **kwargs)
 
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
     ) -> Any:
-        """Load what `state_dict` gives."""
         return self.tokenizer.load_state_dict(state_dict, strict=strict, assign=assign)
 
     def join(self, tokens: torch.Tensor) -> torch.Tensor:
@@ -98,8 +94,7 @@ class SubTokenView(Tokenizer):
             raise ValueError(f"{tokens.shape[-1]} sub-tokens are not a multiple of {len(self.factors)}")
         return self.factors.join(tokens.unflatten(-1, (-1, len(self.factors))))
 
-    def split(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Tokens int64 [B, N] -> sub-tokens int64 [B, N G]."""
+    def split(self, tokens: torch.Tensor) -> torch.Tensor:  # Tokens int64 [B, N] -> sub-tokens int64 [B, N G]
         return self.factors.split(tokens).flatten(-2)
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:

@@ -86,12 +86,10 @@ class TATiTok(LatentTokenizer):
 
     @property
     def text_length(self) -> int:
-        """Positions of the text features T."""
         return self.decoder.text_guidance_positional_embedding.shape[0]
 
     @property
     def text_width(self) -> int:
-        """Channels of the text features."""
         return self.decoder.text_guidance_proj.in_features
 
     def decode_latents(self, quantized: torch.Tensor, text: torch.Tensor | None) -> torch.Tensor:

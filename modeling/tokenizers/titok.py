@@ -127,7 +127,6 @@ class TiTok(LatentTokenizer):
             module.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> "TiTok":
-        """Switch between training and eval mode; the frozen encoder side of two_stage stays in eval mode."""
         super().train(mode)
         if self.frozen_encoder:
             self.encoder.eval()
@@ -136,7 +135,6 @@ class TiTok(LatentTokenizer):
 
     @property
     def prediction_shape(self) -> tuple[int, int, int]:
-        """Shape of the images, or of the logits over the codes of the teacher."""
         if self.predicts_pixels:
             return super().prediction_shape
         return self.decoder.codebook_size, self.decoder.grid, self.decoder.grid
@@ -157,7 +155,6 @@ class TiTok(LatentTokenizer):
     def forward(
         self, images: torch.Tensor, noise: torch.Tensor | None = None, bypass: torch.Tensor | None = None
     ) -> TokenizerOutput:
-        """Encode, quantize and decode with gradient; see `Tokenizer.forward`."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen_encoder):
             latents = self.encode_latents(images)
             result = self._bottleneck(latents, noise, bypass)

@@ -27,8 +27,7 @@ class ResBlock(nn.Module):
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         self.nin_shortcut = None if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[B, in_channels, H, W] -> [B, out_channels, H, W]."""
+    def forward(self, x: torch.Tensor) -> torch.Tensor:  # [B, in_channels, H, W] -> [B, out_channels, H, W]
         hidden = self.conv1(F.silu(self.norm1(x)))
         hidden = self.conv2(F.silu(self.norm2(hidden)))
         return hidden + (x if self.nin_shortcut is None else self.nin_shortcut(x))
@@ -45,8 +44,7 @@ class SpatialAttention(nn.Module):
         self.v = nn.Conv2d(channels, channels, 1)
         self.proj_out = nn.Conv2d(channels, channels, 1)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[B, C, H, W] -> the same shape."""
+    def forward(self, x: torch.Tensor) -> torch.Tensor:  # [B, C, H, W] -> the same shape
         hidden = self.norm(x)
         rows = [part(hidden).flatten(2).transpose(1, 2).unsqueeze(1) for part in (self.q, self.k, self.v)]
         mixed = F.scaled_dot_product_attention(*rows)  # [B, 1, H W, C]
@@ -60,8 +58,7 @@ class Downsample(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, stride=2)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[B, C, H, W] -> [B, C, H / 2, W / 2] for even sides."""
+    def forward(self, x: torch.Tensor) -> torch.Tensor:  # [B, C, H, W] -> [B, C, H / 2, W / 2] for even sides
         return self.conv(F.pad(x, (0, 1, 0, 1)))
 
 
@@ -72,8 +69,7 @@ class Upsample(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[B, C, H, W] -> [B, C, 2H, 2W]."""
+    def forward(self, x: torch.Tensor) -> torch.Tensor:  # [B, C, H, W] -> [B, C, 2H, 2W]
         return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
 
 
@@ -111,8 +107,7 @@ class Middle(nn.Module):
         self.attn_1 = SpatialAttention(channels)
         self.block_2 = ResBlock(channels, channels)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[B, C, H, W] -> the same shape."""
+    def forward(self, x: torch.Tensor) -> torch.Tensor:  # [B, C, H, W] -> the same shape
         return self.block_2(self.attn_1(self.block_1(x)))
 
 
@@ -150,8 +145,7 @@ class VQGANEncoder(nn.Module):
         self.norm_out = group_norm(widths[-1])
         self.conv_out = nn.Conv2d(widths[-1], z_channels, 3, padding=1)
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Features before the bottleneck."""
+    def forward(self, images: torch.Tensor) -> torch.Tensor:  # Features before the bottleneck
         x = self.conv_in(images)
         for level in self.down:
             x = level(x)
@@ -184,8 +178,7 @@ class VQGANDecoder(nn.Module):
         self.norm_out = group_norm(widths[0])
         self.conv_out = nn.Conv2d(widths[0], 3, 3, padding=1)
 
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Images of features."""
+    def forward(self, features: torch.Tensor) -> torch.Tensor:  # Images of features
         x = self.mid(self.conv_in(features))
         for level in reversed(self.up):
             x = level(x)

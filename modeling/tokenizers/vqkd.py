@@ -32,8 +32,7 @@ class KeylessBiasAttention(nn.Module):
         self.qkv = nn.Linear(hidden_size, 3 * hidden_size, bias=False)
         self.proj = nn.Linear(hidden_size, hidden_size)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[B, L, D] -> [B, L, D]."""
+    def forward(self, x: torch.Tensor) -> torch.Tensor:  # [B, L, D] -> [B, L, D]
         bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
         qkv = F.linear(x, self.qkv.weight, bias)
         query, key, value = qkv.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
@@ -52,8 +51,7 @@ class ViTBlock(Block):
         self.norm2 = nn.LayerNorm(hidden_size, eps=NORM_EPS)
         self.mlp = MLP(hidden_size=hidden_size, mlp_size=4 * hidden_size, dropout=0.0)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[B, L, D] -> [B, L, D]."""
+    def forward(self, x: torch.Tensor) -> torch.Tensor:  # [B, L, D] -> [B, L, D]
         x = x + self.attn(self.norm1(x))
         return x + self.mlp(self.norm2(x))
 
@@ -65,8 +63,7 @@ class PatchEmbed(nn.Module):
         super().__init__()
         self.proj = nn.Conv2d(in_channels, hidden_size, patch_size, stride=patch_size)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[B, C, H, W] -> [B, D, H / p, W / p]."""
+    def forward(self, x: torch.Tensor) -> torch.Tensor:  # [B, C, H, W] -> [B, D, H / p, W / p]
         return self.proj(x)
 
 
@@ -128,8 +125,7 @@ class GridTransformer(nn.Module):
         table = F.interpolate(table, scale_factor=scale, mode="bicubic", align_corners=False)
         return torch.cat([first, table[..., :height, :width].flatten(2).transpose(1, 2)], dim=1)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[B, C, H, W] -> normalised patches [B, h, w, D]."""
+    def forward(self, x: torch.Tensor) -> torch.Tensor:  # [B, C, H, W] -> normalised patches [B, h, w, D]
         x = self.patch_embed(x)
         height, width = x.shape[2:]
         x = x.flatten(2).transpose(1, 2)
