@@ -12,44 +12,42 @@ LeCamForm = Literal["mean", "logits"]
 
 
 def hinge_discriminator_loss(real_logits: torch.Tensor, fake_logits: torch.Tensor) -> torch.Tensor:
-    """Half of mean(relu(1 - real)) + mean(relu(1 + fake)), a scalar; logits of any shape."""
+    """Half of mean(relu(1 - real)) + mean(relu(1 + fake)), a scalar; logits of any shape, as in all losses here."""
     return 0.5 * (F.relu(1.0 - real_logits.float()).mean() + F.relu(1.0 + fake_logits.float()).mean())
 
 
 def generator_loss(fake_logits: torch.Tensor) -> torch.Tensor:
-    """-mean(fake), a scalar; logits of any shape."""
+    """-mean(fake), a scalar."""
     return -fake_logits.float().mean()
 
 
 def vanilla_discriminator_loss(real_logits: torch.Tensor, fake_logits: torch.Tensor) -> torch.Tensor:
-    """Half of mean(softplus(-real)) + mean(softplus(fake)), cross-entropy; a scalar, logits of any shape."""
+    """Half of mean(softplus(-real)) + mean(softplus(fake)), a scalar: cross-entropy."""
     return 0.5 * (F.softplus(-real_logits.float()).mean() + F.softplus(fake_logits.float()).mean())
 
 
 def non_saturating_generator_loss(fake_logits: torch.Tensor) -> torch.Tensor:
-    """mean(softplus(-fake)), a scalar; logits of any shape."""
+    """mean(softplus(-fake)), a scalar."""
     return F.softplus(-fake_logits.float()).mean()
 
 
 def image_softplus_generator_loss(fake_logits: torch.Tensor) -> torch.Tensor:
-    """mean over images of softplus(-mean logit of the image), for logits [B, ...]; a scalar.
+    """Mean over images of softplus(-mean logit of the image), for logits [B, ...] (arXiv:2409.04410, 2412.02692).
 
-    Open-MAGVIT2 (arXiv:2409.04410) and IBQ (arXiv:2412.02692) train their tokenizers against this term: the logits of
-    an image's patches are averaged before the softplus, so a patch weighs by its image's verdict.
+    Averaging the logits of an image's patches before the softplus weighs a patch by its image's verdict.
     """
     return F.softplus(-_per_image(fake_logits)).mean()
 
 
 def image_softplus_discriminator_loss(real_logits: torch.Tensor, fake_logits: torch.Tensor) -> torch.Tensor:
-    """mean(softplus(-r)) + mean(softplus(f)) of the mean logits r, f of every image, for logits [B, ...]; a scalar.
+    """mean(softplus(-r)) + mean(softplus(f)) of the mean logits r, f of every image, for logits [B, ...].
 
     Binary cross-entropy of whole images, without the half of the other losses (arXiv:2409.04410, as released).
     """
     return F.softplus(-_per_image(real_logits)).mean() + F.softplus(_per_image(fake_logits)).mean()
 
 
-def _per_image(logits: torch.Tensor) -> torch.Tensor:
-    """Mean logit [B] of logits [B, ...]."""
+def _per_image(logits: torch.Tensor) -> torch.Tensor:  # [B, ...] -> [B]
     return logits.float().flatten(1).mean(dim=1)
 
 
@@ -73,16 +71,8 @@ GENERATOR_LOSSES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 class LeCam(nn.Module):
     """Keeps the discriminator's logits on real and fake images near each other's moving averages.
 
-    Buffers `ema_real_logits_mean` and `ema_fake_logits_mean`, both [1], start at 0. They follow means and
-    not logits, so that the caller can average over processes first.
-
-    Args:
-        decay: of the moving averages.
-        form: "mean" compares the means of a batch with the averages before they move (arXiv:2501.07730); "logits"
-            moves the averages first, and then compares every logit (arXiv:2409.04410 and 2412.02692, as released).
-
-    Raises:
-        ValueError: for a decay that is no share, or an unknown form.
+    `form` "mean" compares the means of a batch with the averages before they move (arXiv:2501.07730); "logits" moves
+    the averages first, and then compares every logit (arXiv:2409.04410 and 2412.02692, as released).
     """
 
     def __init__(self, *, decay: float = 0.999, form: LeCamForm = "mean") -> None:
@@ -92,22 +82,17 @@ class LeCam(nn.Module):
         if form not in get_args(LeCamForm):
             raise ValueError(f"form={form!r} is unknown; choose mean or logits")
         self.decay, self.form = decay, form
-        self.register_buffer("ema_real_logits_mean", torch.zeros(1))
+        self.register_buffer("ema_real_logits_mean", torch.zeros(1))  # of means: processes average first
         self.register_buffer("ema_fake_logits_mean", torch.zeros(1))
 
     def forward(self, real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
-        """mean relu(real - E_fake)^2 + mean relu(E_real - fake)^2 (arXiv:2104.03310, eq. 3), a scalar.
-
-        Args:
-            real, fake: scalar means of the logits, or the logits themselves.
-        """
-        real_term = F.relu(real.float() - self.ema_fake_logits_mean).square().mean()
-        fake_term = F.relu(self.ema_real_logits_mean - fake.float()).square().mean()
+        """mean relu(real - E_fake)^2 + mean relu(E_real - fake)^2 (arXiv:2104.03310, eq. 3) of logits or means."""
+        real_term = F.relu(real.float() - self.ema_fake_logits_mean).square().mean()  # E_fake
+        fake_term = F.relu(self.ema_real_logits_mean - fake.float()).square().mean()  # E_real
         return real_term + fake_term
 
     @torch.no_grad()
     def update(self, real_mean: torch.Tensor, fake_mean: torch.Tensor) -> None:
-        """Move the averages towards the scalar means of this step."""
         self.ema_real_logits_mean.lerp_(real_mean.detach().float().view(1), 1.0 - self.decay)
         self.ema_fake_logits_mean.lerp_(fake_mean.detach().float().view(1), 1.0 - self.decay)
 
@@ -120,13 +105,11 @@ class LeCam(nn.Module):
     ) -> torch.Tensor:
         """The term of one training step in the chosen form, a scalar, and the update of the averages.
 
-        Args:
-            real_logits, fake_logits: of this process, any shape.
-            real_mean, fake_mean: their means over all processes, with the gradient of the local ones.
+        The logits are those of this process; the means are over all processes, with the gradient of the local ones.
         """
         if self.form == "logits":
-            self.update(real_mean, fake_mean)
+            self.update(real_mean, fake_mean)  # before the comparison
             return self(real_logits, fake_logits)
-        loss = self(real_mean, fake_mean)
+        loss = self(real_mean, fake_mean)  # the averages move after
         self.update(real_mean, fake_mean)
         return loss

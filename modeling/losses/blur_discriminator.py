@@ -14,27 +14,18 @@ class BlurDiscriminator(NLayerDiscriminator):
     """Convolutions, each halved by a fixed blur (arXiv:1904.11486); every logit judges a patch, none are pooled.
 
     State-dict names are those of the released discriminators. It differs from `nlayer` in what it sees, images in
-    [-1, 1], and in keeping the map of logits as it is. Parameters start at PyTorch's defaults.
-
-    Args:
-        image_channels: channels of the images.
-        base_channels: width of the first stage; stage i is base_channels * 2^i wide.
-        num_stages: number of halvings.
-        reduction: "blur" halves with SAME padding, to ceil(n / 2); "average" takes 2 x 2 means, floor(n / 2).
-        kernel_size: of the blur, 3, 4 or 5 taps of a row of Pascal's triangle (4: 1, 3, 3, 1).
-
-    Raises:
-        ValueError: for sizes below 1, an unknown reduction or kernel.
+    [-1, 1], and in keeping the map of logits as it is. Parameters start at PyTorch's defaults. `reduction` "blur"
+    halves with SAME padding, to ceil(n / 2); "average" takes 2 x 2 means, floor(n / 2).
     """
 
     def __init__(
         self,
         *,
         image_channels: int = 3,
-        base_channels: int = 128,
-        num_stages: int = 3,
+        base_channels: int = 128,  # stage i is base_channels * 2^i wide
+        num_stages: int = 3,  # halvings
         reduction: Literal["blur", "average"] = "blur",
-        kernel_size: int = 4,
+        kernel_size: int = 4,  # taps of the blur: 3, 4 or 5
     ) -> None:
         super().__init__(
             image_channels=image_channels,
@@ -47,14 +38,11 @@ class BlurDiscriminator(NLayerDiscriminator):
         if kernel_size not in TAPS:
             raise ValueError(f"kernel_size={kernel_size} must be one of {list(TAPS)}")
         for stage in self.blocks:
-            if reduction == "average":
+            if reduction == "average":  # stage[1] is the blurred halving
                 stage[1] = nn.AvgPool2d(2)
             else:
                 taps = torch.tensor(TAPS[kernel_size])
                 stage[1].kernel = (torch.outer(taps, taps) / taps.sum() ** 2)[None, None]
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Logits [B, 1, ceil(H / 2^num_stages), ceil(W / 2^num_stages)] of images [B, C, H, W], about [0, 1]; high
-        means real; always in float32. ("average" rounds down.)
-        """
-        return super().forward(2.0 * images.float() - 1.0)
+        return super().forward(2.0 * images.float() - 1.0)  # logits [B, 1, h, w]

@@ -40,7 +40,7 @@ class ConvNeXtBlock(nn.Module):
         self.layer_scale = nn.Parameter(torch.full((channels, 1, 1), 1e-6))
         self.block = nn.Sequential(
             nn.Conv2d(channels, channels, 7, padding=3, groups=channels),
-            MoveAxis(1, -1),
+            MoveAxis(1, -1),  # channels last, for LayerNorm and MLP
             nn.LayerNorm(channels, eps=1e-6),
             nn.Linear(channels, 4 * channels),
             nn.GELU(),
@@ -68,13 +68,12 @@ class ConvNeXtSmall(nn.Module):
         self.features = nn.Sequential(*layers)
         self.classifier = nn.Sequential(ChannelNorm(WIDTHS[-1]), nn.Flatten(1), nn.Linear(WIDTHS[-1], 1000))
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Logits [B, 1000] of normalised images [B, 3, H, W]."""
-        return self.classifier(self.features(images).mean(dim=(2, 3), keepdim=True))
+    def forward(self, images: torch.Tensor) -> torch.Tensor:  # Normalised images [B, 3, H, W]
+        return self.classifier(self.features(images).mean(dim=(2, 3), keepdim=True))  # [B, 1000]
 
 
 class ConvNeXtDistance(nn.Module):
-    """Mean squared difference of ConvNeXt-S logits, the perceptual term of TiTok's second stage."""
+    """Mean squared difference of ConvNeXt-S logits, a scalar; the perceptual term of TiTok's second stage."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -83,20 +82,11 @@ class ConvNeXtDistance(nn.Module):
         self.register_buffer("std", torch.tensor(IMAGENET_STD)[:, None, None], persistent=False)
 
     def forward(self, images: torch.Tensor, reconstructions: torch.Tensor) -> torch.Tensor:
-        """Distance of two batches.
-
-        Args:
-            images: [B, 3, H, W] in [0, 1]; receives no gradient.
-            reconstructions: the same shape, about [0, 1].
-
-        Returns:
-            Scalar: mean over batch and logits.
-        """
-        with torch.no_grad():
+        with torch.no_grad():  # images [B, 3, H, W] in [0, 1] receive no gradient
             target = self._logits(images)
         return F.mse_loss(self._logits(reconstructions), target)
 
     def _logits(self, images: torch.Tensor) -> torch.Tensor:
         size = (INPUT_SIZE, INPUT_SIZE)
         images = F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True)
-        return self.net((images - self.mean) / self.std)
+        return self.net((images - self.mean) / self.std)  # [B, 1000]

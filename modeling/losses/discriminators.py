@@ -9,29 +9,23 @@ from torch.nn import functional as F
 from modeling.layers.conv import BlurDownsample, SameConv2d
 from modeling.layers.trainable import Trainable
 
-SLOPE = 0.1
+SLOPE = 0.1  # of leaky ReLUs below 0
 
 
 class NLayerDiscriminator(Trainable):
     """Patch discriminator with blurred down-sampling; widths double from the second stage on.
 
-    Args:
-        image_channels: channels of the images.
-        base_channels: width of the first stage.
-        num_stages: number of halvings; stage i is base_channels * 2^i wide.
-        pooled_size: side of the logit map, made by adaptive max pooling (a smaller map repeats entries);
-            None keeps the map as it is, which suits small images.
-
-    Raises:
-        ValueError: for sizes below 1.
+    `forward` judges images [B, C, H, W], about [0, 1]: high logits [B, 1, pooled_size, pooled_size] mean real.
+    `pooled_size` is the side made by adaptive max pooling (a smaller map repeats entries); None keeps the map, which
+    suits small images.
     """
 
     def __init__(
         self,
         *,
         image_channels: int = 3,
-        base_channels: int = 128,
-        num_stages: int = 3,
+        base_channels: int = 128,  # width of the first stage
+        num_stages: int = 3,  # halvings; stage i is base_channels * 2^i wide
         pooled_size: int | None = 16,
     ) -> None:
         super().__init__()
@@ -60,11 +54,7 @@ class NLayerDiscriminator(Trainable):
         )
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Logits [B, 1, pooled_size, pooled_size] of images [B, C, H, W], about [0, 1]; high means real.
-
-        Always in float32: the published recipes keep the adversarial loss out of mixed precision.
-        """
-        with torch.autocast(images.device.type, enabled=False):
+        with torch.autocast(images.device.type, enabled=False):  # published recipes: no mixed precision
             x = self.block_in(images.float())
             for block in self.blocks:
                 x = block(x)

@@ -5,11 +5,7 @@ from torch.nn import functional as F
 
 
 def feature_cosine(predictions: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Cosine of predicted and true features at every place: both [B, F, h, w] -> [B, h, w], float32, in [-1, 1].
-
-    Raises:
-        ValueError: the shapes differ.
-    """
+    """Cosine at every place: both [B, F, h, w] -> [B, h, w], float32, in [-1, 1]; ValueError for unequal shapes."""
     if predictions.shape != targets.shape:
         raise ValueError(
             f"features of shape {tuple(predictions.shape)} were predicted, expected {tuple(targets.shape)}"

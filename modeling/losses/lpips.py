@@ -8,7 +8,7 @@ from torch import nn
 # Convolutions of VGG-16 (arXiv:1409.1556, configuration D) before each of the five taps relu{1_2, 2_2, 3_3,
 # 4_3, 5_3}.
 SLICES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
-EPSILON = 1e-10
+EPSILON = 1e-10  # as in the public release
 
 
 class ScalingLayer(nn.Module):
@@ -24,8 +24,7 @@ class ScalingLayer(nn.Module):
 
 
 class VGG16Features(nn.Module):
-    """The five tapped feature maps. Layers are named by their index in the usual flat VGG-16 (`slice2.5`,
-    ...)."""
+    """The five tapped feature maps; layers are named by their index in the usual flat VGG-16 (`slice2.5`, ...)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -33,7 +32,7 @@ class VGG16Features(nn.Module):
         for number, widths in enumerate(SLICES, start=1):
             layers: OrderedDict[str, nn.Module] = OrderedDict()
             if number > 1:
-                layers[str(index)] = nn.MaxPool2d(2)
+                layers[str(index)] = nn.MaxPool2d(2)  # the pool opens its slice
                 index += 1
             for width in widths:
                 layers[str(index)] = nn.Conv2d(in_channels, width, 3, padding=1)
@@ -42,12 +41,11 @@ class VGG16Features(nn.Module):
             self.add_module(f"slice{number}", nn.Sequential(layers))
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """[B, 3, H, W] -> maps of 64, 128, 256, 512 and 512 channels, the side halving each time."""
         maps = []
         for part in self.children():
             x = part(x)
             maps.append(x)
-        return maps
+        return maps  # 64, 128, 256, 512 and 512 channels, the side halving each time
 
 
 class LinearHead(nn.Module):
@@ -62,10 +60,7 @@ class LinearHead(nn.Module):
 
 
 class LPIPS(nn.Module):
-    """Perceptual distance of image pairs, with the state-dict names of the public releases.
-
-    Weights are not trained here: they start random and must be loaded.
-    """
+    """Perceptual distance of image pairs, with the state-dict names of the public releases; weights must be loaded."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -75,16 +70,8 @@ class LPIPS(nn.Module):
             self.add_module(f"lin{index}", LinearHead(widths[-1]))
 
     def forward(self, images: torch.Tensor, reconstructions: torch.Tensor) -> torch.Tensor:
-        """Distance per image.
-
-        Args:
-            images: [B, 3, H, W] in [0, 1], H and W at least 16; receives no gradient.
-            reconstructions: the same shape, about [0, 1].
-
-        Returns:
-            [B, 1, 1, 1].
-        """
-        with torch.no_grad():
+        """Distance [B, 1, 1, 1] of images [B, 3, H, W] in [0, 1], sides at least 16, and reconstructions."""
+        with torch.no_grad():  # gradient flows to reconstructions only
             targets = self._features(images)
         total = reconstructions.new_zeros(())
         for index, (target, feature) in enumerate(zip(targets, self._features(reconstructions), strict=True)):
@@ -92,9 +79,8 @@ class LPIPS(nn.Module):
             total = total + head((target - feature).square()).mean(dim=(2, 3), keepdim=True)
         return total
 
-    def _features(self, images: torch.Tensor) -> list[torch.Tensor]:
-        """Feature maps scaled to unit length over channels."""
-        maps = self.net(self.scaling_layer(2.0 * images - 1.0))
+    def _features(self, images: torch.Tensor) -> list[torch.Tensor]:  # Unit length
+        maps = self.net(self.scaling_layer(2.0 * images - 1.0))  # the network sees [-1, 1]
         return [x / (torch.linalg.vector_norm(x, dim=1, keepdim=True) + EPSILON) for x in maps]
 
 

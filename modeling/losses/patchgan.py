@@ -5,23 +5,15 @@ from torch import nn
 
 from modeling.layers.trainable import Trainable
 
-SLOPE = 0.2
-MAX_MULTIPLIER = 8
+SLOPE = 0.2  # of leaky ReLUs below 0
+MAX_MULTIPLIER = 8  # widths double up to eight times the first
 
 
 class PatchGAN(Trainable):
-    """Strided 4x4 convolutions with batch normalisation; every logit judges one patch.
+    """Strided 4x4 convolutions with batch normalisation; every logit of [B, 1, h, w] judges one patch, high means real.
 
-    Batch normalisation takes its statistics from whatever is in one call: images and reconstructions judged in one
-    call share them.
-
-    Args:
-        image_channels: channels of the images.
-        base_channels: width of the first layer; widths double up to eight times that.
-        num_layers: number of halvings n; 3 judges patches of 70 x 70 pixels, 2 of 34 x 34.
-
-    Raises:
-        ValueError: for sizes below 1.
+    Images [B, C, H, W] are about [0, 1]. Images and reconstructions judged in one call share batch statistics.
+    `num_layers` is the number of halvings; 3 judges patches of 70 x 70 pixels, 2 of 34 x 34.
     """
 
     def __init__(self, *, image_channels: int = 3, base_channels: int = 64, num_layers: int = 3) -> None:
@@ -34,7 +26,7 @@ class PatchGAN(Trainable):
             nn.LeakyReLU(SLOPE),
         ]
         for layer in range(1, num_layers + 1):
-            stride = 2 if layer < num_layers else 1
+            stride = 2 if layer < num_layers else 1  # the last layer keeps the side
             layers += [
                 nn.Conv2d(widths[layer - 1], widths[layer], 4, stride=stride, padding=1, bias=False),
                 nn.BatchNorm2d(widths[layer]),
@@ -44,15 +36,13 @@ class PatchGAN(Trainable):
         self.main.apply(_initialize)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Logits [B, 1, h, w] of images [B, C, H, W], about [0, 1]; high means real; always in float32."""
-        with torch.autocast(images.device.type, enabled=False):
-            return self.main(2.0 * images.float() - 1.0)
+        with torch.autocast(images.device.type, enabled=False):  # always float32
+            return self.main(2.0 * images.float() - 1.0)  # it sees [-1, 1]
 
 
 def _initialize(module: nn.Module) -> None:
-    """Normal weights: 0 +- 0.02 of convolutions, 1 +- 0.02 of normalisations."""
     if isinstance(module, nn.Conv2d):
         nn.init.normal_(module.weight, 0.0, 0.02)
     elif isinstance(module, nn.BatchNorm2d):
-        nn.init.normal_(module.weight, 1.0, 0.02)
+        nn.init.normal_(module.weight, 1.0, 0.02)  # scales, 1 +- 0.02
         nn.init.zeros_(module.bias)

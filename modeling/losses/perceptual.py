@@ -13,16 +13,10 @@ from storage.weights import read_weights
 def load_frozen(
     module: nn.Module, paths: str | Sequence[str], rename: Callable[[str], str | None] = lambda name: name
 ) -> None:
-    """Load one or several files into a module; together they must hold every entry.
+    """Load one or several files into a module; together they must hold every entry, and later ones win.
 
-    Args:
-        module: receives the weights.
-        paths: files; entries of later ones win.
-        rename: maps a name in a file to a name in the module, None to leave the entry out.
-
-    Raises:
-        FileNotFoundError: naming the path.
-        ValueError: naming entries that are missing, unexpected or of another shape.
+    `rename` maps a name in a file to one in the module, or to None to leave it out. Raises FileNotFoundError naming the
+    path, or ValueError naming entries that are missing, unexpected or of another shape.
     """
     paths = [paths] if isinstance(paths, str) else list(paths)
     found: dict[str, torch.Tensor] = {}
@@ -54,19 +48,10 @@ def lpips_entry(name: str) -> str | None:
 
 
 class PerceptualLoss(nn.Module):
-    """(w_l LPIPS + w_c ConvNeXt) / (w_l + w_c).
+    """(w_l LPIPS + w_c ConvNeXt) / (w_l + w_c); a network is None exactly if its weight is 0.
 
-    The networks are frozen and always in eval mode; gradient flows to the reconstructions only. They are
-    arguments because weights have to come from somewhere; `load_perceptual_loss` reads them from files.
-
-    Args:
-        lpips: network of the LPIPS term, None exactly if its weight is 0.
-        convnext: network of the ConvNeXt term, None exactly if its weight is 0.
-        lpips_weight: w_l, at least 0.
-        convnext_weight: w_c, at least 0.
-
-    Raises:
-        ValueError: for a negative weight, two zeros, or a network that does not match its weight.
+    The networks are frozen and always in eval mode; gradient flows to the reconstructions only. `load_perceptual_loss`
+    reads them from files.
     """
 
     def __init__(
@@ -74,8 +59,8 @@ class PerceptualLoss(nn.Module):
         *,
         lpips: LPIPS | None,
         convnext: ConvNeXtDistance | None,
-        lpips_weight: float,
-        convnext_weight: float,
+        lpips_weight: float,  # w_l
+        convnext_weight: float,  # w_c
     ) -> None:
         super().__init__()
         _check_weights(lpips_weight, convnext_weight)
@@ -88,18 +73,12 @@ class PerceptualLoss(nn.Module):
         self.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> "PerceptualLoss":
-        """Stay in eval mode whatever is asked: the networks measure and are never trained."""
-        return super().train(False)
+        return super().train(False)  # the networks measure, whatever mode is asked
 
     def forward(self, images: torch.Tensor, reconstructions: torch.Tensor) -> torch.Tensor:
-        """Scalar distance, in float32 whatever the autocast state.
-
-        Args:
-            images: [B, 3, H, W] in [0, 1], H and W at least 16.
-            reconstructions: the same shape, about [0, 1].
-        """
+        """Scalar float32 distance of images [B, 3, H, W] in [0, 1], sides at least 16, and reconstructions."""
         total = images.new_zeros((), dtype=torch.float32)
-        with torch.autocast(images.device.type, enabled=False):
+        with torch.autocast(images.device.type, enabled=False):  # float32 whatever the caller's state
             images, reconstructions = images.float(), reconstructions.float()
             if self.lpips is not None:
                 total = total + self.lpips_share * self.lpips(images, reconstructions).mean()
@@ -125,17 +104,9 @@ def load_perceptual_loss(
 ) -> PerceptualLoss:
     """Build the perceptual loss with weights from local files; a term with weight 0 is neither built nor run.
 
-    Args:
-        lpips_weight: weight of the LPIPS term, at least 0.
-        convnext_weight: weight of the ConvNeXt term, at least 0.
-        lpips_path: one file with all LPIPS entries, or several that make them up together (torchvision's
-            VGG-16 and the linear heads).
-        convnext_path: torchvision's ConvNeXt-S state dict.
-
-    Raises:
-        ValueError: for unusable weights, a path that is not given although its weight is above 0, or a
-            file that is damaged or does not fit.
-        FileNotFoundError: naming a missing file.
+    `lpips_path` is one file with all LPIPS entries, or several that make them up together (torchvision's VGG-16 and the
+    linear heads); `convnext_path` is torchvision's ConvNeXt-S state dict. Raises ValueError for unusable weights, a
+    missing path or a file that does not fit, FileNotFoundError naming a missing file.
     """
     _check_weights(lpips_weight, convnext_weight)
     for key, weight, path in (

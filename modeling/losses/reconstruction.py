@@ -17,16 +17,11 @@ def l2(images: torch.Tensor, reconstructions: torch.Tensor) -> torch.Tensor:
 
 
 def proxy_cross_entropy(logits: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy with the codes of a 2-D tokenizer, TiTok's first stage (arXiv:2406.07550, section 3.3).
+    """Cross-entropy with the codes of a 2-D tokenizer, TiTok's first stage (arXiv:2406.07550, section 3.3), a scalar.
 
-    Args:
-        logits: [B, K, h, w].
-        codes: int64 [B, h * w], row-major.
-
-    Returns:
-        Mean over all positions, a scalar.
+    Logits are [B, K, h, w], codes int64 [B, h * w], row-major.
     """
-    return F.cross_entropy(logits.float().flatten(2), codes)
+    return F.cross_entropy(logits.float().flatten(2), codes)  # [B, K, h w]: classes second
 
 
 RECONSTRUCTION_LOSSES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {"l1": l1, "l2": l2}

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from modeling.layers.trainable import Trainable
 
-SLOPE = 0.2
+SLOPE = 0.2  # of leaky ReLUs below 0
 WIDTHS = {4: 512, 8: 512, 16: 512, 32: 512, 64: 256, 128: 128, 256: 64, 512: 32, 1024: 16}
 
 
@@ -21,7 +21,7 @@ class Blur(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:  # [B, C, H, W] -> the same shape
         channels = x.shape[1]
-        kernel = torch.outer(self.f, self.f) / self.f.sum().square()
+        kernel = torch.outer(self.f, self.f) / self.f.sum().square()  # sums to 1
         return F.conv2d(
             F.pad(x, (1, 1, 1, 1), mode="reflect"), kernel.expand(channels, 1, 3, 3), groups=channels
         )
@@ -41,20 +41,15 @@ class ResidualHalving(nn.Module):
         )
         self.downsample = nn.Sequential(Blur(), nn.Conv2d(out_channels, out_channels, 3, stride=2, padding=1))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[B, in_channels, H, W] -> [B, out_channels, H / 2, W / 2]."""
-        return (self.downsample(self.net(x)) + self.conv_res(x)) / math.sqrt(2.0)
+    def forward(self, x: torch.Tensor) -> torch.Tensor:  # [B, in, H, W] -> [B, out, H / 2, W / 2]
+        return (self.downsample(self.net(x)) + self.conv_res(x)) / math.sqrt(2.0)  # keeps the variance
 
 
 class StyleGANDiscriminator(Trainable):
     """Residual halvings down to 4 x 4, then one logit for the whole image.
 
-    Args:
-        image_size: side of the square images, a power of two from 8 to 1024.
-        channel_multiplier: widens the levels of 64 pixels and more.
-
-    Raises:
-        ValueError: for another size, or a multiplier below 1.
+    `forward` gives logits [B, 1] of images [B, 3, S, S], about [0, 1], with S a power of two from 8 to 1024; high means
+    real. Images of another size raise ValueError.
     """
 
     def __init__(self, *, image_size: int = 256, channel_multiplier: int = 1) -> None:
@@ -79,23 +74,17 @@ class StyleGANDiscriminator(Trainable):
             nn.Linear(widths[4] * 16, widths[4]), nn.LeakyReLU(SLOPE), nn.Linear(widths[4], 1)
         )
 
-    def features(self, images: torch.Tensor) -> torch.Tensor:
-        """The map [B, 512, 4, 4] before the linear layers, of images as in `forward`."""
+    def features(self, images: torch.Tensor) -> torch.Tensor:  # [B, 512, 4, 4]
         size = self.image_size
         if images.shape[-2:] != (size, size):
             raise ValueError(
                 f"images are {images.shape[-2]} x {images.shape[-1]}, this discriminator needs {size} x {size}"
             )
-        x = 2.0 * images.float() - 1.0
+        x = 2.0 * images.float() - 1.0  # it sees [-1, 1]
         for block in self.blocks:
             x = block(x)
         return self.final_conv(x)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Logits [B, 1] of images [B, 3, S, S], about [0, 1]; high means real; always in float32.
-
-        Raises:
-            ValueError: for images of another size.
-        """
-        with torch.autocast(images.device.type, enabled=False):
+        with torch.autocast(images.device.type, enabled=False):  # always float32
             return self.final_linear(self.features(images).flatten(1))

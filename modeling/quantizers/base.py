@@ -14,51 +14,33 @@ from modeling.quantizers.posterior import DiagonalGaussian
 
 @dataclass
 class QuantizerOutput:
-    """Result of a quantizer.
+    """Result of a quantizer."""
 
-    Attributes:
-        quantized: [B, C, H, W] (1-D tokenizers: H = 1, W = N), float32, carries the gradient to the encoder.
-        tokens: int64 [B, H * W] row-major, or None for a continuous bottleneck.
-        losses: unweighted scalars; weights belong to the training task.
-        posterior: the distribution of a variational bottleneck, else None.
-    """
-
-    quantized: torch.Tensor
-    tokens: torch.Tensor | None
-    losses: dict[str, torch.Tensor] = field(default_factory=dict)
-    posterior: DiagonalGaussian | None = None
+    quantized: torch.Tensor  # [B, C, H, W] (1-D: H = 1, W = N), float32, with gradient to the encoder
+    tokens: torch.Tensor | None  # int64 [B, H * W] row-major, None for a continuous bottleneck
+    losses: dict[str, torch.Tensor] = field(default_factory=dict)  # scalars; the task weighs them
+    posterior: DiagonalGaussian | None = None  # of a variational bottleneck
 
 
 @dataclass
 class CodebookUpdate:
-    """What `Quantizer.update_codebook` did.
+    """What `Quantizer.update_codebook` did."""
 
-    Attributes:
-        revived: scalar tensor, how many codes moved to a fresh place; None if codes only follow their latents.
-    """
-
-    revived: torch.Tensor | None = None
+    revived: torch.Tensor | None = None  # scalar, codes moved to a fresh place; None if codes only follow
 
 
 class Quantizer(nn.Module, ABC):
     """Maps encoder latents to what the decoder receives; computes in float32 whatever the autocast state.
 
-    `forward` changes no state, in training mode either. Codes that move without a gradient move in
-    `update_codebook`, which the training step calls.
-
-    Attributes:
-        codebook_size: number of codes, None for a continuous bottleneck.
-        code_dim: channels handed to the decoder.
-        latent_channels: channels expected from the encoder.
-        bits_per_token: log2(codebook_size), None for a continuous bottleneck.
-        entropy_weight: weight of the entropy term among its losses, 0 without one.
+    `forward` changes no state, in training mode either. Codes that move without a gradient move in `update_codebook`,
+    which the training step calls. All constructors raise ValueError for values out of range.
     """
 
-    codebook_size: int | None
-    code_dim: int
-    latent_channels: int
-    bits_per_token: float | None
-    entropy_weight: float = 0.0
+    codebook_size: int | None  # number of codes K, None for a continuous bottleneck
+    code_dim: int  # channels handed to the decoder
+    latent_channels: int  # channels expected from the encoder
+    bits_per_token: float | None  # log2(K), None for a continuous bottleneck
+    entropy_weight: float = 0.0  # of the entropy term among its losses; 0 without one
 
     @abstractmethod
     def forward(self, latents: torch.Tensor) -> QuantizerOutput:
@@ -85,35 +67,22 @@ class Quantizer(nn.Module, ABC):
         """Put the codes on latents [B, latent_channels, H, W] of all processes; by default nothing happens."""
 
     def update_codebook(self, latents: torch.Tensor, tokens: torch.Tensor) -> CodebookUpdate | None:
-        """Move the codes after one training forward, and before its backward pass.
+        """Move the codes after a training forward made `tokens` of `latents`, and before its backward pass.
 
-        Every call moves them once more, by the batch of all processes. Nothing is read back from the device.
-
-        Args:
-            latents: [B, latent_channels, H, W] that `forward` received.
-            tokens: [B, H * W] that it returned.
-
-        Returns:
-            What happened; None if the codes learn by gradient alone or cannot move, as by default.
+        Every call moves them once more, by the batch of all processes, and reads nothing back from the device. Returns
+        None if the codes learn by gradient alone or cannot move, as by default.
         """
         return None
 
 
 class CodebookQuantizer(Quantizer):
-    """Base of quantizers that choose a row of a table for every latent. Subclasses own the table.
+    """Base of quantizers that choose a row of a table for every latent; subclasses own the table.
 
-    Args:
-        codebook_size: number of codes K.
-        code_dim: channels C of latents and codes.
-
-    Attributes:
-        moves: whether `update_codebook` moves codes.
-
-    Raises:
-        ValueError: a size is below 1.
+    The table has `codebook_size` = K rows of `code_dim` = C channels. Methods with `rows` see the latents as [M, C],
+    with M = B * H * W.
     """
 
-    moves = False
+    moves = False  # whether `update_codebook` moves codes
 
     def __init__(self, codebook_size: int, code_dim: int) -> None:
         super().__init__()
@@ -138,35 +107,30 @@ class CodebookQuantizer(Quantizer):
         """Move codes by rows [M, C] of this process, and the codes chosen for them, tokens [M]."""
         raise NotImplementedError
 
-    def _rows(self, latents: torch.Tensor) -> torch.Tensor:
-        """Float32 rows [B * H * W, C] of latents [B, C, H, W]."""
+    def _rows(self, latents: torch.Tensor) -> torch.Tensor:  # [B, C, H, W] -> float32 [M, C]
         return latents.float().permute(0, 2, 3, 1).reshape(-1, self.code_dim)
 
     def forward(self, latents: torch.Tensor) -> QuantizerOutput:
-        """Replace every latent of [B, C, H, W] by a code."""
         batch, _, height, width = latents.shape
-        with torch.autocast(latents.device.type, enabled=False):
+        with torch.autocast(latents.device.type, enabled=False):  # rounding changes the nearest code
             quantized, tokens, losses = self._quantize(self._rows(latents))
         return QuantizerOutput(
-            quantized=quantized.view(batch, height, width, -1).permute(0, 3, 1, 2),
+            quantized=quantized.view(batch, height, width, -1).permute(0, 3, 1, 2),  # [M, C] -> [B, C, H, W]
             tokens=tokens.view(batch, height * width),
             losses=losses,
         )
 
     def lookup(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Codes of tokens [B, N] as [B, C, 1, N]."""
-        return self._select(tokens).transpose(1, 2).unsqueeze(2)
+        return self._select(tokens).transpose(1, 2).unsqueeze(2)  # [B, N, C] -> [B, C, 1, N]
 
     @torch.no_grad()
     def encode(self, latents: torch.Tensor) -> torch.Tensor:
-        """Tokens [B, H * W] of latents [B, C, H, W]."""
         with torch.autocast(latents.device.type, enabled=False):
             return self._nearest(self._rows(latents)).view(latents.shape[0], -1)
 
     @torch.no_grad()
     def update_codebook(self, latents: torch.Tensor, tokens: torch.Tensor) -> CodebookUpdate | None:
-        """See `Quantizer`; None unless this codebook `moves`."""
-        if not self.moves:
+        if not self.moves:  # codes that learn by gradient alone
             return None
         with torch.autocast(latents.device.type, enabled=False):
             return self._move(self._rows(latents), tokens.flatten())

@@ -15,18 +15,8 @@ class EMAVectorQuantizer(VectorQuantizer):
     With n_k vectors of sum s_k for code k in the batch of all processes: N <- decay N + (1 - decay) n,
     S <- decay S + (1 - decay) s, e = S / N', where N' = (N + eps) / (sum N + K eps) sum N.
 
-    Args:
-        codebook_size: number of codes K.
-        code_dim: channels C of latents and codes.
-        commitment_cost: weight beta of the commitment term, the only loss.
-        decay: of the averages, in [0, 1).
-        epsilon: smoothing of the counts, which keeps codes without vectors finite.
-        initial_count: N before training. 1 keeps codes without vectors where they are; 0, as in the first
-            implementations, throws them far away in the first step.
-        revive_below: usage, relative to uniform usage, under which a code restarts; see `VectorQuantizer`.
-
-    Raises:
-        ValueError: for values out of range.
+    With `initial_count` (N before training) 1, codes without vectors stay where they are; with 0, as in the first
+    implementations, the first step throws them far away. The commitment term is the only loss.
     """
 
     def __init__(
@@ -34,11 +24,11 @@ class EMAVectorQuantizer(VectorQuantizer):
         *,
         codebook_size: int,
         code_dim: int,
-        commitment_cost: float = 0.25,
-        decay: float = 0.99,
-        epsilon: float = 1e-5,
+        commitment_cost: float = 0.25,  # beta
+        decay: float = 0.99,  # of both averages, in [0, 1)
+        epsilon: float = 1e-5,  # smooths the counts: codes without vectors stay finite
         initial_count: float = 1.0,
-        revive_below: float = 0.0,
+        revive_below: float = 0.0,  # as in `VectorQuantizer`
     ) -> None:
         super().__init__(
             codebook_size=codebook_size,
@@ -53,9 +43,9 @@ class EMAVectorQuantizer(VectorQuantizer):
                 f"epsilon={epsilon} must be above 0 and initial_count={initial_count} at least 0"
             )
         self.decay, self.epsilon, self.moves = decay, epsilon, True
-        self.embedding.requires_grad_(False)
-        self.register_buffer("cluster_size", torch.full((codebook_size,), float(initial_count)))
-        self.register_buffer("embed_avg", self.embedding.weight.detach() * (initial_count or 1.0))
+        self.embedding.requires_grad_(False)  # the optimizer must not move it too
+        self.register_buffer("cluster_size", torch.full((codebook_size,), float(initial_count)))  # N
+        self.register_buffer("embed_avg", self.embedding.weight.detach() * (initial_count or 1.0))  # S
 
     def _losses(
         self, features: torch.Tensor, vectors: torch.Tensor, codes: torch.Tensor
@@ -64,7 +54,6 @@ class EMAVectorQuantizer(VectorQuantizer):
         return {"quantizer_loss": commitment, "commitment_loss": commitment}
 
     def _move(self, features: torch.Tensor, tokens: torch.Tensor) -> CodebookUpdate:
-        """Move the averages and the codes."""
         sums, counts = torch.zeros_like(self.embed_avg), torch.zeros_like(self.cluster_size)
         accumulate(features, tokens, sums, counts)
         both = all_reduce_sum(torch.cat([counts[:, None], sums], dim=1))  # one message instead of two
@@ -72,11 +61,11 @@ class EMAVectorQuantizer(VectorQuantizer):
         self.embed_avg.lerp_(both[:, 1:], 1.0 - self.decay)
         total = self.cluster_size.sum()
         smooth = (self.cluster_size + self.epsilon) / (total + self.codebook_size * self.epsilon) * total
-        self.embedding.weight.copy_(self.embed_avg / smooth[:, None])
+        self.embedding.weight.copy_(self.embed_avg / smooth[:, None])  # e = S / N'
         if not self.revive_below:
             return CodebookUpdate()
         dead = self._restart_dead_codes(features, tokens)
         self.cluster_size.copy_(torch.where(dead, total / self.codebook_size, self.cluster_size))
-        fresh = self.embedding.weight * self.cluster_size[:, None]
+        fresh = self.embedding.weight * self.cluster_size[:, None]  # S = e N, so that revived codes stay
         self.embed_avg.copy_(torch.where(dead[:, None], fresh, self.embed_avg))
         return CodebookUpdate(revived=dead.sum())

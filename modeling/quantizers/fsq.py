@@ -22,12 +22,9 @@ class FSQ(Quantizer):
             for 2^16.
         eps: how much less than the outermost rounding border the bounded channels reach; negative values reach
             beyond it, as in a widespread other implementation (-0.001).
-        saturation_cost: weight of a term, ours and not the paper's, that pulls back latents beyond +-1.5. There the
-            bounding tanh has less than a fifth of its slope, and a quickly trained encoder does not return from there,
-            so that all tokens become alike. 0 leaves it out.
-
-    Raises:
-        ValueError: for levels that no channel can have, or a negative cost.
+        saturation_cost: weight of the only loss, `quantizer_loss` = cost mean(relu(|latents| - 1.5)^2), ours and not
+            the paper's. Beyond 1.5 the tanh has less than a fifth of its slope, and a quickly trained encoder does not
+            come back, so that all tokens become alike.
     """
 
     def __init__(self, *, levels: Sequence[int], eps: float = 1e-3, saturation_cost: float = 0.0) -> None:
@@ -44,11 +41,11 @@ class FSQ(Quantizer):
         self.codebook_size = math.prod(levels)
         self.code_dim = self.latent_channels = len(levels)
         self.bits_per_token = math.log2(self.codebook_size)
-        bounds = [(level - 1) * (1.0 - eps) / 2.0 for level in levels]
-        offsets = [0.0 if level % 2 else 0.5 for level in levels]
+        bounds = [(level - 1) * (1.0 - eps) / 2.0 for level in levels]  # half the range
+        offsets = [0.0 if level % 2 else 0.5 for level in levels]  # even levels have no middle value
         shifts = [math.atanh(offset / bound) for offset, bound in zip(offsets, bounds, strict=True)]
         halves = [float(level // 2) for level in levels]
-        steps = [math.prod(levels[:channel]) for channel in range(len(levels))]
+        steps = [math.prod(levels[:channel]) for channel in range(len(levels))]  # place values of the digits
         # Buffers, because a tensor made of a list in every forward would be a copy to the device each time.
         for name, values in dict(bounds=bounds, offsets=offsets, shifts=shifts, halves=halves).items():
             self.register_buffer(f"_{name}", torch.tensor(values).view(1, -1, 1, 1), persistent=False)
@@ -56,33 +53,23 @@ class FSQ(Quantizer):
             self.register_buffer(f"_{name}", torch.tensor(integers)[:, None], persistent=False)
 
     def forward(self, latents: torch.Tensor) -> QuantizerOutput:
-        """Round every channel.
-
-        Args:
-            latents: [B, C, H, W].
-
-        Returns:
-            quantized [B, C, H, W], tokens [B, H * W], and no losses but, with a cost, `quantizer_loss` = cost
-            mean(relu(|latents| - 1.5)^2).
-        """
         with torch.autocast(latents.device.type, enabled=False):
             bounded = self._bound(latents)
             rounded = bounded.detach().round()
-            quantized = (bounded + (rounded - bounded).detach()) / self._halves
+            quantized = (bounded + (rounded - bounded).detach()) / self._halves  # straight-through
             losses = {}
             if self.saturation_cost:
                 beyond = torch.relu(latents.float().abs() - _STEEP)
                 losses["quantizer_loss"] = self.saturation_cost * beyond.square().mean()
         return QuantizerOutput(quantized=quantized, tokens=self._tokens(rounded), losses=losses)
 
-    def normalize(self, latents: torch.Tensor) -> torch.Tensor:
-        """Latents [B, C, H, W] bounded like the codes but not rounded, with gradient."""
+    def normalize(self, latents: torch.Tensor) -> torch.Tensor:  # Bounded like the codes but not rounded
         with torch.autocast(latents.device.type, enabled=False):
             return self._bound(latents) / self._halves
 
     def lookup(self, tokens: torch.Tensor) -> torch.Tensor:
-        digits = torch.div(tokens[:, None], self._steps, rounding_mode="floor") % self._levels
-        return (digits.unsqueeze(2) - self._halves) / self._halves
+        digits = torch.div(tokens[:, None], self._steps, rounding_mode="floor") % self._levels  # [B, C, N]
+        return (digits.unsqueeze(2) - self._halves) / self._halves  # [B, C, 1, N]
 
     @torch.no_grad()
     def encode(self, latents: torch.Tensor) -> torch.Tensor:
@@ -90,10 +77,8 @@ class FSQ(Quantizer):
             return self._tokens(self._bound(latents).round())
 
     def _bound(self, latents: torch.Tensor) -> torch.Tensor:
-        """Channels squeezed into the range of their levels, float32 (the paper's appendix A.1, which shifts by tan
-        where atanh maps 0 to 0 exactly)."""
+        """Channels squeezed into the range of their levels (appendix A.1; atanh instead of tan keeps 0 exactly)."""
         return torch.tanh(latents.float() + self._shifts) * self._bounds - self._offsets
 
-    def _tokens(self, rounded: torch.Tensor) -> torch.Tensor:
-        """[B, C, H, W] of whole numbers -> int64 [B, H * W], by integer arithmetic."""
+    def _tokens(self, rounded: torch.Tensor) -> torch.Tensor:  # Whole numbers [B, C, H, W] -> [B, H * W]
         return ((rounded + self._halves).long().flatten(2) * self._steps).sum(dim=1)

@@ -7,10 +7,10 @@ from modeling.quantizers.posterior import DiagonalGaussian
 
 
 class GaussianQuantizer(Quantizer):
-    """Continuous bottleneck of the VAE tokenizers; it owns no parameters.
+    """Continuous bottleneck of the VAE tokenizers, without parameters; the encoder delivers 2 `code_dim` channels.
 
-    Args:
-        code_dim: channels C of a sample; the encoder delivers 2C.
+    `forward` samples in training or when `noise` [B, C, 1, N] is given, otherwise it returns the mode. Its loss is
+    `kl_loss`, summed over tokens and channels, averaged over images.
     """
 
     codebook_size = bits_per_token = None
@@ -20,35 +20,19 @@ class GaussianQuantizer(Quantizer):
         self.code_dim, self.latent_channels = code_dim, 2 * code_dim
 
     def forward(self, latents: torch.Tensor, noise: torch.Tensor | None = None) -> QuantizerOutput:
-        """Sample in training or when noise is given, otherwise return the mode.
-
-        Args:
-            latents: [B, 2C, 1, N].
-            noise: standard normal [B, C, 1, N], or None to draw it from the device's global generator.
-
-        Returns:
-            quantized [B, C, 1, N], no tokens, `kl_loss` = KL summed over tokens and channels, averaged over
-            images.
-        """
         posterior = DiagonalGaussian(latents)
-        sampled = self.training or noise is not None
+        sampled = self.training or noise is not None  # noise fixes the draw, in eval mode too
         return QuantizerOutput(
             quantized=posterior.sample(noise) if sampled else posterior.mode(),
             tokens=None,
-            losses={"kl_loss": posterior.kl().sum() / latents.shape[0]},
+            losses={"kl_loss": posterior.kl().sum() / latents.shape[0]},  # a mean over images, not tokens
             posterior=posterior,
         )
 
     def lookup(self, tokens: torch.Tensor) -> torch.Tensor:
-        """A continuous bottleneck has no codes to look up.
-
-        Raises:
-            ValueError: always.
-        """
         raise ValueError(
             "a Gaussian bottleneck has no codebook; decode latents [B, code_dim, 1, N] instead of tokens"
         )
 
-    def encode(self, latents: torch.Tensor) -> torch.Tensor:
-        """The mode [B, C, 1, N] of latents [B, 2C, 1, N]."""
+    def encode(self, latents: torch.Tensor) -> torch.Tensor:  # The mode
         return DiagonalGaussian(latents).mode()

@@ -17,11 +17,7 @@ ROWS = 4096  # vectors compared at a time: 128 MB of distances to 8192 centroids
 
 
 def prepare(vectors: torch.Tensor, metric: Metric) -> torch.Tensor:
-    """Vectors [M, C] as the metric compares them, float32: unit vectors for cosine.
-
-    Raises:
-        ValueError: the metric is unknown.
-    """
+    """Vectors [M, C] as the metric compares them, float32: unit vectors for cosine. ValueError: unknown metric."""
     if metric not in ("cosine", "euclidean"):
         raise ValueError(f"metric={metric!r} is unknown; choose cosine or euclidean")
     return F.normalize(vectors.float(), dim=-1) if metric == "cosine" else vectors.float()
@@ -29,14 +25,9 @@ def prepare(vectors: torch.Tensor, metric: Metric) -> torch.Tensor:
 
 @torch.no_grad()
 def assign(vectors: torch.Tensor, centroids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The nearest centroid of every vector; both as `prepare` gives them.
+    """Nearest of the centroids [K, C] for every vector [M, C], both as `prepare` gives them.
 
-    Args:
-        vectors: [M, C].
-        centroids: [K, C].
-
-    Returns:
-        int64 [M], and the squared distances [M] (of unit vectors twice 1 - cosine), at least 0.
+    Returns tokens int64 [M] and squared distances [M], at least 0 (of unit vectors twice 1 - cosine).
     """
     tokens = torch.empty(len(vectors), dtype=torch.int64, device=vectors.device)
     distances = vectors.new_empty(len(vectors))
@@ -46,7 +37,7 @@ def assign(vectors: torch.Tensor, centroids: torch.Tensor) -> tuple[torch.Tensor
         nearest = squared_distances(vectors[rows], centroids).min(dim=1)
         tokens[rows] = nearest.indices
         distances[rows] = nearest.values + vectors[rows].square().sum(dim=1)
-    return tokens, distances.clamp_min(0)
+    return tokens, distances.clamp_min(0)  # rounding can give -1e-7
 
 
 @torch.no_grad()
@@ -60,12 +51,8 @@ def accumulate(vectors: torch.Tensor, tokens: torch.Tensor, sums: torch.Tensor, 
 def move_centroids(
     centroids: torch.Tensor, sums: torch.Tensor, counts: torch.Tensor, metric: Metric
 ) -> torch.Tensor:
-    """Centroids [K, C] at the means of what is assigned to them; an empty cluster keeps its centroid.
-
-    Args:
-        sums, counts: [K, C] and [K] over all vectors of all processes.
-    """
-    means = (sums / counts.clamp(min=1)[:, None]).to(centroids.dtype)
+    """Centroids [K, C] at the means of the vectors of all processes; an empty cluster keeps its centroid."""
+    means = (sums / counts.clamp(min=1)[:, None]).to(centroids.dtype)  # no 0 / 0 for empty clusters
     return torch.where(counts[:, None] > 0, prepare(means, metric), centroids)
 
 
@@ -73,11 +60,8 @@ def move_centroids(
 def kmeans(
     vectors: torch.Tensor, centroids: torch.Tensor, *, iterations: int, metric: Metric
 ) -> torch.Tensor:
-    """Centroids [K, C] after some iterations over the vectors of all processes, each holding its share [M, C].
-
-    Every process must start from the same centroids, and ends with the same.
-    """
-    vectors, centroids = prepare(vectors, metric), prepare(centroids, metric)
+    """Centroids [K, C] after some iterations over the vectors of all processes, each holding its share [M, C]."""
+    vectors, centroids = prepare(vectors, metric), prepare(centroids, metric)  # processes must start alike
     for _ in range(iterations):
         sums, counts = torch.zeros_like(centroids), centroids.new_zeros(len(centroids))
         accumulate(vectors, assign(vectors, centroids)[0], sums, counts)

@@ -13,17 +13,10 @@ class LFQ(Quantizer):
     Channel c gives bit c of the token: 1 and the value `magnitude` above 0, else (also at exactly 0) 0 and
     -`magnitude`. Bit 0 is the least significant.
 
-    Args:
-        bits: channels of latents and codes, 1 ... 62; there are 2^bits codes.
-        commitment_cost: weight of the commitment term in `quantizer_loss`.
-        entropy_weight: the same of the entropy term; 0 leaves it out.
-        sample_entropy_weight: weight in the entropy term of the entropy of single tokens, which falls.
-        batch_entropy_weight: weight in it of the entropy of the mean over tokens, which rises.
-        entropy_temperature: T of the softmax over codes, above 0. The score of code e is -|v - e|^2, equal to 2 v e up
-            to a constant.
-
-    Raises:
-        ValueError: for values out of range.
+    Losses, with v the (normalised) latents and q the codes: `commitment_loss` = commitment_cost mean((v - sg[q])^2);
+    `entropy_loss` = entropy_weight (sample_entropy_weight `per_sample_entropy` - batch_entropy_weight `batch_entropy`),
+    both of these without gradient and in nats; `quantizer_loss` = the sum of the first two. The softmax over codes e
+    has the scores -|v - e|^2 / T, equal to 2 v e / T up to a constant.
     """
 
     magnitude: float = 1.0
@@ -31,12 +24,12 @@ class LFQ(Quantizer):
     def __init__(
         self,
         *,
-        bits: int = 18,
+        bits: int = 18,  # channels of latents and codes; 2^bits codes
         commitment_cost: float = 0.25,
-        entropy_weight: float = 0.1,
-        sample_entropy_weight: float = 1.0,
-        batch_entropy_weight: float = 1.0,
-        entropy_temperature: float = 0.01,
+        entropy_weight: float = 0.1,  # 0 leaves the term out
+        sample_entropy_weight: float = 1.0,  # of the entropy of single tokens, which falls
+        batch_entropy_weight: float = 1.0,  # of the entropy of the mean over tokens, which rises
+        entropy_temperature: float = 0.01,  # T
     ) -> None:
         super().__init__()
         if not 1 <= bits <= 62:
@@ -51,18 +44,6 @@ class LFQ(Quantizer):
         self.entropy_temperature = entropy_temperature
 
     def forward(self, latents: torch.Tensor) -> QuantizerOutput:
-        """Replace every channel by its sign.
-
-        Args:
-            latents: [B, bits, H, W].
-
-        Returns:
-            quantized [B, bits, H, W], tokens [B, H * W], losses with v the (normalised) latents and q the codes:
-            `commitment_loss` = commitment_cost mean((v - sg[q])^2); `entropy_loss` = entropy_weight
-            (sample_entropy_weight `per_sample_entropy` - batch_entropy_weight `batch_entropy`), both of these without
-            gradient and in nats (see `bit_entropies`); `quantizer_loss` = the sum of the first two. In eval mode the
-            entropies are left out: they take all processes, which need not do the same then.
-        """
         with torch.autocast(latents.device.type, enabled=False):
             vectors = self.normalize(latents)
             chosen = vectors.detach() > 0
@@ -73,7 +54,7 @@ class LFQ(Quantizer):
 
     def lookup(self, tokens: torch.Tensor) -> torch.Tensor:
         places = torch.arange(self.code_dim, device=tokens.device)[:, None]
-        return self._values((tokens[:, None] >> places) & 1 == 1).unsqueeze(2)
+        return self._values((tokens[:, None] >> places) & 1 == 1).unsqueeze(2)  # [B, bits, 1, N]
 
     @torch.no_grad()
     def encode(self, latents: torch.Tensor) -> torch.Tensor:
@@ -85,7 +66,7 @@ class LFQ(Quantizer):
     def _losses(self, vectors: torch.Tensor, codes: torch.Tensor) -> dict[str, torch.Tensor]:
         commitment = self.commitment_cost * F.mse_loss(vectors, codes)
         losses = {"quantizer_loss": commitment, "commitment_loss": commitment}
-        if self.entropy_weight and self.training:
+        if self.entropy_weight and self.training:  # collectives: evaluation may run on one process
             # 2 v e is 4 v_c magnitude more for the code with bit c than for the one that differs in it alone.
             logits = vectors.transpose(0, 1).flatten(1).t() * (4 * self.magnitude / self.entropy_temperature)
             sample, batch = bit_entropies(logits)
@@ -96,7 +77,6 @@ class LFQ(Quantizer):
         return losses
 
 
-def _tokens(chosen: torch.Tensor) -> torch.Tensor:
-    """Bits as bool [B, bits, H, W] -> int64 [B, H * W]."""
+def _tokens(chosen: torch.Tensor) -> torch.Tensor:  # bool [B, bits, H, W] -> [B, H * W]
     places = torch.arange(chosen.shape[1], device=chosen.device)[:, None]
-    return (chosen.flatten(2).long() << places).sum(dim=1)
+    return (chosen.flatten(2).long() << places).sum(dim=1)  # [B, bits, H * W] -> [B, H * W]

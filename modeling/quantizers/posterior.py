@@ -2,15 +2,13 @@
 
 import torch
 
-LOGVAR_RANGE = (-30.0, 20.0)
+LOGVAR_RANGE = (-30.0, 20.0)  # exp stays finite in float32
 
 
 class DiagonalGaussian:
     """A Gaussian with diagonal covariance, in float32.
 
-    Args:
-        parameters: [B, 2C, H, W]; first half mean, second half log-variance, clamped to [-30, 20] (no
-            gradient outside).
+    `parameters` [B, 2C, H, W]: first half mean, second half log-variance, without gradient outside `LOGVAR_RANGE`.
     """
 
     def __init__(self, parameters: torch.Tensor) -> None:
@@ -19,21 +17,17 @@ class DiagonalGaussian:
 
     @property
     def std(self) -> torch.Tensor:
-        """Standard deviation [B, C, H, W]."""
         return torch.exp(0.5 * self.logvar)
 
     @property
     def var(self) -> torch.Tensor:
-        """Variance [B, C, H, W]."""
         return torch.exp(self.logvar)
 
-    def sample(self, noise: torch.Tensor | None = None) -> torch.Tensor:
-        """mean + std * noise, [B, C, H, W]; None draws from the device's global generator."""
+    def sample(self, noise: torch.Tensor | None = None) -> torch.Tensor:  # None: device's generator
         noise = torch.randn_like(self.mean) if noise is None else noise
-        return self.mean + self.std * noise
+        return self.mean + self.std * noise  # reparametrised
 
     def mode(self) -> torch.Tensor:
-        """The most likely value, [B, C, H, W]."""
         return self.mean
 
     def kl(self) -> torch.Tensor:

@@ -10,15 +10,12 @@ from common.distributed import all_gather_cat, all_reduce_sum, rank
 from modeling.quantizers.base import CodebookQuantizer, CodebookUpdate
 from modeling.quantizers.entropy import entropy_loss
 
-USAGE_DECAY = 0.99
+USAGE_DECAY = 0.99  # of the moving average of code usage
 
 
 def squared_distances(vectors: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
-    """|e_k|^2 - 2 v_m e_k for vectors v [M, C] and codes e [K, C]: [M, K], in one fused product.
-
-    The squared distance up to |v_m|^2, which does not change which code is nearest to a vector.
-    """
-    return torch.addmm(codes.square().sum(dim=1), vectors, codes.t(), alpha=-2)
+    """|v_m - e_k|^2 - |v_m|^2 for vectors v [M, C] and codes e [K, C]: [M, K]; the term left out ranks no code."""
+    return torch.addmm(codes.square().sum(dim=1), vectors, codes.t(), alpha=-2)  # one fused product
 
 
 class VectorQuantizer(CodebookQuantizer):
@@ -35,20 +32,7 @@ class VectorQuantizer(CodebookQuantizer):
     features of the batch of all processes. It spreads codes over the features, where online clustering draws many
     codes to the same ones; it suits small data sets and short runs.
 
-    Args:
-        codebook_size: number of codes K.
-        code_dim: channels C of latents and codes.
-        commitment_cost: weight beta of the commitment term.
-        use_l2_norm: compare and emit unit vectors (cosine codes).
-        distance: how latents choose codes, and online clustering chooses features. "cosine" compares directions but,
-            unlike `use_l2_norm`, emits codes as they are and computes losses from latents as they are.
-        online_clustering: keep the usage buffer `embed_prob` [K] and revive codes.
-        revive_below: usage, relative to uniform usage, under which a code restarts; 0 is off.
-        entropy_weight: weight of the entropy loss (arXiv:2310.05737) in `quantizer_loss`; 0 leaves it out.
-        entropy_temperature: of the assignments in it.
-
-    Raises:
-        ValueError: for a size below 1, an unknown distance, or both ways of revival at once.
+    `distance` "cosine" chooses by direction but, unlike `use_l2_norm`, emits codes and computes losses with lengths.
     """
 
     def __init__(
@@ -56,12 +40,12 @@ class VectorQuantizer(CodebookQuantizer):
         *,
         codebook_size: int,
         code_dim: int,
-        commitment_cost: float = 0.25,
-        use_l2_norm: bool = False,
+        commitment_cost: float = 0.25,  # beta
+        use_l2_norm: bool = False,  # compare and emit unit vectors (cosine codes)
         distance: Literal["l2", "cosine"] = "l2",
-        online_clustering: bool = False,
-        revive_below: float = 0.0,
-        entropy_weight: float = 0.0,
+        online_clustering: bool = False,  # keeps the usage buffer `embed_prob` [K]
+        revive_below: float = 0.0,  # share of uniform usage under which a code restarts; 0 is off
+        entropy_weight: float = 0.0,  # arXiv:2310.05737; 0 leaves the term out
         entropy_temperature: float = 0.01,
     ) -> None:
         super().__init__(codebook_size, code_dim)
@@ -88,12 +72,11 @@ class VectorQuantizer(CodebookQuantizer):
             self.register_load_state_dict_post_hook(_forget_updates)
 
     def _quantize(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
-        vectors, tokens = self._unit(features), self._nearest(features)
+        vectors, tokens = self._unit(features), self._nearest(features)  # [M, C] as emitted, [M]
         codes = self._select(tokens)
         return vectors + (codes - vectors).detach(), tokens, self._losses(features, vectors, codes)
 
     def normalize(self, latents: torch.Tensor) -> torch.Tensor:
-        """Latents [B, C, H, W] as they are compared with the codes: unit vectors with `use_l2_norm`."""
         return F.normalize(latents.float(), dim=1) if self.use_l2_norm else latents.float()
 
     @torch.no_grad()
@@ -101,17 +84,15 @@ class VectorQuantizer(CodebookQuantizer):
         codes = self._compared(self.embedding.weight.float())
         return squared_distances(self._compared(features), codes).argmin(dim=1)
 
-    def _compared(self, vectors: torch.Tensor) -> torch.Tensor:
-        """Features or codes [..., C] as their distances are measured."""
+    def _compared(self, vectors: torch.Tensor) -> torch.Tensor:  # [..., C] as distances are measured
         return F.normalize(vectors, dim=-1) if self.compares_directions else vectors
 
     def _losses(
         self, features: torch.Tensor, vectors: torch.Tensor, codes: torch.Tensor
     ) -> dict[str, torch.Tensor]:
-        """Losses of latents [M, C], as they are and as emitted, and of the codes [M, C] chosen for them."""
         commitment = self.commitment_cost * F.mse_loss(vectors, codes.detach())
         codebook = F.mse_loss(codes, vectors.detach())
-        losses = {
+        losses = {  # weights are in them
             "quantizer_loss": commitment + codebook,
             "commitment_loss": commitment,
             "codebook_loss": codebook,
@@ -130,29 +111,16 @@ class VectorQuantizer(CodebookQuantizer):
         return CodebookUpdate(revived=self._restart_dead_codes(features, tokens).sum())
 
     def _unit(self, vectors: torch.Tensor) -> torch.Tensor:
-        """Unit vectors with `use_l2_norm`, otherwise unchanged."""
         return F.normalize(vectors, dim=-1) if self.use_l2_norm else vectors
 
     def _select(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Codebook rows [..., C].
-
-        Rows are gathered before they are normalised: less work, and autograd keeps no reference to the
-        codebook, which `update_codebook` changes in place.
-        """
-        return self._unit(self.embedding(tokens).float())
+        return self._unit(self.embedding(tokens).float())  # gather first: no reference to the table
 
     def _revive_codes(self, features: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         """Move rarely used codes to their nearest feature of the global batch (arXiv:2307.15139, eq. 4-6).
 
-        Every process reports only its nearest feature per code: K x (C + 2) numbers of traffic, whatever the
-        number of tokens.
-
-        Args:
-            features: un-normalised latents of this process [M, C].
-            tokens: [M].
-
-        Returns:
-            Scalar, the number of codes that went more than half of the way.
+        Every process reports only its nearest feature per code: K (C + 2) numbers of traffic, whatever the number of
+        tokens. Returns a scalar, the number of codes that went more than half of the way.
         """
         self._track_usage(tokens)
 
@@ -165,22 +133,18 @@ class VectorQuantizer(CodebookQuantizer):
         # 1 for a code that is never used, e^-1000 at uniform usage
         scale = self.codebook_size * 10.0 / (1.0 - USAGE_DECAY)
         strength = torch.exp(-self.embed_prob * scale - 1e-3)[:, None]
-        self.embedding.weight.lerp_(anchors.to(self.embedding.weight.dtype), strength)
+        self.embedding.weight.lerp_(anchors.to(self.embedding.weight.dtype), strength)  # eq. 6
         return (strength > 0.5).sum()
 
     def _track_usage(self, tokens: torch.Tensor) -> None:
-        """Moving average of the share of the global batch that each code receives; tokens [M] of this process."""
         ones = self.embed_prob.new_ones(tokens.shape)
-        counts = all_reduce_sum(torch.zeros_like(self.embed_prob).index_add_(0, tokens, ones))
+        counts = all_reduce_sum(torch.zeros_like(self.embed_prob).index_add_(0, tokens, ones))  # [K]
         self.embed_prob.lerp_(counts / counts.sum(), 1.0 - USAGE_DECAY)
 
     def _restart_dead_codes(self, features: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-        """Put rarely used codes on random features [M, C] of the global batch, and give them a fresh average.
+        """Put rarely used codes on random features [M, C] of the global batch; returns bool [K], the restarted ones.
 
-        The choice depends on the number of updates alone, so every process, and a resumed run, makes the same one.
-
-        Returns:
-            bool [K], the codes that restarted.
+        The choice depends on the number of updates alone, so all processes, and a resumed run, make the same one.
         """
         self._track_usage(tokens)
         if self._updates is None:
@@ -194,10 +158,9 @@ class VectorQuantizer(CodebookQuantizer):
         chosen = torch.randint(len(pool), (self.codebook_size,), generator=generator, device=pool.device)
         dead = self.embed_prob < self.revive_below / self.codebook_size
         self.embedding.weight.copy_(torch.where(dead[:, None], pool[chosen], self.embedding.weight))
-        self.embed_prob.copy_(torch.where(dead, 1.0 / self.codebook_size, self.embed_prob))
+        self.embed_prob.copy_(torch.where(dead, 1.0 / self.codebook_size, self.embed_prob))  # a fresh average
         return dead
 
 
 def _forget_updates(quantizer: VectorQuantizer, _: object) -> None:
-    """After a state dict was loaded, its count of updates is the one to go on from."""
-    quantizer._updates = None
+    quantizer._updates = None  # read the loaded count again

@@ -19,61 +19,38 @@ USAGE, REVIVALS = "quantize.embed_prob", "quantize.revivals"
 
 @dataclass
 class TokenizerOutput:
-    """Result of a tokenizer's training forward.
+    """Result of a tokenizer's training forward."""
 
-    Attributes:
-        reconstructions: [B, 3, H, W], not clamped, or what else the tokenizer learns: [B, *prediction_shape].
-        tokens: int64 [B, N], None for a continuous tokenizer.
-        quantized: [B, C, 1, N] (2-D tokenizers: [B, C, h, w]), the input of the decoder.
-        losses: unweighted scalars of the bottleneck.
-        posterior: distribution of a variational bottleneck, else None.
-        latents: [B, latent_channels, h, w], what the bottleneck received, without gradient; None if it is frozen.
-    """
-
-    reconstructions: torch.Tensor
-    tokens: torch.Tensor | None
-    quantized: torch.Tensor
-    losses: dict[str, torch.Tensor] = field(default_factory=dict)
-    posterior: DiagonalGaussian | None = None
-    latents: torch.Tensor | None = None
+    reconstructions: torch.Tensor  # [B, 3, H, W] not clamped, or [B, *prediction_shape]
+    tokens: torch.Tensor | None  # int64 [B, N], None for a continuous tokenizer
+    quantized: torch.Tensor  # [B, C, 1, N] (2-D tokenizers: [B, C, h, w]), input of the decoder
+    losses: dict[str, torch.Tensor] = field(default_factory=dict)  # unweighted scalars
+    posterior: DiagonalGaussian | None = None  # of a variational bottleneck
+    latents: torch.Tensor | None = None  # [B, C, h, w] before the bottleneck, detached; None if frozen
 
 
 class Tokenizer(Trainable, ABC):
     """Images float32 [B, 3, H, W] in [0, 1] to tokens int64 [B, N] and back.
 
-    A continuous tokenizer (`is_discrete` False) has latents [B, C, 1, N] in the place of tokens.
-
-    Attributes:
-        parts: keywords of the constructor that are modules with YAML sections of their own, in the order in which they
-            are built (`modeling.factory`).
-        quantize: the bottleneck.
-        image_size: side of the square images it reads and makes.
-        downscale: pixels per token along a side, for tokenizers that take images of any size; None for one size only.
-        learns: what training compares the output of `forward` with, a key of `training.tasks.TOKENIZER_TASKS`:
-            the "pixels" of the images, the "codes" of another tokenizer, the "features" of a frozen network;
-            "codebook" fits the codes to such features and trains nothing else.
-        frozen_encoder: encoder and codes are those of a finished tokenizer, and training leaves them as they are.
-        copies_teacher: training starts from parts of another tokenizer, its teacher (`copy_teacher`).
-        new_parts: prefixes of entries that a finished tokenizer need not have to be started from (`copy_weights`).
-        last_layer: weight of the last layer of a convolutional decoder, where adaptive loss weights compare gradients.
-        needs_text: whether `decode` and `forward` want the features of a caption besides, as an argument
-            `text` float [B, text_length, text_width]; `encode` never does.
-        section: the YAML section that it was built from, if it was.
+    A continuous tokenizer (`is_discrete` False) has latents [B, C, 1, N] in the place of tokens. The attribute `learns`
+    is a key of `training.tasks.TOKENIZER_TASKS`, what training compares the output of `forward` with: the "pixels" of
+    the images, the "codes" of another tokenizer, the "features" of a frozen network; "codebook" fits the codes to such
+    features and trains nothing else. Constructors raise ValueError for sizes or parts that do not fit together.
     """
 
-    parts: tuple[str, ...] = ("quantizer",)
-    quantize: Quantizer
-    image_size: int
-    downscale: int | None = None
+    parts: tuple[str, ...] = ("quantizer",)  # keywords with YAML sections of their own, in building order
+    quantize: Quantizer  # the bottleneck
+    image_size: int  # side of the square images
+    downscale: int | None = None  # pixels per token along a side; None: one image size only
     learns: Literal["pixels", "codes", "features", "codebook"] = "pixels"
-    frozen_encoder: bool = False
-    copies_teacher: bool = False
-    new_parts: tuple[str, ...] = ()
-    last_layer: nn.Parameter | None = None
-    needs_text: bool = False
+    frozen_encoder: bool = False  # encoder and codes are finished, training leaves them
+    copies_teacher: bool = False  # training starts from parts of a teacher (`copy_teacher`)
+    new_parts: tuple[str, ...] = ()  # prefixes of entries that the source of `copy_weights` may lack
+    last_layer: nn.Parameter | None = None  # where adaptive loss weights compare gradients
+    needs_text: bool = False  # `decode` and `forward` need `text` [B, text_length, text_width]
     text_length: int = 0
     text_width: int = 0
-    section: dict[str, Any] | None = None
+    section: dict[str, Any] | None = None  # the YAML section that it was built from
 
     @property
     @abstractmethod
@@ -81,29 +58,25 @@ class Tokenizer(Trainable, ABC):
         """Tokens per image, N."""
 
     @property
-    def codebook_size(self) -> int | None:
-        """Number of different tokens, None if continuous."""
+    def codebook_size(self) -> int | None:  # number of different tokens, None if continuous
         return self.quantize.codebook_size
 
     @property
-    def bits_per_image(self) -> float | None:
-        """N log2(codebook_size), None if continuous."""
+    def bits_per_image(self) -> float | None:  # N log2(codebook_size), None if continuous
         bits = self.quantize.bits_per_token
         return None if bits is None else self.num_tokens * bits
 
     @property
-    def is_discrete(self) -> bool:
-        """Whether `encode` gives tokens (True) or latents (False)."""
+    def is_discrete(self) -> bool:  # whether `encode` gives tokens (True) or latents (False)
         return self.codebook_size is not None
 
     @property
-    def predicts_pixels(self) -> bool:
-        """Whether `decode` and `forward` give images."""
+    def predicts_pixels(self) -> bool:  # whether `decode` and `forward` give images
         return self.learns == "pixels"
 
     @property
     def prediction_shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of what `forward` makes of an image; codes are predicted by logits [K, h, w]."""
+        """Channels, height and width that `forward` makes of an image; codes are predicted by logits [K, h, w]."""
         return 3, self.image_size, self.image_size
 
     @abstractmethod
@@ -122,11 +95,10 @@ class Tokenizer(Trainable, ABC):
 
         Args:
             images: [B, 3, H, W] in [0, 1].
-            noise: standard normal [B, C, 1, N] for a variational bottleneck, which no other takes; None draws it in
-                training mode and uses the mode in eval mode.
-            bypass: bool [B]; where true, the decoder sees the latents as they are instead of their codes. A soft
-                start of the bottleneck: encoder and decoder learn to speak before codes carry the message. Not with
-                a frozen encoder.
+            noise: standard normal [B, C, 1, N], for a variational bottleneck only; None draws it in training mode and
+                uses the mode in eval mode.
+            bypass: bool [B]; where true, the decoder sees the latents instead of their codes. A soft start: encoder and
+                decoder learn to speak before codes carry the message. Not with a frozen encoder.
         """
 
     def _bottleneck(
@@ -135,7 +107,7 @@ class Tokenizer(Trainable, ABC):
         options = {} if noise is None else {"noise": noise.reshape(*noise.shape[:2], *latents.shape[2:])}
         result = self.quantize(latents, **options)
         if bypass is not None:
-            exact = self.quantize.normalize(latents)
+            exact = self.quantize.normalize(latents)  # on the scale of the codes
             result.quantized = torch.where(bypass[:, None, None, None], exact, result.quantized)
         return result
 
@@ -152,8 +124,7 @@ class Tokenizer(Trainable, ABC):
         )
 
     @property
-    def codebook_started(self) -> bool:
-        """Whether the codes can be used; if not, `start_codebook` comes first. May wait for the device."""
+    def codebook_started(self) -> bool:  # as of the quantizer; may wait for the device
         return self.quantize.codebook_started
 
     def start_codebook(self, output: TokenizerOutput) -> None:
@@ -174,10 +145,7 @@ class Tokenizer(Trainable, ABC):
     def copy_weights(self, other: Tokenizer) -> None:
         """Start from the weights of another tokenizer with the same parts; `new_parts` that it lacks stay as they are.
 
-        Usage statistics of codes that the other one lacks start at even usage.
-
-        Raises:
-            ValueError: an entry is missing, left over, or has another shape.
+        Raises ValueError for an entry that is missing, left over, or of another shape.
         """
         own, given = self.state_dict(), other.state_dict()
         for key in own:
@@ -185,7 +153,7 @@ class Tokenizer(Trainable, ABC):
                 raise ValueError(f"it lacks {key!r}, which the configured tokenizer has")
         for key, tensor in given.items():
             if key not in own:
-                if key in (USAGE, REVIVALS):
+                if key in (USAGE, REVIVALS):  # statistics that our options do without
                     continue
                 raise ValueError(f"it has {key!r}, which the configured tokenizer lacks")
             if own[key].shape != tensor.shape:

@@ -10,17 +10,9 @@ from modeling.tokenizers.feature_tokenizer import FeatureTokenizer
 class Cluster(FeatureTokenizer):
     """Tokens are the nearest centroids of a teacher's features; without a pixel decoder they decode to centroids.
 
-    The weights of the teacher are part of the state dict, so that a saved tokenizer is complete.
-
-    Args:
-        teacher: images in [0, 1] -> features [B, C, h, w], with attributes `width` (C) and `grid` (h); it is frozen
-            here.
-        quantizer: the centroids, of `code_dim` C; scripts/fit_codebook.py finds them.
-        pixel_decoder: codes [B, C, h, w] -> images [B, 3, f h, f w] in [0, 1], or None.
-        image_size: side of the images, which the teacher resizes for itself.
-
-    Raises:
-        ValueError: for parts that do not fit together.
+    The weights of the frozen teacher are part of the state dict, so that a saved tokenizer is complete. The teacher
+    maps images in [0, 1], which it resizes for itself, to features [B, C, h, w], and has attributes `width` (C) and
+    `grid` (h).
     """
 
     parts = ("quantizer", "teacher", "pixel_decoder")
@@ -30,8 +22,8 @@ class Cluster(FeatureTokenizer):
         self,
         *,
         teacher: nn.Module,
-        quantizer: Quantizer,
-        pixel_decoder: nn.Module | None = None,
+        quantizer: Quantizer,  # C channels; scripts/fit_codebook.py finds the centroids
+        pixel_decoder: nn.Module | None = None,  # [B, C, h, w] -> [B, 3, f h, f w] in [0, 1]
         image_size: int = 256,
     ) -> None:
         super().__init__(image_size=image_size, grid=teacher.grid)
@@ -51,13 +43,11 @@ class Cluster(FeatureTokenizer):
         return self
 
     def copy_teacher(self, teacher: nn.Module) -> None:
-        """Take over the weights of the network, which is the encoder."""
-        self.teacher.load_state_dict(teacher.state_dict())
+        self.teacher.load_state_dict(teacher.state_dict())  # the teacher is the encoder
 
     @torch.no_grad()
     def encode_latents(self, images: torch.Tensor) -> torch.Tensor:
-        """Features [B, C, h, w] of images [B, 3, H, W] in [0, 1]."""
-        return self.teacher(images)
+        return self.teacher(images)  # [B, C, h, w]
 
     def decode_features(self, quantized: torch.Tensor) -> torch.Tensor:  # The centroids themselves
         return quantized

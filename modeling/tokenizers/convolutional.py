@@ -13,12 +13,9 @@ from modeling.tokenizers.base import Tokenizer, TokenizerOutput
 class ConvolutionalTokenizer(Tokenizer):
     """Two-dimensional tokenizer; subclasses make `encoder`, `decoder` (its last layer `conv_out`) and `quantize`.
 
-    Args:
-        image_size: image side, which sets `num_tokens`; `encode` accepts other sizes too.
-        multipliers: of the channels, one per level; the down-sampling factor f is 2^(levels - 1).
-
-    Raises:
-        ValueError: there are no levels, or the side is no multiple of f.
+    `image_size` sets `num_tokens`; `encode` accepts other sizes too. Keywords of subclasses: `base_channels` is the
+    width of the finest level, a multiple of 32; `multipliers` gives the widths of the levels relative to it, fine to
+    coarse, so that the down-sampling factor f is 2^(levels - 1); `num_blocks` is residual blocks per level.
     """
 
     decoder: nn.Module
@@ -51,8 +48,7 @@ class ConvolutionalTokenizer(Tokenizer):
     def encode_latents(self, images: torch.Tensor) -> torch.Tensor:
         """Encoder output before the bottleneck: [B, 3, H, W] in [0, 1] -> [B, latent_channels, H / f, W / f].
 
-        Raises:
-            ValueError: if the sides are not multiples of f.
+        Raises ValueError if the sides are not multiples of f.
         """
         if images.shape[-2] % self.downscale or images.shape[-1] % self.downscale:
             raise ValueError(
@@ -62,30 +58,22 @@ class ConvolutionalTokenizer(Tokenizer):
 
     @torch.no_grad()
     def encode(self, images: torch.Tensor) -> torch.Tensor:
-        """[B, 3, H, W] in [0, 1] -> tokens int64 [B, (H / f) (W / f)], or the mode [B, C, 1, N]; never moves codes."""
         found = self.quantize.encode(self.encode_latents(images))
         return found if self.is_discrete else found.flatten(2).unsqueeze(2)
 
     @torch.no_grad()
     def decode(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Images clamped to [0, 1].
+        """Images [B, 3, f h, f w] clamped to [0, 1].
 
-        Args:
-            tokens: [B, h, w], or a flattened square [B, h * h]; with a Gaussian bottleneck latents [B, C, h, w] or
-                [B, C, 1, h * h].
-
-        Returns:
-            [B, 3, f h, f w].
-
-        Raises:
-            ValueError: if flat tokens do not form a square.
+        Of tokens [B, h, w] or a flattened square [B, h * h], with a Gaussian bottleneck of latents [B, C, h, w] or
+        [B, C, 1, h * h]. Raises ValueError if flat tokens do not form a square.
         """
         if self.is_discrete:
             size = _grid(tokens.shape[1:])
-            codes = self.quantize.lookup(tokens.flatten(1))
+            codes = self.quantize.lookup(tokens.flatten(1))  # [B, C, 1, h w]
         else:
             size, codes = _grid(tokens.shape[2:]), tokens
-        return self.decode_latents(codes.reshape(*codes.shape[:2], *size)).clamp(0.0, 1.0)
+        return self.decode_latents(codes.reshape(*codes.shape[:2], *size)).clamp(0.0, 1.0)  # [B, C, h, w]
 
     def forward(
         self, images: torch.Tensor, noise: torch.Tensor | None = None, bypass: torch.Tensor | None = None
@@ -96,8 +84,7 @@ class ConvolutionalTokenizer(Tokenizer):
 
 
 def _grid(shape: Sequence[int]) -> tuple[int, int]:
-    """Height and width of tokens [h, w], [h * h] or [1, h * h]."""
-    if len(shape) == 2 and shape[0] > 1:
+    if len(shape) == 2 and shape[0] > 1:  # [h, w]; else [h * h] or [1, h * h]
         return shape[0], shape[1]
     count = shape[-1]
     side = math.isqrt(count)

@@ -15,26 +15,20 @@ from modeling.tokenizers.base import Tokenizer, TokenizerOutput
 class FeatureTokenizer(Tokenizer):
     """Base: a square grid of codes that decodes to features, or to images once it has a pixel decoder.
 
-    With a pixel decoder everything else is frozen: no gradient, always in eval mode, losses zero.
-
-    Subclasses say what they learn without a pixel decoder, make their parts, `quantize` among them, and call `_attach`
-    at the end of their constructor.
-
-    Args:
-        image_size: side of the square images it is meant for; `encode` accepts what its encoder accepts.
-        grid: tokens per side at this size.
+    With a pixel decoder everything else is frozen: no gradient, always in eval mode, losses zero. Subclasses set
+    `learns`, make their parts, `quantize` among them, and call `_attach` at the end of their constructor. `grid` is the
+    tokens per side at `image_size`; `encode` accepts what its encoder accepts.
     """
 
     new_parts = ("pixel_decoder.",)
-    feature_channels: int
+    feature_channels: int  # F
 
     def __init__(self, *, image_size: int, grid: int) -> None:
         super().__init__()
         self.image_size, self.grid = image_size, grid
         self.pixel_decoder: nn.Module | None = None
 
-    def _attach(self, pixel_decoder: nn.Module | None) -> None:
-        """Freeze what is there and add the pixel decoder; nothing happens without one."""
+    def _attach(self, pixel_decoder: nn.Module | None) -> None:  # freezes all the rest
         if self.quantize.codebook_size is None:
             raise ValueError("features need a quantizer with codes; a Gaussian bottleneck has none")
         if pixel_decoder is None:
@@ -47,7 +41,7 @@ class FeatureTokenizer(Tokenizer):
             )
         self.requires_grad_(False)
         self.pixel_decoder, self.learns, self.frozen_encoder = pixel_decoder, "pixels", True
-        self.train(self.training)
+        self.train(self.training)  # frozen parts to eval mode
 
     @property
     def num_tokens(self) -> int:
@@ -86,8 +80,7 @@ class FeatureTokenizer(Tokenizer):
     def decode(self, tokens: torch.Tensor) -> torch.Tensor:
         """Images in [0, 1], not clamped, or features [B, F, h, w], of tokens [B, h, w] or of a flat square [B, h * h].
 
-        Raises:
-            ValueError: if flat tokens do not form a square.
+        Raises ValueError if flat tokens do not form a square.
         """
         size = tuple(tokens.shape[1:])
         if tokens.ndim == 2:

@@ -14,18 +14,11 @@ from modeling.tokenizers.titok_parts import LatentDecoder, TokenEncoder
 
 
 class LatentTokenizer(Tokenizer):
-    """One-dimensional tokenizer; subclasses say how latents become images.
+    """One-dimensional tokenizer of square images; subclasses say how latents become images.
 
-    Args:
-        quantizer: the bottleneck.
-        image_size: side of the square images.
-        num_latent_tokens: tokens per image N, at least 1.
-        query_width: encoder width D, that of the learned queries.
-        activation_checkpointing: recompute transformer blocks in the backward pass to save memory.
-        encoder, decoder: make the two halves from the keywords they share and the channels of the bottleneck.
-
-    Raises:
-        ValueError: for sizes that do not fit together.
+    Keywords of all subclasses: `num_latent_tokens` is the tokens per image N; `encoder_*` and `decoder_*` size the two
+    transformers, patch sides must divide `image_size`; `activation_checkpointing` recomputes blocks in the backward
+    pass. `encoder` and `decoder` make the two halves from the keywords they share and the channels of the bottleneck.
     """
 
     def __init__(
@@ -34,7 +27,7 @@ class LatentTokenizer(Tokenizer):
         quantizer: Quantizer,
         image_size: int,
         num_latent_tokens: int,
-        query_width: int,
+        query_width: int,  # encoder width D
         activation_checkpointing: bool,
         encoder: Callable[..., TokenEncoder],
         decoder: Callable[..., LatentDecoder],
@@ -48,7 +41,7 @@ class LatentTokenizer(Tokenizer):
             num_latent_tokens=num_latent_tokens,
             activation_checkpointing=activation_checkpointing,
         )
-        self.latent_tokens = scaled_embedding(num_latent_tokens, query_width)
+        self.latent_tokens = scaled_embedding(num_latent_tokens, query_width)  # [N, D]
         self.encoder = encoder(**shared, latent_channels=quantizer.latent_channels)
         self.decoder = decoder(**shared, code_dim=quantizer.code_dim)
         self.quantize = quantizer
@@ -60,8 +53,7 @@ class LatentTokenizer(Tokenizer):
     def encode_latents(self, images: torch.Tensor) -> torch.Tensor:
         """Encoder output before the bottleneck: [B, 3, S, S] in [0, 1] -> [B, latent_channels, 1, N].
 
-        Raises:
-            ValueError: if the images have another size than the model.
+        Raises ValueError for images of another size.
         """
         if images.shape[1:] != (3, self.image_size, self.image_size):
             size = self.image_size
@@ -72,15 +64,14 @@ class LatentTokenizer(Tokenizer):
 
     @torch.no_grad()
     def encode(self, images: torch.Tensor) -> torch.Tensor:
-        """Images to tokens int64 [B, N], or to the mode [B, C, 1, N]; never moves codes."""
         latents = self.encode_latents(images)
         return self.quantize.encode(latents)
 
     def _lookup(self, tokens: torch.Tensor) -> torch.Tensor:
         """Decoder input [B, C, 1, N] of tokens [B, N] or [B, 1, N]; latents pass as they are."""
         if not self.is_discrete:
-            return tokens
-        return self.quantize.lookup(tokens.view(tokens.shape[0], -1))
+            return tokens  # latents already
+        return self.quantize.lookup(tokens.view(tokens.shape[0], -1))  # [B, N] or [B, 1, N]
 
 
 def init_part(part: nn.Module, init: Literal["released", "fan_in"]) -> None:

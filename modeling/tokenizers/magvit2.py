@@ -12,17 +12,8 @@ from modeling.tokenizers.magvit2_parts import MAGVIT2Decoder, MAGVIT2Encoder
 class MAGVIT2(ConvolutionalTokenizer):
     """Purely convolutional tokenizer whose decoder is normalised by the codes; tokens are the row-major codes.
 
-    Parameter names are those of the released weights.
-
-    Args:
-        quantizer: the bottleneck: `lfq` in all released models, but any other too.
-        image_size: image side, which sets `num_tokens`; `encode` accepts other sizes too.
-        base_channels: width of the finest level, a multiple of 32.
-        multipliers: widths of the levels relative to it; the down-sampling factor f is 2^(levels - 1).
-        num_blocks: residual blocks per level, in both halves.
-
-    Raises:
-        ValueError: for sizes that do not fit together.
+    Parameter names are those of the released weights, whose quantizer is `lfq`; keywords as in
+    `ConvolutionalTokenizer`.
     """
 
     def __init__(
@@ -32,7 +23,7 @@ class MAGVIT2(ConvolutionalTokenizer):
         image_size: int = 256,
         base_channels: int = 128,
         multipliers: Sequence[int] = (1, 1, 2, 2, 4),
-        num_blocks: int = 4,
+        num_blocks: int = 4,  # per level, in both halves
     ) -> None:
         super().__init__(image_size=image_size, multipliers=multipliers)
         shape = dict(base_channels=base_channels, multipliers=multipliers, num_blocks=num_blocks)
@@ -41,7 +32,7 @@ class MAGVIT2(ConvolutionalTokenizer):
         self.quantize = quantizer
 
     def _encode_pixels(self, pixels: torch.Tensor) -> torch.Tensor:
-        return self.encoder(2.0 * pixels - 1.0)
+        return self.encoder(2.0 * pixels - 1.0)  # networks work in [-1, 1]
 
     def decode_latents(self, quantized: torch.Tensor) -> torch.Tensor:
         return (self.decoder(quantized) + 1.0) / 2.0

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from modeling.layers.conv import blocks_to_space
 from modeling.tokenizers.vqgan_parts import check_widths, group_norm
 
-STYLE_EPS = 1e-6
+STYLE_EPS = 1e-6  # added to the variance
 
 
 class ResBlock(nn.Module):
@@ -49,12 +49,7 @@ class AdaptiveGroupNorm(nn.Module):
     """Group normalisation whose scale and shift come from the codes of the whole image (arXiv:2310.05737).
 
     Per channel of the codes, the scale is a linear map of the standard deviation over all positions, the shift one of
-    the mean. The variance has the divisor positions - 1 and 1e-6 added. Codes of a single position have no such
-    variance; theirs is taken as 0 (where the authors' code makes NaN).
-
-    Args:
-        channels: of the features, a multiple of 32.
-        code_dim: channels of the codes.
+    the mean. `channels` is a multiple of 32. The variance of a single position is 0 (NaN in the authors' code).
     """
 
     def __init__(self, channels: int, code_dim: int) -> None:
@@ -63,12 +58,11 @@ class AdaptiveGroupNorm(nn.Module):
         self.gamma = nn.Linear(code_dim, channels)
         self.beta = nn.Linear(code_dim, channels)
 
-    def forward(self, x: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
-        """Features [B, channels, H, W] with codes [B, code_dim, h, w] of any other resolution."""
-        style = codes.float().flatten(2)
+    def forward(self, x: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:  # codes: any side
+        style = codes.float().flatten(2)  # [B, code_dim, positions]
         positions = style.shape[2]
-        variance = style.var(dim=2, correction=1 if positions > 1 else 0)
-        scale = self.gamma((variance + STYLE_EPS).sqrt())
+        variance = style.var(dim=2, correction=1 if positions > 1 else 0)  # 0, not NaN, for one position
+        scale = self.gamma((variance + STYLE_EPS).sqrt())  # [B, channels]
         shift = self.beta(style.mean(dim=2))
         return scale[..., None, None] * self.norm(x) + shift[..., None, None]
 
@@ -83,8 +77,7 @@ class Level(nn.Module):
         self.downsample = nn.Conv2d(out_channels, out_channels, 3, stride=2, padding=1) if halves else None
         self.upsample = Upsample(out_channels) if doubles else None
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[B, in_channels, H, W] -> [B, out_channels, H, W], or half or twice the sides."""
+    def forward(self, x: torch.Tensor) -> torch.Tensor:  # [B, C, H, W], or half or twice the sides
         x = self.block(x)
         if self.downsample is not None:
             return self.downsample(x)
@@ -94,11 +87,7 @@ class Level(nn.Module):
 class MAGVIT2Encoder(nn.Module):
     """Images [B, 3, H, W] in [-1, 1] -> [B, z_channels, H / f, W / f], f = 2^(levels - 1).
 
-    Args:
-        base_channels: width of the stem, a multiple of 32.
-        multipliers: widths of the levels relative to it, fine to coarse.
-        num_blocks: residual blocks per level, and behind the coarsest.
-        z_channels: channels of the output.
+    Keywords as `VQGANEncoder`; `num_blocks` residual blocks also follow the coarsest level.
     """
 
     def __init__(

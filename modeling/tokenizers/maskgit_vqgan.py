@@ -38,7 +38,7 @@ class ResBlock(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:  # [B, in_channels, H, W] -> [B, out_channels, H, W]
         hidden = self.conv1(F.silu(self.norm1(x)))
         hidden = self.conv2(F.silu(self.norm2(hidden)))
-        return hidden + (x if self.nin_shortcut is None else self.nin_shortcut(hidden))
+        return hidden + (x if self.nin_shortcut is None else self.nin_shortcut(hidden))  # of hidden, not x
 
 
 class Level(nn.Module):
@@ -78,7 +78,7 @@ class VQGANEncoder(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:  # Continuous features of images in [0, 1]
         x = self.conv_in(images)
         for index, level in enumerate(self.down):
-            x = level(F.avg_pool2d(x, 2) if index else x)
+            x = level(F.avg_pool2d(x, 2) if index else x)  # the finest level keeps the image's side
         return self.conv_out(F.silu(self.norm_out(self.mid(x))))
 
 
@@ -108,12 +108,7 @@ class VQGANDecoder(nn.Module):
 
 
 class PixelCodebook(CodebookQuantizer):
-    """The VQGAN's codes: nearest-code look-up, and soft mixing for the second stage of TiTok.
-
-    Args:
-        codebook_size: number of codes K.
-        code_dim: channels C.
-    """
+    """The VQGAN's K codes of C channels: nearest-code look-up, and soft mixing for the second stage of TiTok."""
 
     def __init__(self, *, codebook_size: int, code_dim: int) -> None:
         super().__init__(codebook_size, code_dim)
@@ -121,17 +116,13 @@ class PixelCodebook(CodebookQuantizer):
         nn.init.uniform_(self.embedding.weight, -1.0 / codebook_size, 1.0 / codebook_size)
 
     def forward(self, latents: torch.Tensor) -> QuantizerOutput:
-        """Quantize latents [B, C, h, w] to the nearest codes (squared distance, float32), straight-through.
-
-        In `quantizer_loss` = mean((sg[q] - h)^2) + 0.25 mean((q - sg[h])^2) the commitment factor multiplies
-        the codebook term, unlike in `VectorQuantizer`.
-        """
         with torch.autocast(latents.device.type, enabled=False):
             latents = latents.float()
-            tokens = self.encode(latents)
-            codes = self.lookup(tokens).reshape(latents.shape)
+            tokens = self.encode(latents)  # nearest by squared distance
+            codes = self.lookup(tokens).reshape(latents.shape)  # [B, C, h, w]
+            # The factor multiplies the codebook term, unlike in `VectorQuantizer`.
             loss = F.mse_loss(latents, codes.detach()) + 0.25 * F.mse_loss(codes, latents.detach())
-            quantized = latents + (codes - latents).detach()
+            quantized = latents + (codes - latents).detach()  # straight-through
         return QuantizerOutput(quantized=quantized, tokens=tokens, losses={"quantizer_loss": loss})
 
     def _select(self, tokens: torch.Tensor) -> torch.Tensor:
@@ -143,26 +134,14 @@ class PixelCodebook(CodebookQuantizer):
 
     def mix(self, logits: torch.Tensor) -> torch.Tensor:
         """Expected code under softmax(logits): [B, K, h, w] -> [B, C, h, w]; differentiable."""
-        weights = logits.softmax(dim=1)
+        weights = logits.softmax(dim=1)  # [B, K, h, w]
         return F.linear(weights.movedim(1, -1), self.embedding.weight.t()).movedim(-1, 1)
 
 
 class MaskGITVQGAN(ConvolutionalTokenizer):
-    """Stand-alone VQGAN tokenizer; tokens are the row-major codes of an image.
+    """Stand-alone VQGAN tokenizer; tokens are the row-major codes. Keywords as in `ConvolutionalTokenizer`."""
 
-    Args:
-        image_size: image side, which sets `num_tokens`; `encode` accepts other sizes too.
-        base_channels: width of the finest level, a multiple of 32.
-        multipliers: widths of the levels relative to it; the down-sampling factor is 2^(levels - 1).
-        num_blocks: residual blocks per level.
-        codebook_size: number of codes.
-        code_dim: channels of a code.
-
-    Raises:
-        ValueError: if the image is not a whole number of codes wide, or the width does not fit GroupNorm.
-    """
-
-    parts = ()
+    parts = ()  # the codebook is built in
 
     def __init__(
         self,
@@ -184,7 +163,7 @@ class MaskGITVQGAN(ConvolutionalTokenizer):
         self.quantize = PixelCodebook(codebook_size=codebook_size, code_dim=code_dim)
 
     def _encode_pixels(self, pixels: torch.Tensor) -> torch.Tensor:
-        return self.encoder(pixels)
+        return self.encoder(pixels)  # in [0, 1], unlike other VQGANs
 
     def decode_latents(self, quantized: torch.Tensor) -> torch.Tensor:
         return self.decoder(quantized)

@@ -9,15 +9,11 @@ import torch
 from modeling.token_factors import TokenFactors
 from modeling.tokenizers.base import Tokenizer, TokenizerOutput
 
-_LARGEST_SUGGESTED = 2**14
+_LARGEST_SUGGESTED = 2**14  # vocabulary of a usual softmax
 
 
 def equal_factors(sizes: Sequence[int]) -> TokenFactors:
-    """Factors that share one vocabulary, since a generator has one for the whole sequence.
-
-    Raises:
-        ValueError: the sizes differ, there is only one, or one is too small.
-    """
+    """Factors that share one vocabulary, since a generator has one for the whole sequence; else ValueError."""
     factors = TokenFactors(sizes)
     if len(sizes) < 2 or len(set(sizes)) > 1:
         raise ValueError(f"factors={list(sizes)} must be two or more equal sizes, such as 512, 512")
@@ -37,14 +33,8 @@ class SubTokenView(Tokenizer):
     """The same images as sequences of N G sub-tokens: those of a token stand together, its first digit first.
 
     Everything but the tokens is the wrapped tokenizer's, its weights under their own names among it: the view is saved
-    as that tokenizer, and has its `storage.weights.weight_hash`.
-
-    Args:
-        tokenizer: with discrete tokens.
-        factors: G equal sizes whose product is its codebook.
-
-    Raises:
-        ValueError: the tokenizer is continuous, or the sizes do not fit.
+    as that tokenizer, and has its `storage.weights.weight_hash`. `factors` are G equal sizes whose product is its
+    codebook.
     """
 
     def __init__(self, *, tokenizer: Tokenizer, factors: Sequence[int]) -> None:
@@ -60,13 +50,11 @@ class SubTokenView(Tokenizer):
 
     @property
     def num_tokens(self) -> int:
-        """Sub-tokens per image, N G."""
-        return self.tokenizer.num_tokens * len(self.factors)
+        return self.tokenizer.num_tokens * len(self.factors)  # N G
 
     @property
     def codebook_size(self) -> int:
-        """Different values of a sub-token."""
-        return self.factors.sizes[0]
+        return self.factors.sizes[0]  # values of one sub-token
 
     @property
     def bits_per_image(self) -> float | None:
@@ -85,27 +73,20 @@ class SubTokenView(Tokenizer):
         return self.tokenizer.load_state_dict(state_dict, strict=strict, assign=assign)
 
     def join(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Sub-tokens int64 [B, N G] -> tokens int64 [B, N].
-
-        Raises:
-            ValueError: rows do not consist of whole tokens.
-        """
+        """Sub-tokens int64 [B, N G] -> tokens int64 [B, N]; ValueError if rows do not consist of whole tokens."""
         if tokens.shape[-1] % len(self.factors):
             raise ValueError(f"{tokens.shape[-1]} sub-tokens are not a multiple of {len(self.factors)}")
-        return self.factors.join(tokens.unflatten(-1, (-1, len(self.factors))))
+        return self.factors.join(tokens.unflatten(-1, (-1, len(self.factors))))  # [B, N, G] -> [B, N]
 
     def split(self, tokens: torch.Tensor) -> torch.Tensor:  # Tokens int64 [B, N] -> sub-tokens int64 [B, N G]
         return self.factors.split(tokens).flatten(-2)
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
-        """Sub-tokens int64 [B, N G] of images [B, 3, S, S] in [0, 1]."""
         return self.split(self.tokenizer.encode(images))
 
     def decode(self, tokens: torch.Tensor, **options: torch.Tensor) -> torch.Tensor:
-        """Images of sub-tokens [B, N G]; `options` (a caption's `text`) as the wrapped tokenizer takes them."""
         return self.tokenizer.decode(self.join(tokens), **options)
 
     def forward(self, images: torch.Tensor, **options: torch.Tensor) -> TokenizerOutput:
-        """That of the wrapped tokenizer, with sub-tokens; codes are not moved through a view."""
         result = self.tokenizer(images, **options)
         return replace(result, tokens=self.split(result.tokens), latents=None)

@@ -14,26 +14,13 @@ from modeling.tokenizers.titok_parts import TextTokenDecoder, TokenEncoder
 class TATiTok(LatentTokenizer):
     """Text-aware one-dimensional tokenizer, trained in one stage. State-dict names are those of the released weights.
 
-    The decoder receives the per-token features of a caption from a frozen text encoder (released models: CLIP
-    ViT-L/14-336, 77 positions of 768 channels); encoder and bottleneck never see text.
+    The decoder receives the per-token features of a caption, float `text` [B, text_length, text_width], from a frozen
+    text encoder (released models: CLIP ViT-L/14-336, 77 positions of 768 channels); encoder and bottleneck never see
+    text. `decode`, `decode_latents` and `forward` raise ValueError if it is missing or of another shape.
 
-    Args:
-        quantizer: the bottleneck.
-        image_size: side of the square images.
-        num_latent_tokens: tokens per image N.
-        encoder_hidden_size, encoder_depth, encoder_num_heads: encoder transformer.
-        decoder_hidden_size, decoder_depth, decoder_num_heads: decoder transformer.
-        encoder_patch_size, decoder_patch_size: patch sides; must divide `image_size`.
-        text_length: positions of the text features.
-        text_width: channels of the text features.
-        activation_checkpointing: recompute transformer blocks in the backward pass to save memory.
-        init: weights of linear layers and convolutions. "released": those of the encoder from a normal with std 0.02,
-            those of the decoder as PyTorch draws them (Kaiming-uniform; the joint query-key-value projection
-            Xavier-uniform), as the published models were trained. "fan_in": a normal with std 1 / sqrt(inputs) in
-            both, without which narrow models hardly start to learn.
-
-    Raises:
-        ValueError: for sizes that do not fit together.
+    `init` "released" draws the encoder from a normal with std 0.02 and the decoder as PyTorch does (Kaiming-uniform;
+    the joint query-key-value projection Xavier-uniform), as the published models were trained; "fan_in" draws both with
+    std 1 / sqrt(inputs), without which narrow models hardly start to learn. For other keywords see `LatentTokenizer`.
     """
 
     needs_text = True
@@ -52,8 +39,8 @@ class TATiTok(LatentTokenizer):
         decoder_num_heads: int,
         encoder_patch_size: int,
         decoder_patch_size: int,
-        text_length: int = 77,
-        text_width: int = 768,
+        text_length: int = 77,  # positions T
+        text_width: int = 768,  # channels per position
         activation_checkpointing: bool = False,
         init: Literal["released", "fan_in"] = "released",
     ) -> None:
@@ -93,27 +80,13 @@ class TATiTok(LatentTokenizer):
         return self.decoder.text_guidance_proj.in_features
 
     def decode_latents(self, quantized: torch.Tensor, text: torch.Tensor | None) -> torch.Tensor:
-        """Decoder input [B, C, 1, N] and text [B, T, text_width] -> images [B, 3, S, S], not clamped.
-
-        Raises:
-            ValueError: text is missing or of another shape.
-        """
-        self._check_text(text, len(quantized))
-        return self.decoder(quantized, text)
+        self._check_text(text, len(quantized))  # for direct callers
+        return self.decoder(quantized, text)  # [B, 3, S, S], not clamped
 
     @torch.no_grad()
     def decode(self, tokens: torch.Tensor, text: torch.Tensor | None = None) -> torch.Tensor:
-        """Tokens [B, N] (or [B, 1, N]) and the features of their captions to images, not clamped.
-
-        Args:
-            tokens: int64; with a Gaussian bottleneck latents [B, C, 1, N].
-            text: float [B, text_length, text_width]; optional in the signature only, for a better message.
-
-        Raises:
-            ValueError: text is missing or of another shape.
-        """
         self._check_text(text, len(tokens))
-        return self.decode_latents(self._lookup(tokens), text)
+        return self.decode_latents(self._lookup(tokens), text)  # tokens, or latents [B, C, 1, N]
 
     def forward(
         self,
@@ -122,15 +95,6 @@ class TATiTok(LatentTokenizer):
         bypass: torch.Tensor | None = None,
         text: torch.Tensor | None = None,
     ) -> TokenizerOutput:
-        """Encode, quantize and decode with gradient; see `Tokenizer.forward`.
-
-        Args:
-            images, noise, bypass: as of every tokenizer.
-            text: float [B, text_length, text_width], features of the captions; required.
-
-        Raises:
-            ValueError: text is missing or of another shape.
-        """
         self._check_text(text, len(images))  # before the encoder runs for nothing
         latents = self.encode_latents(images)
         result = self._bottleneck(latents, noise, bypass)
@@ -138,7 +102,7 @@ class TATiTok(LatentTokenizer):
 
     def _check_text(self, text: torch.Tensor | None, batch: int) -> None:
         wanted = (batch, self.text_length, self.text_width)
-        if text is None:
+        if text is None:  # optional in the signatures for this message alone
             raise ValueError(
                 f"this tokenizer decodes with captions: text features {list(wanted)} are missing"
             )

@@ -18,7 +18,7 @@ from modeling.tokenizers.titok_parts import (
 )
 
 LAYOUTS = ("single_stage", "proxy", "two_stage")
-PIXEL_DECODER_MULTIPLIERS = (1, 1, 2, 2, 4)
+PIXEL_DECODER_MULTIPLIERS = (1, 1, 2, 2, 4)  # of the released VQGAN
 
 
 class TiTok(LatentTokenizer):
@@ -32,23 +32,8 @@ class TiTok(LatentTokenizer):
         two_stage: second stage; the expected VQGAN code under those logits goes through a pixel decoder.
             Encoder, queries and quantizer are frozen: no gradient, always in eval mode, losses zero.
 
-    Args:
-        quantizer: the bottleneck.
-        image_size: side of the square images.
-        num_latent_tokens: tokens per image N.
-        encoder_hidden_size, encoder_depth, encoder_num_heads: encoder transformer.
-        decoder_hidden_size, decoder_depth, decoder_num_heads: decoder transformer.
-        encoder_patch_size, decoder_patch_size: patch sides; must divide `image_size`.
-        layout: one of `LAYOUTS`.
-        activation_checkpointing: recompute transformer blocks in the backward pass to save memory.
-        init: weights of linear layers and convolutions: "released" is a normal with std 0.02 as in the published
-            recipes; "fan_in" a normal with std 1 / sqrt(inputs), without which narrow models hardly start to learn.
-        proxy_codebook_size: codes of the VQGAN (proxy and two_stage only).
-        proxy_code_dim: channels of such a code (two_stage only).
-        pixel_decoder_channels: base width of the pixel decoder, a multiple of 32 (two_stage only).
-
-    Raises:
-        ValueError: for an unknown layout or sizes that do not fit together.
+    `init` "released" is a normal with std 0.02 as in the published recipes; "fan_in" has std 1 / sqrt(inputs), without
+    which narrow models hardly start to learn. For other keywords see `LatentTokenizer`.
     """
 
     new_parts = ("pixel_decoder.", "pixel_quantize.")
@@ -67,12 +52,12 @@ class TiTok(LatentTokenizer):
         decoder_num_heads: int,
         encoder_patch_size: int,
         decoder_patch_size: int,
-        layout: str = "single_stage",
+        layout: str = "single_stage",  # one of `LAYOUTS`
         activation_checkpointing: bool = False,
         init: Literal["released", "fan_in"] = "released",
-        proxy_codebook_size: int = 1024,
-        proxy_code_dim: int = 256,
-        pixel_decoder_channels: int = 128,
+        proxy_codebook_size: int = 1024,  # codes of the VQGAN (proxy and two_stage)
+        proxy_code_dim: int = 256,  # channels of such a code (two_stage)
+        pixel_decoder_channels: int = 128,  # base width, a multiple of 32 (two_stage)
     ) -> None:
         _check_layout(layout, quantizer)
         single_stage = layout == "single_stage"
@@ -106,9 +91,8 @@ class TiTok(LatentTokenizer):
             self._freeze_encoder()
 
     def _add_pixel_decoder(self, codebook_size: int, code_dim: int, base_channels: int) -> None:
-        """Attach the VQGAN half that turns proxy logits into pixels."""
         check_base_channels(base_channels)
-        self.pixel_quantize = PixelCodebook(codebook_size=codebook_size, code_dim=code_dim)
+        self.pixel_quantize = PixelCodebook(codebook_size=codebook_size, code_dim=code_dim)  # logits -> codes
         self.pixel_decoder = VQGANDecoder(
             base_channels=base_channels,
             multipliers=PIXEL_DECODER_MULTIPLIERS,
@@ -122,7 +106,7 @@ class TiTok(LatentTokenizer):
             )
 
     def _freeze_encoder(self) -> None:
-        self.latent_tokens.requires_grad_(False)
+        self.latent_tokens.requires_grad_(False)  # queries: part of the encoder
         for module in (self.encoder, self.quantize):
             module.requires_grad_(False).eval()
 
@@ -143,13 +127,11 @@ class TiTok(LatentTokenizer):
         """Decoder input [B, C, 1, N] -> images [B, 3, S, S], not clamped (proxy: logits [B, K, g, g])."""
         decoded = self.decoder(quantized)
         if self.copies_teacher:
-            return self.pixel_decoder(self.pixel_quantize.mix(decoded))
+            return self.pixel_decoder(self.pixel_quantize.mix(decoded))  # soft codes carry gradient
         return decoded
 
     @torch.no_grad()
     def decode(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Tokens [B, N] (or [B, 1, N]) to images, not clamped; with a Gaussian bottleneck latents [B, C, 1,
-        N]."""
         return self.decode_latents(self._lookup(tokens))
 
     def forward(
@@ -164,11 +146,7 @@ class TiTok(LatentTokenizer):
 
     @torch.no_grad()
     def copy_teacher(self, teacher: nn.Module) -> None:
-        """Start the second stage from a trained VQGAN: copy its decoder and codebook (layout two_stage only).
-
-        Raises:
-            ValueError: for another layout, another kind of teacher, or a VQGAN of other sizes.
-        """
+        """Start layout two_stage from a MaskGITVQGAN: copy its decoder and codebook; ValueError if it does not fit."""
         if not self.copies_teacher:
             raise ValueError("this TiTok has no pixel decoder; use layout='two_stage'")
         if not isinstance(teacher, MaskGITVQGAN):

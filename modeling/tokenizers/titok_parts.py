@@ -17,40 +17,21 @@ from modeling.layers.transformer import TransformerBlock, run_blocks
 
 
 def patch_grid(image_size: int, patch_size: int) -> int:
-    """Patches per image side.
-
-    Raises:
-        ValueError: if patches do not tile the image.
-    """
+    """Patches per image side; ValueError if patches do not tile the image."""
     if patch_size < 1 or image_size % patch_size:
         raise ValueError(f"image_size={image_size} must be a multiple of the patch size {patch_size}")
     return image_size // patch_size
 
 
 def make_blocks(hidden_size: int, depth: int, num_heads: int) -> nn.ModuleList:
-    """`depth` transformer blocks.
-
-    Raises:
-        ValueError: if depth is below 1.
-    """
+    """`depth` transformer blocks, at least one."""
     if depth < 1:
         raise ValueError(f"depth={depth} must be at least 1")
     return nn.ModuleList(TransformerBlock(hidden_size=hidden_size, num_heads=num_heads) for _ in range(depth))
 
 
 class TokenEncoder(nn.Module):
-    """Vision transformer that reads an image into N latent positions.
-
-    Args:
-        image_size: image side S.
-        patch_size: patch side p; must divide S.
-        num_latent_tokens: N.
-        latent_channels: channels per latent.
-        hidden_size: width D.
-        depth: number of blocks.
-        num_heads: attention heads.
-        activation_checkpointing: recompute blocks in the backward pass.
-    """
+    """Vision transformer that reads images [B, 3, S, S] into N latent positions; patches of side p must divide S."""
 
     def __init__(
         self,
@@ -67,7 +48,7 @@ class TokenEncoder(nn.Module):
         super().__init__()
         self.activation_checkpointing = activation_checkpointing
         self.num_latent_tokens = num_latent_tokens
-        positions = patch_grid(image_size, patch_size) ** 2 + 1
+        positions = patch_grid(image_size, patch_size) ** 2 + 1  # class token
         self.class_embedding = scaled_embedding(1, hidden_size)
         self.positional_embedding = scaled_embedding(positions, hidden_size)
         self.latent_token_positional_embedding = scaled_embedding(num_latent_tokens, hidden_size)
@@ -78,36 +59,22 @@ class TokenEncoder(nn.Module):
         self.conv_out = nn.Conv2d(hidden_size, latent_channels, 1)
 
     def forward(self, images: torch.Tensor, latent_tokens: torch.Tensor) -> torch.Tensor:
-        """Encode images.
-
-        Args:
-            images: [B, 3, S, S] in [0, 1].
-            latent_tokens: learned queries [N, D].
-
-        Returns:
-            [B, latent_channels, 1, N].
-        """
         batch = images.shape[0]
-        patches = self.embed_patches(images) + self.positional_embedding[1:]
+        patches = self.embed_patches(images) + self.positional_embedding[1:]  # [B, P, D]
         # Class token and queries are the same for every image: add their positions once, not per image.
         start = self.class_embedding + self.positional_embedding[:1]
         queries = latent_tokens + self.latent_token_positional_embedding
         x = torch.cat([start.expand(batch, -1, -1), patches, queries.expand(batch, -1, -1)], dim=1)
-        latent_rows = slice(x.shape[1] - self.num_latent_tokens, None)
+        latent_rows = slice(x.shape[1] - self.num_latent_tokens, None)  # only these leave the last block
         x = run_blocks(self.transformer, self.ln_pre(x), latent_rows, self.activation_checkpointing)
         return self.project(self.ln_post(x))
 
-    def embed_patches(self, images: torch.Tensor) -> torch.Tensor:
-        """[B, 3, S, S] -> [B, P, D], row-major.
-
-        The patch convolution as a matrix product over cut-out patches; its backward pass is cheaper on a CPU.
-        """
+    def embed_patches(self, images: torch.Tensor) -> torch.Tensor:  # [B, 3, S, S] -> [B, P, D]
         weight = self.patch_embed.weight
-        patches = space_to_depth(images, weight.shape[-1])
-        return F.linear(patches, weight.flatten(1), self.patch_embed.bias)
+        patches = space_to_depth(images, weight.shape[-1])  # [B, P, 3 p p]
+        return F.linear(patches, weight.flatten(1), self.patch_embed.bias)  # cheaper backward on a CPU
 
-    def project(self, latents: torch.Tensor) -> torch.Tensor:
-        """The head: one linear map per latent, [B, N, D] -> [B, latent_channels, 1, N]."""
+    def project(self, latents: torch.Tensor) -> torch.Tensor:  # [B, N, D] -> [B, C, 1, N]
         weight = self.conv_out.weight.flatten(1)
         return F.linear(latents, weight, self.conv_out.bias).transpose(1, 2).unsqueeze(2)
 
@@ -120,24 +87,12 @@ class ReviewedTokenEncoder(TokenEncoder):
     """
 
     def project(self, latents: torch.Tensor) -> torch.Tensor:
-        """[B, N, D] -> [B, latent_channels, 1, N] through the re-viewed [B, D, 1, N]."""
         batch, num_latents, width = latents.shape
-        return self.conv_out(latents.contiguous().view(batch, width, 1, num_latents))
+        return self.conv_out(latents.contiguous().view(batch, width, 1, num_latents))  # not a transpose
 
 
 class LatentDecoder(nn.Module):
-    """Vision transformer that fills P mask positions from N latents; subclasses add the head.
-
-    Args:
-        image_size: image side S.
-        patch_size: patch side p; must divide S.
-        num_latent_tokens: N.
-        code_dim: channels per latent.
-        hidden_size: width D.
-        depth: number of blocks.
-        num_heads: attention heads.
-        activation_checkpointing: recompute blocks in the backward pass.
-    """
+    """Vision transformer that fills P mask positions from N latents of `code_dim` channels; subclasses add the head."""
 
     def __init__(
         self,
@@ -165,14 +120,9 @@ class LatentDecoder(nn.Module):
         self.ln_post = nn.LayerNorm(hidden_size)
 
     def patch_features(self, quantized: torch.Tensor, context: torch.Tensor | None = None) -> torch.Tensor:
-        """Features at the patch positions: [B, C, 1, N] -> [B, P, D], row-major.
+        """Features at the patch positions: [B, C, 1, N] and further tokens [B, T, D] -> [B, P, D], row-major.
 
-        Args:
-            quantized: [B, C, 1, N].
-            context: [B, T, D], further tokens at the end of the sequence; None for none.
-
-        Raises:
-            ValueError: if `quantized` is not [B, C, 1, N] with this decoder's N.
+        Raises ValueError if `quantized` has another shape.
         """
         num_latents = self.latent_token_positional_embedding.shape[0]
         if quantized.ndim != 4 or quantized.shape[2:] != (1, num_latents):
@@ -183,7 +133,7 @@ class LatentDecoder(nn.Module):
         latents = (
             self.decoder_embed(quantized.squeeze(2).transpose(1, 2)) + self.latent_token_positional_embedding
         )
-        masks = self.mask_token[0].expand(self.grid**2, -1)
+        masks = self.mask_token[0].expand(self.grid**2, -1)  # [P, D]
         # The same for every image until the first block, so built once.
         canvas = torch.cat([self.class_embedding, masks]) + self.positional_embedding
         tokens = [latents] if context is None else [latents, context]
@@ -204,27 +154,16 @@ class PixelTokenDecoder(LatentDecoder):
         self.conv_out = nn.Conv2d(3, 3, 3, padding=1)
 
     def forward(self, quantized: torch.Tensor) -> torch.Tensor:
-        """[B, C, 1, N] -> images [B, 3, S, S], not clamped."""
-        return self.paint(self.patch_features(quantized))
+        return self.paint(self.patch_features(quantized))  # [B, 3, S, S], not clamped
 
     def paint(self, features: torch.Tensor) -> torch.Tensor:
-        """Patch features [B, P, D] -> images [B, 3, S, S], not clamped."""
         head = self.ffn[0]  # a 1x1 convolution: a matrix product on tokens, without a transposed copy
         pixels = F.linear(features, head.weight.flatten(1), head.bias)
-        return self.conv_out(depth_to_space(pixels, self.patch_size))
+        return self.conv_out(depth_to_space(pixels, self.patch_size))  # [B, P, 3 p p] -> [B, 3, S, S]
 
 
 class TextTokenDecoder(PixelTokenDecoder):
-    """Decoder of TA-TiTok (arXiv:2501.07730, section 3.2): features of a caption close the sequence.
-
-    Args:
-        text_length: text positions T.
-        text_width: channels per text position.
-        options: arguments of `LatentDecoder`.
-
-    Raises:
-        ValueError: if `text_length` or `text_width` is below 1.
-    """
+    """Decoder of TA-TiTok (arXiv:2501.07730, section 3.2): T positions of a caption's features close the sequence."""
 
     def __init__(self, *, text_length: int, text_width: int, **options) -> None:
         for key, value in (("text_length", text_length), ("text_width", text_width)):
@@ -236,18 +175,12 @@ class TextTokenDecoder(PixelTokenDecoder):
         self.text_guidance_proj = nn.Linear(text_width, width)
 
     def forward(self, quantized: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
-        """[B, C, 1, N] and text [B, T, text_width] -> images [B, 3, S, S], not clamped."""
-        context = self.text_guidance_proj(text) + self.text_guidance_positional_embedding
-        return self.paint(self.patch_features(quantized, context))
+        context = self.text_guidance_proj(text) + self.text_guidance_positional_embedding  # [B, T, D]
+        return self.paint(self.patch_features(quantized, context))  # [B, 3, S, S], not clamped
 
 
 class ProxyTokenDecoder(LatentDecoder):
-    """Decoder of the two-stage models: logits over the codes of a frozen 2-D tokenizer at every patch.
-
-    Args:
-        proxy_codebook_size: number of those codes.
-        options: arguments of `LatentDecoder`.
-    """
+    """Decoder of the two-stage models: logits over the codes of a frozen 2-D tokenizer at every patch."""
 
     def __init__(self, proxy_codebook_size: int, **options) -> None:
         super().__init__(**options)
@@ -258,6 +191,5 @@ class ProxyTokenDecoder(LatentDecoder):
         )
 
     def forward(self, quantized: torch.Tensor) -> torch.Tensor:
-        """[B, C, 1, N] -> logits [B, proxy_codebook_size, g, g]."""
-        features = self.patch_features(quantized).transpose(1, 2)
-        return self.ffn(features.unflatten(2, (self.grid, self.grid)))
+        features = self.patch_features(quantized).transpose(1, 2)  # [B, D, P]
+        return self.ffn(features.unflatten(2, (self.grid, self.grid)))  # logits [B, K, g, g]

@@ -13,22 +13,9 @@ class VQGAN(ConvolutionalTokenizer):
     """Two-dimensional tokenizer: tokens are the row-major codes of the map that a convolutional encoder makes.
 
     Parameter names are those of the released taming weights; files of LlamaGen are renamed when they are loaded.
-
-    Args:
-        quantizer: the bottleneck: a codebook (arXiv:1711.00937), `fsq` (arXiv:2309.15505), `vae`, ...
-        image_size: image side, which sets `num_tokens`; `encode` accepts other sizes too.
-        base_channels: width of the finest level, a multiple of 32.
-        multipliers: widths of the levels relative to it; the down-sampling factor f is 2^(levels - 1).
-        num_blocks: residual blocks per level of the encoder.
-        decoder_blocks: the same of the decoder; None is one more than `num_blocks`.
-        attention_levels: indices of the levels with attention, fine to coarse; None is the coarsest.
-        middle: residual blocks and attention between encoder levels and output, and in the decoder.
-        z_channels: channels of the encoder's output and the decoder's input.
-        connector_widths: widths between `z_channels` and the quantizer's channels, joined by 1x1 convolutions and
-            mirrored behind it; an empty list is one convolution, None is none at all.
-
-    Raises:
-        ValueError: for sizes that do not fit together.
+    `connector_widths` are widths between `z_channels` and the quantizer's channels, joined by 1x1 convolutions and
+    mirrored behind it; an empty list is one convolution, None is none at all. Others: `ConvolutionalTokenizer`,
+    `VQGANEncoder`.
     """
 
     def __init__(
@@ -39,10 +26,10 @@ class VQGAN(ConvolutionalTokenizer):
         base_channels: int = 128,
         multipliers: Sequence[int] = (1, 1, 2, 2, 4),
         num_blocks: int = 2,
-        decoder_blocks: int | None = None,
-        attention_levels: Sequence[int] | None = None,
+        decoder_blocks: int | None = None,  # per level; None: num_blocks + 1
+        attention_levels: Sequence[int] | None = None,  # fine to coarse; None: the coarsest
         middle: bool = True,
-        z_channels: int = 256,
+        z_channels: int = 256,  # of the encoder's output and the decoder's input
         connector_widths: Sequence[int] | None = (),
     ) -> None:
         super().__init__(image_size=image_size, multipliers=multipliers)
@@ -62,7 +49,7 @@ class VQGAN(ConvolutionalTokenizer):
         self.post_quant_conv = connector(quantizer.code_dim, mirrored, z_channels)
 
     def _encode_pixels(self, pixels: torch.Tensor) -> torch.Tensor:
-        return self.quant_conv(self.encoder(2.0 * pixels - 1.0))
+        return self.quant_conv(self.encoder(2.0 * pixels - 1.0))  # networks work in [-1, 1]
 
     def decode_latents(self, quantized: torch.Tensor) -> torch.Tensor:
         return (self.decoder(self.post_quant_conv(quantized)) + 1.0) / 2.0

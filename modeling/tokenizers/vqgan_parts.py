@@ -59,7 +59,7 @@ class Downsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, stride=2)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:  # [B, C, H, W] -> [B, C, H / 2, W / 2] for even sides
-        return self.conv(F.pad(x, (0, 1, 0, 1)))
+        return self.conv(F.pad(x, (0, 1, 0, 1)))  # right and bottom, as released
 
 
 class Upsample(nn.Module):
@@ -87,12 +87,11 @@ class Level(nn.Module):
         self.downsample = Downsample(out_channels) if resample == "down" else None
         self.upsample = Upsample(out_channels) if resample == "up" else None
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[B, in_channels, H, W] -> [B, out_channels, H, W], or half or twice the sides."""
+    def forward(self, x: torch.Tensor) -> torch.Tensor:  # [B, C, H, W], or half or twice the sides
         for index, block in enumerate(self.block):
             x = block(x)
             if len(self.attn):
-                x = self.attn[index](x)
+                x = self.attn[index](x)  # after every block of a level with attention
         if self.downsample is not None:
             return self.downsample(x)
         return x if self.upsample is None else self.upsample(x)
@@ -114,13 +113,8 @@ class Middle(nn.Module):
 class VQGANEncoder(nn.Module):
     """Images [B, 3, H, W] in [-1, 1] -> [B, z_channels, H / f, W / f], f = 2^(levels - 1).
 
-    Args:
-        base_channels: width of the stem, a multiple of 32.
-        multipliers: widths of the levels relative to it, fine to coarse.
-        num_blocks: residual blocks per level.
-        attention_levels: indices of the levels with attention.
-        middle: whether the blocks of the coarsest resolution are there.
-        z_channels: channels of the output.
+    `base_channels` is the width of the stem, a multiple of 32, `multipliers` the widths of the levels relative to it,
+    fine to coarse, as are the indices `attention_levels`; `middle` adds blocks with attention at the coarsest level.
     """
 
     def __init__(
@@ -188,21 +182,17 @@ class VQGANDecoder(nn.Module):
 class PixelDecoder(nn.Module):
     """Images of any tokenizer's codes: a 1x1 convolution to the width of the decoder, and a `VQGANDecoder`.
 
-    Args:
-        in_channels: channels of the codes.
-        num_blocks: residual blocks per level of the decoder.
-        attention_levels: indices (fine to coarse) of the levels with attention; None is the coarsest.
-        base_channels, multipliers, middle, z_channels: see `VQGANEncoder`.
+    Keywords as `VQGANEncoder`.
     """
 
     def __init__(
         self,
         *,
-        in_channels: int,
+        in_channels: int,  # of the codes
         base_channels: int = 128,
         multipliers: Sequence[int] = (1, 1, 2, 2, 4),
         num_blocks: int = 3,
-        attention_levels: Sequence[int] | None = None,
+        attention_levels: Sequence[int] | None = None,  # None: the coarsest
         middle: bool = True,
         z_channels: int = 256,
     ) -> None:
@@ -220,12 +210,10 @@ class PixelDecoder(nn.Module):
 
     @property
     def last_layer(self) -> nn.Parameter:
-        """Weight of the last convolution, where adaptive loss weights compare gradients."""
         return self.decoder.conv_out.weight
 
     def forward(self, codes: torch.Tensor) -> torch.Tensor:
-        """[B, in_channels, h, w] -> [B, 3, f h, f w], about [0, 1] and not clamped."""
-        return (self.decoder(self.post_quant_conv(codes)) + 1.0) / 2.0
+        return (self.decoder(self.post_quant_conv(codes)) + 1.0) / 2.0  # [B, 3, f h, f w], about [0, 1]
 
 
 def coarsest(multipliers: Sequence[int]) -> tuple[int, ...]:
@@ -234,11 +222,7 @@ def coarsest(multipliers: Sequence[int]) -> tuple[int, ...]:
 
 
 def connector(in_channels: int, widths: Sequence[int] | None, out_channels: int) -> nn.Module:
-    """1x1 convolutions in_channels -> widths -> out_channels; None connects without any.
-
-    Raises:
-        ValueError: for None and unequal ends.
-    """
+    """1x1 convolutions in_channels -> widths -> out_channels; None is none at all, ValueError for unequal ends."""
     if widths is None:
         if in_channels != out_channels:
             raise ValueError(

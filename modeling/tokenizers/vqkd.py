@@ -33,7 +33,7 @@ class KeylessBiasAttention(nn.Module):
         self.proj = nn.Linear(hidden_size, hidden_size)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:  # [B, L, D] -> [B, L, D]
-        bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
+        bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])  # no bias for keys
         qkv = F.linear(x, self.qkv.weight, bias)
         query, key, value = qkv.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         return self.proj(F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2))
@@ -68,23 +68,14 @@ class PatchEmbed(nn.Module):
 
 
 class GridTransformer(nn.Module):
-    """A ViT that keeps the grid: class token, learned positions, pre-norm blocks, LayerNorm of the patches.
-
-    Args:
-        in_channels: channels of the input map.
-        patch_size: side of a patch.
-        position_grid: side of the table of learned positions; other grids interpolate it.
-        hidden_size: width D.
-        depth, num_heads: of the transformer.
-        activation_checkpointing: recompute blocks in the backward pass to save memory.
-    """
+    """A ViT that keeps the grid: class token, learned positions, pre-norm blocks, LayerNorm of the patches."""
 
     def __init__(
         self,
         *,
         in_channels: int,
         patch_size: int,
-        position_grid: int,
+        position_grid: int,  # side of the table of positions; other grids interpolate it
         hidden_size: int,
         depth: int,
         num_heads: int,
@@ -120,7 +111,7 @@ class GridTransformer(nn.Module):
         if (height, width) == (side, side):
             return self.pos_embed
         first, rest = self.pos_embed.float().split([1, side**2], dim=1)
-        table = rest.transpose(1, 2).unflatten(2, (side, side))
+        table = rest.transpose(1, 2).unflatten(2, (side, side))  # [1, D, g, g]
         scale = ((height + 0.1) / side, (width + 0.1) / side)
         table = F.interpolate(table, scale_factor=scale, mode="bicubic", align_corners=False)
         return torch.cat([first, table[..., :height, :width].flatten(2).transpose(1, 2)], dim=1)
@@ -128,14 +119,14 @@ class GridTransformer(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:  # [B, C, H, W] -> normalised patches [B, h, w, D]
         x = self.patch_embed(x)
         height, width = x.shape[2:]
-        x = x.flatten(2).transpose(1, 2)
+        x = x.flatten(2).transpose(1, 2)  # [B, h w, D]
         x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1) + self.positions(height, width)
         for block in self.blocks:
             if self.activation_checkpointing and torch.is_grad_enabled():
                 x = checkpoint(block, x, use_reentrant=False)
             else:
                 x = block(x)
-        return self.fc_norm(x[:, 1:]).unflatten(1, (height, width))
+        return self.fc_norm(x[:, 1:]).unflatten(1, (height, width))  # without the class token
 
 
 def init_linear(module: nn.Module) -> None:
@@ -156,21 +147,8 @@ class VQKD(FeatureTokenizer):
     """ViT encoder, quantizer, and a shallow ViT that predicts a teacher's features; optionally a pixel decoder.
 
     The defaults are the released sizes; those run at 224 pixels (14 x 14 tokens) or, with position_grid=14 and
-    interpolated positions, at 256 (16 x 16), which is what generators learn from.
-
-    Args:
-        quantizer: the bottleneck; the released one is spherical_vq with 8192 codes of 32 channels.
-        feature_channels: width F of the teacher's features.
-        image_size: side of the square images; other sizes work too, their sides multiples of the patch.
-        patch_size: side of a patch of the encoder; must divide `image_size`.
-        position_grid: side of the table of positions; None is that of `image_size`.
-        encoder_hidden_size, encoder_depth, encoder_num_heads: encoder transformer.
-        decoder_hidden_size, decoder_depth, decoder_num_heads: decoder transformer.
-        activation_checkpointing: recompute transformer blocks in the backward pass to save memory.
-        pixel_decoder: codes [B, C, h, w] -> images [B, 3, f h, f w] in [0, 1], or None.
-
-    Raises:
-        ValueError: for sizes that do not fit together.
+    interpolated positions, at 256 (16 x 16), which is what generators learn from. The released quantizer is
+    spherical_vq with 8192 codes of 32 channels.
     """
 
     parts = ("quantizer", "pixel_decoder")
@@ -180,18 +158,18 @@ class VQKD(FeatureTokenizer):
         self,
         *,
         quantizer: Quantizer,
-        feature_channels: int,
-        image_size: int = 224,
+        feature_channels: int,  # width F of the teacher's features
+        image_size: int = 224,  # other sizes work too, in multiples of the patch
         patch_size: int = 16,
-        position_grid: int | None = None,
+        position_grid: int | None = None,  # side of the table of positions; None: that of `image_size`
         encoder_hidden_size: int = 768,
         encoder_depth: int = 12,
         encoder_num_heads: int = 12,
         decoder_hidden_size: int = 768,
         decoder_depth: int = 1,
         decoder_num_heads: int = 12,
-        activation_checkpointing: bool = False,
-        pixel_decoder: nn.Module | None = None,
+        activation_checkpointing: bool = False,  # recompute blocks in the backward pass
+        pixel_decoder: nn.Module | None = None,  # [B, C, h, w] -> [B, 3, f h, f w] in [0, 1]
     ) -> None:
         if patch_size < 1 or image_size % patch_size:
             raise ValueError(f"image_size={image_size} must be a multiple of patch_size={patch_size}")
@@ -222,20 +200,14 @@ class VQKD(FeatureTokenizer):
         self._attach(pixel_decoder)
 
     def encode_latents(self, images: torch.Tensor) -> torch.Tensor:
-        """[B, 3, H, W] in [0, 1] -> [B, latent_channels, H / p, W / p], float32.
-
-        Raises:
-            ValueError: if a side of the images is no multiple of the patch.
-        """
         if images.shape[1] != 3 or images.shape[2] % self.patch_size or images.shape[3] % self.patch_size:
             raise ValueError(
                 f"images must be [B, 3, H, W] with sides that are multiples of {self.patch_size}, got"
                 f" {tuple(images.shape)}"
             )
-        hidden = self.encoder(2 * images - 1)
+        hidden = self.encoder(2 * images - 1)  # [B, h, w, D]
         with torch.autocast(images.device.type, enabled=False):  # rounding here changes codes
             return self.encode_task_layer(hidden.float()).permute(0, 3, 1, 2)
 
     def decode_features(self, quantized: torch.Tensor) -> torch.Tensor:
-        """Codes [B, C, h, w] -> predicted features [B, F, h, w]."""
-        return self.decode_task_layer(self.decoder(quantized)).permute(0, 3, 1, 2)
+        return self.decode_task_layer(self.decoder(quantized)).permute(0, 3, 1, 2)  # [B, F, h, w]
