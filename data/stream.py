@@ -9,13 +9,14 @@ sees what the uninterrupted run saw.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 
 from data.source import CorruptSample, Source
 
-Batch = dict[str, "torch.Tensor | list[str]"]
+Batch = dict[str, Any]  # "images" or "tokens", "labels", "positions", "skipped", "captions" (texts)
 
 # The last word of Philox's 256-bit counter tells the uses of one key apart.
 _SHUFFLE, _TRANSFORM, _EVALUATION = 1, 2, 3

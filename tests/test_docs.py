@@ -204,7 +204,7 @@ def test_relative_links_resolve(path):
 
 @page
 def test_source_files_that_are_named_exist(path):
-    rooms = "modeling|training|data|common|evaluator|tests|scripts|benchmarks"
+    rooms = "modeling|training|data|common|storage|compat|jobs|evaluator|tests|scripts|benchmarks"
     for name in re.findall(rf"`((?:{rooms})/[\w/]+\.\w+)`", path.read_text()):
         assert (REPOSITORY / name).is_file(), f"{path.name}: {name} does not exist"
 

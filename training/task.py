@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from data.stream import Batch
 from modeling.layers.trainable import Trainable
 from training.randomness import ExampleRandom
 from training.settings import OptimizerSettings
 
-Batch = dict[str, Any]
 Scalars = dict[str, torch.Tensor | float]
 
 

@@ -16,6 +16,7 @@ from common.console import Clock, say, warn
 from common.images import to_float
 from data.loaders import train_loader
 from data.source import Source
+from data.stream import Batch
 from storage.files import require_space, save_png, write_json, write_yaml
 from storage.weights import write_weights
 from training.accelerator import shard_by_blocks
@@ -29,7 +30,7 @@ from training.schedules import learning_rate, weight_decay
 from training.settings import ExperimentSettings, ScheduleSettings, TrainingSettings
 from training.state import load_optimizer_state, module_state, optimizer_state, whole_parameters
 from training.stop import StopRequest
-from training.task import Batch, Phase, StepContext, Task
+from training.task import Phase, StepContext, Task
 from training.tracker import Meters, Tracker
 
 # Sections that decide what the weights mean: a run does not continue a checkpoint that differs in them.

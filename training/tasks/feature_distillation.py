@@ -5,11 +5,12 @@ from torch import nn
 
 from common import distributed
 from common.build import ConfigError, check_options, check_value
+from data.stream import Batch
 from evaluator.codebook_usage import CodebookUsage
 from modeling.losses.distillation import feature_cosine, feature_distillation_loss
 from modeling.pretrained.teachers import load_teacher
 from modeling.tokenizers.base import Tokenizer
-from training.task import Batch, Phase, Picture, Scalars, StepContext
+from training.task import Phase, Picture, Scalars, StepContext
 from training.tasks.tokenizer import (
     SOFT_START,
     LearningSettings,

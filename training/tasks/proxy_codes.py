@@ -5,10 +5,11 @@ from torch import nn
 
 from common import distributed
 from common.build import ConfigError
+from data.stream import Batch
 from modeling.losses.reconstruction import proxy_cross_entropy
 from modeling.pretrained.loading import load_tokenizer
 from modeling.tokenizers.base import Tokenizer
-from training.task import Batch, Phase, Scalars, StepContext
+from training.task import Phase, Scalars, StepContext
 from training.tasks.tokenizer import LearningSettings, Text, TokenizerSetup, TokenizerTask, pixel_options
 
 

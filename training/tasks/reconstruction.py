@@ -5,6 +5,7 @@ from dataclasses import replace
 import torch
 
 from common.build import ConfigError
+from data.stream import Batch
 from modeling.factory import build_discriminator
 from modeling.layers.trainable import Trainable
 from modeling.losses.perceptual import PerceptualLoss
@@ -13,7 +14,7 @@ from modeling.pretrained.perceptual_weights import find_perceptual
 from modeling.pretrained.text import TextEncoder
 from modeling.tokenizers.base import Tokenizer, TokenizerOutput
 from training.settings import OptimizerSettings
-from training.task import Batch, Phase, Scalars, StepContext
+from training.task import Phase, Scalars, StepContext
 from training.tasks.tokenizer import LearningSettings, Text, TokenizerSetup, TokenizerTask, find_text_encoder
 from training.tasks.tokenizer_loss import TokenizerLoss
 

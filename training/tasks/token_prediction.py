@@ -17,6 +17,7 @@ from common.config import option
 from common.images import enlarge, grid
 from data.loaders import eval_loader
 from data.source import Source
+from data.stream import Batch
 from modeling.generators.base import AutoregressiveGenerator, Generator, drop_labels
 from modeling.generators.masking import sample_masks
 from modeling.generators.orders import permute_tokens, randomness, sample_orders
@@ -28,7 +29,7 @@ from modeling.tokenizers.base import Tokenizer
 from training.evaluation import SampleEvaluator
 from training.randomness import ExampleRandom
 from training.settings import OptimizerSettings
-from training.task import Batch, Phase, Picture, Scalars, StepContext, Task
+from training.task import Phase, Picture, Scalars, StepContext, Task
 
 PREVIEW_CLASSES, PREVIEW_PER_CLASS = 12, 8
 PREVIEW_SIDE = 96  # pixels; smaller images are enlarged towards this size

@@ -15,7 +15,7 @@ from common.config import option
 from common.images import enlarge, grid, to_float
 from data.loaders import eval_loader
 from data.source import Source
-from data.stream import EvalStream
+from data.stream import Batch, EvalStream
 from evaluator.codebook_usage import CodebookUsage
 from modeling.pretrained.loading import load_tokenizer
 from modeling.pretrained.text import TextEncoder, class_captions, load_text_encoder
@@ -23,7 +23,7 @@ from modeling.tokenizers.base import Tokenizer, TokenizerOutput
 from training.codebook_health import CodebookHealth
 from training.evaluation import ReconstructionEvaluator, TokenizerEvaluation
 from training.settings import OptimizerSettings
-from training.task import Batch, Picture, Scalars, StepContext, Task
+from training.task import Picture, Scalars, StepContext, Task
 from training.tasks.tokenizer_loss import TokenizerLossSettings
 
 PREVIEW_IMAGES = 64
