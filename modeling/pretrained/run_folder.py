@@ -24,13 +24,14 @@ WEIGHTS = ("ema.safetensors", "model.safetensors", "pytorch_model.bin")  # in or
 PARTS = ("ema_model", "unwrapped_model")  # folders inside a checkpoint of the original
 MODEL_SECTIONS = ("tokenizer", "generator")
 # What may stand in a configuration beside weights: the keys of a training run, of which most are not read here, ...
-RUN_KEYS = (
+RUN_KEYS = (  # those of `TokenizerRun` and `GeneratorRun`
     *("experiment", "data", "optimizer", "schedule", "training", "evaluation"),
     *("tokenizer", "teacher", "initialize", "text_encoder", "losses"),
     *("discriminator", "discriminator_learning_rate"),
     *("generator", "rar", "maskgit", "sampling", "tokens"),
 )
-CONFIG_KEYS = (*RUN_KEYS, "format")  # ... and how to read the weight file: `loading.FORMATS`
+# ... how a codebook was fitted (`jobs.fit_codebook`), and how to read the weight file: `loading.FORMATS`.
+CONFIG_KEYS = (*RUN_KEYS, "fit", "format")
 
 
 @dataclass(frozen=True)

@@ -228,7 +228,7 @@ def test_files_that_do_not_fit_are_named(save, tmp_path) -> None:
     with pytest.raises(CheckpointError, match=r"a.ckpt: the file averages weights, but lacks .*conv_outbias"):
         load_tokenizer(path, config=config)
     with pytest.raises(
-        CheckpointError, match="'loss.discriminator.main.0.weight', which the configured model does"
+        CheckpointError, match="'loss.discriminator.main.0.weight', which the configured model lacks"
     ):
         load_tokenizer(path, config={**config, "format": "magvit2_first_stage"})
     for unknown in ("magvit3", ["magvit2"]):
