@@ -102,15 +102,19 @@ class WebDataset(Source):
         if num_classes == 1:
             self.labels = np.zeros_like(self.labels)
         if (self.labels == NO_LABEL).all():
-            if not captions:
-                keys = label_key or ", ".join(LABEL_KEYS)
-                raise ValueError(
-                    f"{path} has no labels: expected .cls members, or .json members with {keys}; num_classes=1 does"
-                    " without"
-                )
+            self._require_captions(path, label_key)
             self.labels = np.zeros_like(self.labels)
             class_names = class_names or (["image"] if num_classes is None else None)
         self.class_names = self._choose_names(num_classes, class_names)
+
+    def _require_captions(self, path: str | list[str], label_key: str | None) -> None:
+        """Shards without labels are for models that read captions."""
+        if not self.has_captions:
+            keys = label_key or ", ".join(LABEL_KEYS)
+            raise ValueError(
+                f"{path} has no labels: expected .cls members, or .json members with {keys}; num_classes=1 does"
+                " without"
+            )
 
     def _choose_names(self, num_classes: int | None, class_names: list[str] | None) -> list[str]:
         found = len(class_names or []) or int(self.labels.max()) + 1

@@ -96,7 +96,7 @@ def sample_masked(
     progress: Callable[[int, int], None] | None = None,
     trace: Callable[[int, Tensor], None] | None = None,
 ) -> Tensor:
-    """Generate the tokens of one image per label, or what is missing of them.
+    """Generate the tokens int64 `[B, N]` of one image per label, or those that `known` lacks.
 
     Every step predicts all masked tokens and keeps the most certain ones: those whose chosen token has the
     largest logit, plus noise. Dropout is off whatever the mode of the model. After the start nothing waits for the
@@ -109,11 +109,7 @@ def sample_masked(
         softmax_annealing: sharpen the logits step by step.
         noise: may be None if the temperature is 0.
         known: int64 `[B, N]`, tokens to keep and `mask_token` at the places to fill; None: fill all.
-        progress: called as `progress(done, total)` after every step.
-        trace: called as `trace(step, tokens)` before every step with its input `[B, N]`.
-
-    Returns:
-        int64 `[B, N]`.
+        progress, trace: called as `progress(done, total)` after and `trace(step, tokens)` before every step.
 
     Raises:
         ValueError: a shape, label, token or setting is out of range.
