@@ -41,11 +41,13 @@ class MuonAdamW(torch.optim.AdamW):
         self._step_supports_amp_scaling = False
 
     def __setstate__(self, state: dict) -> None:
-        for values in state["state"].values():  # end of `load_state_dict`
-            values.setdefault(
-                "step", torch.zeros(())
-            )  # AdamW expects one of every parameter, Muon keeps none
+        # End of `load_state_dict`: AdamW expects a step count of every parameter, Muon keeps none.
+        by_muon = [values for values in state["state"].values() if "momentum" in values]
+        for values in by_muon:
+            values["step"] = torch.zeros(())
         super().__setstate__(state)
+        for values in by_muon:  # or the next checkpoint would have it, which a fresh optimizer cannot load
+            del values["step"]
 
     @torch.no_grad()
     def step(self, closure: Callable | None = None) -> None:

@@ -1,7 +1,8 @@
 """What the catalog knows of a model with published weights, and the names of the ImageNet classes."""
 
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -76,3 +77,24 @@ def _imagenet_classes() -> tuple[str, ...]:
 def imagenet_classes() -> list[str]:
     """Short English names of the 1000 ImageNet classes in the order of the labels (sorted synsets)."""
     return list(_imagenet_classes())  # a copy: callers may change it
+
+
+def english_names(names: Sequence[str]) -> list[str]:
+    """Class names as people say them: synsets (n01440764) and a thousand numbers are taken to be ImageNet's."""
+    numbers = {name: int(name) for name in names if name.isdecimal()}
+    if sorted(numbers.values()) == list(
+        range(1000)
+    ):  # sorted folders are 0, 1, 10, 100, ...: not in their order
+        every = imagenet_classes()
+        return [every[numbers[name]] for name in names]
+    if names and all(re.fullmatch(r"n\d{8}", name) for name in names):
+        known = dict(zip(_imagenet_synsets(), imagenet_classes(), strict=True))
+        return [known.get(name, name) for name in names]
+    return list(names)
+
+
+@cache
+def _imagenet_synsets() -> tuple[str, ...]:
+    from timm.data import ImageNetInfo  # slow to import
+
+    return tuple(ImageNetInfo().label_names())

@@ -12,7 +12,7 @@ import torch
 from huggingface_hub import hf_hub_download
 from torch import nn
 
-from modeling.pretrained.release import imagenet_classes
+from modeling.pretrained.release import english_names
 from storage.weights import CheckpointError, read_weights
 
 # Hub repository of OpenAI's weights in safetensors form; the original file is a program archive, not a state dict.
@@ -133,10 +133,11 @@ def _fill(tower: nn.Module, state: Mapping[str, torch.Tensor], path: Path) -> No
 
 
 def class_captions(names: Sequence[str]) -> list[str]:
-    """Captions for images with a class alone, in the template of TA-TiTok's evaluation (arXiv:2501.07730)."""
-    if list(names) == [str(number) for number in range(1000)]:  # labels without names: taken to be ImageNet's
-        names = imagenet_classes()
-    return [f"A photo of a {name}." for name in names]
+    """Captions for images with a class alone, in the template of TA-TiTok's evaluation (arXiv:2501.07730).
+
+    `names` are those of all classes, by label: a thousand numbers are recognised as a whole only.
+    """
+    return [f"A photo of a {name}." for name in english_names(names)]
 
 
 def _open_clip() -> ModuleType:

@@ -5,7 +5,9 @@ import pytest
 import torch
 
 from common.build import ConfigError
+from data.source import CorruptSample, Source
 from modeling.factory import build_tokenizer
+from modeling.losses.reconstruction import proxy_cross_entropy
 from modeling.tokenizers.maskgit_vqgan import MaskGITVQGAN
 from tests.modeling.tokenizers.test_titok import released
 from tests.parity import assert_close, fill_module, golden, golden_json, image_pair
@@ -54,8 +56,11 @@ def test_equals_the_released_step():
         np.testing.assert_allclose(gradient, expected, rtol=1e-3, atol=1e-6, err_msg=name)
 
 
-@pytest.mark.parametrize("options", [{"codebook_size": 32}, {"multipliers": (1, 1, 2, 2)}])
-def test_a_teacher_that_does_not_fit_is_refused(options):
+SIZES = {"patch_size": 16, "hidden_size": 16, "depth": 1, "num_heads": 2}
+TEACHER = {"image_size": 32, "base_channels": 32, "num_blocks": 1, "codebook_size": 16, "code_dim": 4}
+
+
+def make(validation, **teacher):
     tokenizer = build_tokenizer(
         {
             "name": "titok",
@@ -67,20 +72,48 @@ def test_a_teacher_that_does_not_fit_is_refused(options):
             "quantizer": {"name": "vq", "codebook_size": 8, "code_dim": 4},
         }
     )
-    shape = {"base_channels": 32, "num_blocks": 1, "codebook_size": 16, "code_dim": 4} | options
+    setup = TokenizerSetup(
+        tokenizer=tokenizer, validation=validation, optimizer=OptimizerSettings(), batch_size=2
+    )
+    return ProxyCodesTask(setup, teacher=MaskGITVQGAN(**TEACHER | teacher))
+
+
+@pytest.mark.parametrize("options", [{"codebook_size": 32}, {"multipliers": (1, 1, 2, 2)}])
+def test_a_teacher_that_does_not_fit_is_refused(options):
     with pytest.raises(ConfigError, match="predicts 4 codes of 16 .* the teacher gives"):
-        ProxyCodesTask(
-            TokenizerSetup(
-                tokenizer=tokenizer, validation=Nothing(), optimizer=OptimizerSettings(), batch_size=2
-            ),
-            teacher=MaskGITVQGAN(image_size=32, **shape),
-        )
+        make(Pictures(), **options)
 
 
-SIZES = {"patch_size": 16, "hidden_size": 16, "depth": 1, "num_heads": 2}
+class Pictures(Source):
+    """Seven pictures, some of which cannot be read."""
+
+    item_key, item_shape, class_names = "images", (3, 32, 32), ["a"]
+    labels = np.zeros(7, dtype=np.int64)
+
+    def __init__(self, *unreadable):
+        self.unreadable, self.reads = unreadable, 0
+
+    def load(self, index, rng):
+        self.reads += 1
+        if index in self.unreadable:
+            raise CorruptSample(f"{index}.jpg", "cut short")
+        return torch.from_numpy(np.random.default_rng(index).integers(0, 256, (3, 32, 32), np.uint8)), 0
 
 
-class Nothing:
-    """Stands for held-out images that nobody looks at."""
-
-    class_names = ("a",)
+@torch.no_grad()
+def test_held_out_images_are_read_once_and_a_batch_without_a_readable_one_is_left_out(capsys):
+    source = Pictures()
+    task = make(source)
+    model = task.modules["model"].eval()
+    images = torch.stack([source.load(i, None)[0] for i in (0, 1, 4, 5, 6)]).float() / 255
+    source.reads = 0
+    whole = task.evaluate(model, torch.device("cpu"))
+    assert source.reads == 7 and whole["images"] == 7
+    task.validation = Pictures(2, 3)  # the second batch of two
+    measured = task.evaluate(model, torch.device("cpu"))
+    expected = proxy_cross_entropy(model.decode(model.encode(images)), task.teacher.encode(images))
+    assert measured["proxy_cross_entropy"] == pytest.approx(expected.item(), rel=1e-5)
+    assert measured["images"] == 5 and measured.keys() == whole.keys()
+    assert "evaluation skipped 2 examples: 2.jpg: cut short, 3.jpg: cut short" in capsys.readouterr().err
+    task.validation = Pictures(*range(7))
+    assert task.evaluate(model, torch.device("cpu"))["images"] == 0

@@ -6,16 +6,25 @@ import pytest
 import torch
 from torch import nn
 
-from modeling.layers.trainable import Trainable
+from modeling.layers.trainable import Block, Trainable
 from training.optim import build_optimizer
 from training.settings import OptimizerSettings
 from training.state import load_optimizer_state, optimizer_state
 
 
+class Layer(Block):
+    def __init__(self, inputs, outputs):
+        super().__init__()
+        self.linear = nn.Linear(inputs, outputs)
+
+    def forward(self, x):
+        return self.linear(x)
+
+
 class Model(Trainable):
     def __init__(self):
         super().__init__()
-        self.blocks = nn.ModuleList([nn.Linear(4, 6), nn.Linear(6, 4)])
+        self.blocks = nn.ModuleList([Layer(4, 6), Layer(6, 4)])
         self.head = nn.Linear(4, 2)
 
     def forward(self, x):
@@ -52,6 +61,24 @@ def test_a_stored_optimizer_goes_on_as_if_nothing_had_happened(tmp_path, muon_le
     update(resumed, other, range(stop_at, 6))
     for name, tensor in whole.state_dict().items():
         assert torch.equal(resumed.state_dict()[name], tensor), name
+
+
+def test_muon_goes_on_after_three_stops_in_a_row(tmp_path):
+    torch.manual_seed(0)
+    whole, optimizer = make(0.02)
+    weights, state = {k: v.clone() for k, v in whole.state_dict().items()}, {}
+    update(whole, optimizer, range(8))
+    for start in range(0, 8, 2):
+        resumed, other = make(0.02)
+        resumed.load_state_dict(weights)
+        load_optimizer_state(resumed, other, state)
+        update(resumed, other, range(start, start + 2))
+        torch.save([resumed.state_dict(), optimizer_state(resumed, other)], tmp_path / "state.pt")
+        weights, state = torch.load(tmp_path / "state.pt", weights_only=True)
+    names = set(state["state"]["blocks.0.linear.weight"])
+    assert names == {"momentum"}
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(weights[name], tensor), name
 
 
 def test_looking_at_a_state_does_not_change_the_run():

@@ -3,6 +3,7 @@
 import importlib.util
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from modeling.tokenizers import TOKENIZERS
 from tests.conftest import TOKENIZER
 from tests.recipes import RECIPES
 from training.tasks import TOKENIZER_TASKS
-from training.tasks.tokenizer import LearningSettings
+from training.tasks.tokenizer import LearningSettings, TokenizerTask
 from training.tokenizer_run import TokenizerRun
 
 
@@ -41,6 +42,23 @@ def test_weights_that_do_not_fit_are_named():
         build_tokenizer(TOKENIZER | {"encoder_depth": 2}).copy_weights(variant())
     with pytest.raises(ValueError, match=r"it has 'encoder.transformer.1"):
         variant().copy_weights(build_tokenizer(TOKENIZER | {"encoder_depth": 2}))
+
+
+def test_images_without_captions_get_the_name_of_their_class():
+    """The classes of a batch are a few of a thousand numbers, which stand for ImageNet's names."""
+    asked = []
+    encode = lambda captions: asked.extend(captions) or torch.zeros(len(captions), 2, 4)  # noqa: E731
+    task = SimpleNamespace(text=SimpleNamespace(encode=encode))
+    numbers = [str(number) for number in range(1000)]
+    TokenizerTask.text_of(task, {"labels": torch.tensor([207, 1])}, numbers)
+    TokenizerTask.text_of(task, {"labels": torch.tensor([0])}, ["red panda", "207"])
+    TokenizerTask.text_of(task, {"labels": torch.tensor([0]), "captions": ["a dog on grass"]}, numbers)
+    assert asked == [
+        "A photo of a golden retriever.",
+        "A photo of a goldfish.",
+        "A photo of a red panda.",
+        "a dog on grass",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -3,18 +3,16 @@
 import torch
 from torch import nn
 
-from common import distributed
 from common.build import ConfigError, check_options, check_value
 from data.stream import Batch
 from evaluator.codebook_usage import CodebookUsage
 from modeling.losses.distillation import feature_cosine, feature_distillation_loss
 from modeling.pretrained.teachers import load_teacher
-from modeling.tokenizers.base import Tokenizer
+from training.means import HeldOutMeans
 from training.task import Phase, Picture, Scalars, StepContext
 from training.tasks.tokenizer import (
     SOFT_START,
     LearningSettings,
-    Text,
     TokenizerSetup,
     TokenizerTask,
     pixel_options,
@@ -68,24 +66,19 @@ class FeatureDistillationTask(TokenizerTask):
         scalars["quantizer_loss"] = quantizer
         return total, scalars | self.move_codebook(output, context)
 
-    def reconstruct(self, model: Tokenizer, tokens: torch.Tensor, text: Text) -> torch.Tensor:
-        return model.decode(tokens)  # predicted features [B, F, h, w], no pixels
-
     def evaluate(self, model: nn.Module, device: torch.device) -> dict[str, float]:
         """Mean `feature_cosine` of all tokens of held-out images, and codebook usage."""
-        usage, sums = CodebookUsage(model.codebook_size), torch.zeros(2, dtype=torch.float64)
+        usage, means = CodebookUsage(model.codebook_size), HeldOutMeans("feature_cosine")
         for batch in self._held_out(device):
+            means.skip(batch["skipped"])
             images = batch["images"]
             if not len(images):  # none of the batch can be read
                 continue
             tokens = model.encode(images)
-            cosine = feature_cosine(model.decode(tokens), self.teacher(images)).mean(dim=(1, 2))
-            sums += torch.tensor([cosine.double().sum().item(), len(images)], dtype=torch.float64)
+            cosine = feature_cosine(model.decode(tokens), self.teacher(images))
+            means.add({"feature_cosine": cosine.mean(dim=(1, 2)).cpu().double().mean()}, len(images))
             usage.update(tokens)
-        # As float32 where the device has no float64: a mean of cosines needs no more.
-        total, count = distributed.all_reduce_sum(sums.float().to(device)).tolist()
-        measured = {"feature_cosine": total / max(count, 1), "images": count}
-        return measured | usage.result(device)
+        return means.result() | usage.result(device)
 
     def preview(self, model: nn.Module, device: torch.device) -> list[Picture]:
         """The teacher's features above the predicted ones, in false colours; and the images above the features."""

@@ -1,16 +1,14 @@
 """First of TiTok's two stages: predict the codes of a frozen 2-D tokenizer (arXiv:2406.07550, section 3.3)."""
 
 import torch
-from torch import nn
 
-from common import distributed
 from common.build import ConfigError
 from data.stream import Batch
 from modeling.losses.reconstruction import proxy_cross_entropy
 from modeling.pretrained.loading import load_tokenizer
 from modeling.tokenizers.base import Tokenizer
 from training.task import Phase, Scalars, StepContext
-from training.tasks.tokenizer import LearningSettings, Text, TokenizerSetup, TokenizerTask, pixel_options
+from training.tasks.tokenizer import LearningSettings, TokenizerSetup, TokenizerTask, pixel_options
 
 
 def proxy_loss(
@@ -34,6 +32,7 @@ class ProxyCodesTask(TokenizerTask):
         ConfigError: the teacher's codes do not fit the tokenizer's decoder.
     """
 
+    compared = ("proxy_cross_entropy",)
     needs = {"teacher": "this tokenizer learns the codes of another one; expected one like maskgit-vqgan"}
     unused = pixel_options("this tokenizer learns the codes of another one and makes no pixels")
 
@@ -68,16 +67,9 @@ class ProxyCodesTask(TokenizerTask):
             correct = (output.reconstructions.argmax(dim=1).flatten(1) == codes).float().mean()
         return total, {**scalars, "proxy_accuracy": correct} | self.move_codebook(output, context)
 
-    def reconstruct(self, model: Tokenizer, tokens: torch.Tensor, text: Text) -> torch.Tensor:
-        return self.teacher.decode(model.decode(tokens).argmax(dim=1))  # images of the likeliest codes
+    def pixels(self, prediction: torch.Tensor) -> torch.Tensor:
+        return self.teacher.decode(prediction.argmax(dim=1))  # images of the likeliest codes
 
-    def evaluate(self, model: nn.Module, device: torch.device) -> dict[str, float]:
-        """Adds `proxy_cross_entropy`, the mean over all codes in nats."""
-        measured = super().evaluate(model, device)
-        sums = torch.zeros(2, dtype=torch.float64, device=device)
-        for batch in self._held_out(device):
-            images = batch["images"]
-            loss = proxy_cross_entropy(model.decode(model.encode(images)), self.teacher.encode(images))
-            sums += torch.stack([loss, loss.new_ones(())]).double() * len(images)  # [sum, count]
-        loss, count = distributed.all_reduce_sum(sums).tolist()
-        return measured | {"proxy_cross_entropy": loss / count}
+    def compare(self, prediction: torch.Tensor, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        """`proxy_cross_entropy`: the mean over all codes in nats."""
+        return {"proxy_cross_entropy": proxy_cross_entropy(prediction, self.teacher.encode(images))}

@@ -15,7 +15,7 @@ from modeling.pretrained.text import TextEncoder
 from modeling.tokenizers.base import Tokenizer, TokenizerOutput
 from training.settings import OptimizerSettings
 from training.task import Phase, Scalars, StepContext
-from training.tasks.tokenizer import LearningSettings, Text, TokenizerSetup, TokenizerTask, find_text_encoder
+from training.tasks.tokenizer import LearningSettings, TokenizerSetup, TokenizerTask, find_text_encoder
 from training.tasks.tokenizer_loss import TokenizerLoss
 
 
@@ -101,6 +101,3 @@ class ReconstructionTask(TokenizerTask):
         output = super().forward(batch, context)
         context.shared["reconstructions"] = output.reconstructions.detach()  # for the discriminator's phase
         return output
-
-    def reconstruct(self, model: Tokenizer, tokens: torch.Tensor, text: Text) -> torch.Tensor:
-        return model.decode(tokens, **text)

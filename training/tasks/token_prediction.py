@@ -27,6 +27,7 @@ from modeling.sampling.noise import sample_uniforms
 from modeling.token_factors import TokenFactors
 from modeling.tokenizers.base import Tokenizer
 from training.evaluation import SampleEvaluator
+from training.means import HeldOutMeans
 from training.randomness import ExampleRandom
 from training.settings import OptimizerSettings
 from training.task import Phase, Picture, Scalars, StepContext, Task
@@ -121,14 +122,16 @@ class TokenPredictionTask(Task):
 
     def _held_out(self, model: nn.Module, device: torch.device) -> dict[str, float]:
         share = {"num_processes": distributed.world_size(), "process_index": distributed.rank()}
-        sums = torch.zeros(3, dtype=torch.float64, device=device)  # loss, accuracy, count
+        means = HeldOutMeans("loss", "accuracy")
         for batch in eval_loader(self.validation, batch_size=self.batch_size, **share):
+            means.skip(batch["skipped"])
             tokens, labels = batch["tokens"].to(device), batch["labels"].to(device)
+            if not len(tokens):  # none of the batch can be read
+                continue
             random = ExampleRandom(self.seed, batch["positions"])  # the same at every evaluation
             loss, accuracy = self.held_out_loss(model, tokens, labels, random)
-            sums += torch.stack([loss, accuracy, loss.new_ones(())]).double() * len(tokens)
-        loss, accuracy, count = distributed.all_reduce_sum(sums).tolist()
-        return {"loss": loss / count, "accuracy": accuracy / count, "images": count}
+            means.add({"loss": loss, "accuracy": accuracy}, len(tokens))
+        return means.result()
 
     def preview(self, model: nn.Module, device: torch.device) -> list[Picture]:
         """Samples, a row per class, always from the same random numbers."""

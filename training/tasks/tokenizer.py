@@ -22,6 +22,7 @@ from modeling.pretrained.text import TextEncoder, class_captions, load_text_enco
 from modeling.tokenizers.base import Tokenizer, TokenizerOutput
 from training.codebook_health import CodebookHealth
 from training.evaluation import ReconstructionEvaluator, TokenizerEvaluation
+from training.means import HeldOutMeans
 from training.settings import OptimizerSettings
 from training.task import Picture, Scalars, StepContext, Task
 from training.tasks.tokenizer_loss import TokenizerLossSettings
@@ -75,6 +76,7 @@ class TokenizerTask(Task):
 
     needs: ClassVar[Mapping[str, str]] = {}  # keys of the run that must be given, with what is expected
     unused: ClassVar[Mapping[str, str]] = {}  # keys of the run that must keep their defaults, with the reason
+    compared: ClassVar[tuple[str, ...]] = ()  # names of what `compare` gives
     text: TextEncoder | None = None  # encodes captions for a tokenizer that needs them
 
     def __init__(self, setup: TokenizerSetup) -> None:
@@ -152,9 +154,17 @@ class TokenizerTask(Task):
                 tokenizer.start_codebook(model(batch["images"], **options))
         return model(batch["images"], **options)
 
-    @abstractmethod
     def reconstruct(self, model: Tokenizer, tokens: torch.Tensor, text: Text) -> torch.Tensor:
         """Images [B, 3, H, W] of tokens."""
+        return self.pixels(model.decode(tokens, **text))
+
+    def pixels(self, prediction: torch.Tensor) -> torch.Tensor:
+        """Images [B, 3, H, W] of what the tokenizer's decoder gives; here it gives images."""
+        return prediction
+
+    def compare(self, prediction: torch.Tensor, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Means over a batch of what `compared` names, of what the decoder gives for held-out images."""
+        return {}
 
     def text_of(self, batch: Batch, class_names: Sequence[str]) -> Text:
         """Keyword argument with the text embeddings of a batch, for tokenizers that need them; else empty."""
@@ -162,7 +172,8 @@ class TokenizerTask(Task):
             return {}
         captions = batch.get("captions")
         if captions is None:  # images without captions get one of their class
-            captions = class_captions([class_names[label] for label in batch["labels"].tolist()])
+            by_class = class_captions(class_names)
+            captions = [by_class[label] for label in batch["labels"].tolist()]
         return {"text": self.text.encode(captions)}
 
     def move_codebook(self, output: TokenizerOutput, context: StepContext) -> Scalars:
@@ -179,15 +190,21 @@ class TokenizerTask(Task):
     def evaluate(self, model: nn.Module, device: torch.device) -> dict[str, float]:
         """Metrics of the settings and codebook usage over all held-out images, each process its share."""
         maker = self.evaluator or ReconstructionEvaluator(TokenizerEvaluation(), device)
-        evaluator = maker.start()
+        evaluator, means = maker.start(), HeldOutMeans(*self.compared)
         usage = CodebookUsage(model.codebook_size) if model.is_discrete else None
         for batch in self._held_out(device):
-            tokens = model.encode(batch["images"])
-            images = self.reconstruct(model, tokens, self.text_of(batch, self.validation.class_names))
-            evaluator.update_pairs(images, batch["images"], batch["positions"])
+            means.skip(batch["skipped"])
+            images = batch["images"]
+            if not len(images):  # none of the batch can be read
+                continue
+            tokens = model.encode(images)
+            prediction = model.decode(tokens, **self.text_of(batch, self.validation.class_names))
+            means.add(self.compare(prediction, images), len(images))
+            evaluator.update_pairs(self.pixels(prediction), images, batch["positions"])
             if usage:
                 usage.update(tokens)
-        measured = evaluator.result() | {"images": float(evaluator.samples.counted()[0])}
+        means = means.result()
+        measured = evaluator.result() | means if means["images"] else means
         return measured | (usage.result(device) if usage else {})
 
     def _held_out(self, device: torch.device) -> Iterator[Batch]:

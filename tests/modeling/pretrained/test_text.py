@@ -140,3 +140,12 @@ def test_numbers_of_a_thousand_classes_stand_for_imagenet():
     assert class_captions(["cat"]) == ["A photo of a cat."]
     assert class_captions([str(i) for i in range(1000)])[207] == "A photo of a golden retriever."
     assert class_captions(["0", "1"])[1] == "A photo of a 1."
+    folders = sorted(str(i) for i in range(1000))  # 0, 1, 10, 100, 101, ...
+    assert class_captions(folders)[folders.index("207")] == "A photo of a golden retriever."
+
+
+def test_synsets_stand_for_imagenet_classes():
+    assert class_captions(["n02099601", "n99999999"]) == [
+        "A photo of a golden retriever.",
+        "A photo of a n99999999.",
+    ]
