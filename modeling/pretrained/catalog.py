@@ -186,13 +186,19 @@ def find_release(name: str) -> Release:
     return RELEASES[name]
 
 
-def release_of_file(file: str, kind: str | None = None) -> Release | None:
-    """The release whose published weight file has this name (without folders), if there is one.
+def releases_of_file(file: str, kind: str | None = None) -> list[Release]:
+    """The releases whose published weight file has this name (without folders).
 
-    A file may hold a generator and its tokenizer; `kind` selects one of them, None the generator.
+    A file may hold a generator and its tokenizer; `kind` selects one of them, None the generator. Of several files with
+    the name, each has an entry of its own (`mark`).
     """
     found = [release for release in _ALL if release.file == file]
-    return next((release for release in found if release.kind == kind), found[0] if found else None)
+    kinds = [release.kind for release in found]
+    wanted = kind if kind in kinds else "generator" if "generator" in kinds else "tokenizer"
+    found = [release for release in found if release.kind == wanted]
+    return (
+        found if all(release.mark for release in found) else found[:1]
+    )  # one file may have names for two sizes
 
 
 def release_of_section(section: Mapping[str, Any]) -> Release | None:

@@ -10,7 +10,8 @@ from huggingface_hub import hf_hub_download, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError
 
 from common.config import one_line
-from modeling.pretrained.catalog import Release
+from modeling.pretrained.nested_files import read_nested_weights
+from modeling.pretrained.release import Release
 
 WEIGHTS_VARIABLE = "TITOK_WEIGHTS"
 
@@ -57,10 +58,16 @@ def _in_weights_folder(release: Release) -> Path | None:
     root = Path(folder).expanduser()
     if not root.is_dir():
         raise FileNotFoundError(f"{WEIGHTS_VARIABLE}={folder} is not a folder")
-    places = [root / str(release.file), root / release.name / "model.safetensors"]
+    places = [root / release.name / "model.safetensors"]
     for repo, file in release.sources:
         places += [root / repo / file, root / repo.split("/")[1] / file]
-    return next((place for place in places if place.is_file()), None)
+    places.append(root / str(release.file))
+    return next((place for place in places if place.is_file() and is_file_of(release, place)), None)
+
+
+def is_file_of(release: Release, path: Path) -> bool:
+    """Whether a file with the published name is that of the release, by its entries."""
+    return release.mark is None or path.name != release.file or release.mark in read_nested_weights(path)
 
 
 def _cached(repo: str, file: str) -> Path | None:

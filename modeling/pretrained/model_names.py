@@ -20,8 +20,8 @@ from typing import Any
 from common.build import ConfigError, nearest
 from common.config import REPOSITORY, find_file, read_yaml
 from compat.models import generator_section, is_original, sampling_section, tokenizer_section, weight_file
-from modeling.pretrained.catalog import RELEASES, release_of_file, release_of_section
-from modeling.pretrained.downloads import hub_model, release_weights
+from modeling.pretrained.catalog import RELEASES, release_of_section, releases_of_file
+from modeling.pretrained.downloads import hub_model, is_file_of, release_weights
 from modeling.pretrained.release import Release, imagenet_classes
 from modeling.pretrained.run_folder import (
     CONFIG,
@@ -141,7 +141,7 @@ def _from_path(name: str, path: Path, kind: str | None) -> ModelFiles:
         if (folder / HUB_CONFIG).is_file():
             weights = path if path.is_file() else newest_weights(path)
             return _describe(name, weights, _read(folder / HUB_CONFIG), kind)
-        release = release_of_file(path.name, kind) if path.is_file() else None
+        release = _release_of(path, kind) if path.is_file() else None
         if release is not None:
             if kind not in (None, release.kind):
                 raise ValueError(f"{name} is the file of a {release.kind} ({release.name}), not of a {kind}")
@@ -151,6 +151,16 @@ def _from_path(name: str, path: Path, kind: str | None) -> ModelFiles:
         return _describe(name, run.weights, run.config, kind)
     check_keys(run.config, f"{CONFIG} of {name}")
     return run
+
+
+def _release_of(path: Path, kind: str | None) -> Release | None:
+    """The release that a file with a published name holds; its entries decide where several files have the name."""
+    found = releases_of_file(path.name, kind)
+    release = next((release for release in found if is_file_of(release, path)), None)
+    if found and release is None:
+        names = " nor ".join(release.name for release in found)
+        raise ValueError(f"{path} has the name of a published file, but holds neither {names}")
+    return release
 
 
 def _with_own_tokenizer(release: Release, path: Path) -> dict[str, Any]:
@@ -183,8 +193,7 @@ def _find_weights(named: str, beside: Path) -> Path:
     found = _existing(named)
     if found is not None:
         return found
-    release = release_of_file(Path(named).name)
-    if release is not None:
+    for release in releases_of_file(Path(named).name):
         return release_weights(release)
     raise FileNotFoundError(f"weight file {named} does not exist, neither here nor in {beside}")
 
@@ -250,8 +259,10 @@ def _tokenizer_of(tree: Mapping[str, Any], folder: Path) -> ModelName | None:
     if local is not None:
         section = tokenizer_section(tree, text=TEXT_ENTRY in weight_names(local))
         return {"weights": str(local), "tokenizer": section}
-    release = release_of_file(Path(named).name) if named else release_of_section(tokenizer_section(tree))
-    return named if release is None else release.name
+    if not named:
+        release = release_of_section(tokenizer_section(tree))
+        return None if release is None else release.name
+    return next((release.name for release in releases_of_file(Path(named).name)), named)
 
 
 def _origin(generator: Mapping[str, Any], tokenizer: ModelName | None) -> dict[str, Any]:

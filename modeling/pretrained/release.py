@@ -30,6 +30,7 @@ class Release:
     tokenizer: str | None = None  # name of the tokenizer whose tokens a generator predicts
     repo: str | None = None  # Hub repository of `file`
     file: str | None = None  # weight file as published
+    mark: str | None = None  # an entry of it that other published files of this name lack
     hub_repo: str | None = None  # Hub repository with config.json and model.safetensors
     manifest: str | None = None  # list of the file's entries in tests/manifests
     format: str | None = None  # key of `loading.FORMATS`; None: a plain state dict under our names

@@ -7,7 +7,7 @@ import torch
 
 from common.config import REPOSITORY
 from modeling.factory import build_generator, build_tokenizer
-from modeling.pretrained.catalog import RELEASES, find_release, release_of_file, release_of_section
+from modeling.pretrained.catalog import RELEASES, find_release, release_of_section, releases_of_file
 from modeling.pretrained.loading import FORMATS, load_image_model
 from modeling.pretrained.release import imagenet_classes
 from modeling.sampling.draw import settings_type
@@ -56,7 +56,13 @@ def test_sections_build_the_released_layout(name):
     shared = (
         RELEASES[name.removesuffix("-384")] if name == "llamagen-vq16-384" else release
     )  # one file, two sizes
-    assert release_of_file(release.file, release.kind) is shared
+    assert shared in releases_of_file(release.file, release.kind)
+    others = [other for other in releases_of_file(release.file, release.kind) if other is not shared]
+    assert all(release.mark and other.mark and release.mark != other.mark for other in others)
+    if release.mark:
+        entries = {other.name: manifest(RELEASES[other.name].manifest)["model"] for other in others}
+        assert not any(release.mark in names for names in entries.values())
+        assert release.kind == "tokenizer" or release.mark in manifest(release.manifest)["model"]
     if release.kind == "tokenizer":  # the first of those with one design
         same = [r for r in RELEASES.values() if r.kind == "tokenizer" and r.section == release.section]
         assert release_of_section(release.section) is same[0] and (same[0] is release or release.format)
@@ -74,7 +80,7 @@ def test_there_are_61_names_and_nearest_ones_are_suggested():
     assert len(PUBLISHED) == 58 and len(RELEASES) == 61
     with pytest.raises(ValueError, match="'titok_l32' is unknown.*'titok-l32'"):
         find_release("titok_l32")
-    assert release_of_file("model.safetensors") is None and release_of_section({"name": "titok"}) is None
+    assert releases_of_file("model.safetensors") == [] and release_of_section({"name": "titok"}) is None
 
 
 def test_class_names_are_in_the_order_of_the_labels():

@@ -173,7 +173,7 @@ def test_a_published_generator_brings_the_tokenizer_of_its_own_file(
     generator = model_of(GENERATORS[family], build_generator).state_dict()
     tokenizer = model_of(TOKENIZERS[family]).state_dict()
     path = save(tmp_path / RELEASES[name].file, generator_file(generator, tokenizer))
-    with pytest.raises(OSError, match=f"{RELEASES[name].file} from the tables of models of github.com"):
+    with pytest.raises(OSError, match=f"https://huggingface.co/TencentARC/.*-AR-B.*/main/{path.name} "):
         load_tokenizer(f"{name}-tokenizer")
     by_path = load_image_model(path)  # the names alone lead nowhere here
     monkeypatch.setenv(downloads.WEIGHTS_VARIABLE, str(tmp_path))
@@ -194,6 +194,39 @@ def test_a_published_generator_brings_the_tokenizer_of_its_own_file(
     again = load_image_model(name)
     same(again.generator, generator)
     same(again.tokenizer, tokenizer)
+
+
+def test_files_of_one_name_are_told_apart_by_their_entries(
+    save, small_releases, tmp_path, monkeypatch
+) -> None:
+    states = {
+        family: model_of(section, build_generator).state_dict() for family, section in GENERATORS.items()
+    }
+    files = {f: RELEASES[f"{f}-ar-b"] for f in GENERATORS}
+    assert files["magvit2"].file == files["ibq"].file and files["magvit2"].repo != files["ibq"].repo
+    other = {"magvit2": "ibq", "ibq": "magvit2"}
+    monkeypatch.setenv(downloads.WEIGHTS_VARIABLE, str(tmp_path))
+    for family, state in states.items():
+        first_stage = model_of(TOKENIZERS[family]).state_dict()
+        path = save(tmp_path / files[family].file, generator_file(state, first_stage))
+        same(load_generator(path), state)
+        same(load_generator(f"{family}-ar-b"), state)
+        with pytest.raises(
+            OSError, match="cannot be downloaded"
+        ):  # the other family's file is not taken for it
+            load_generator(f"{other[family]}-ar-b")
+        path.unlink()
+        repository = tmp_path / "later" / files[family].repo.split("/")[1]
+        repository.mkdir(parents=True)
+        save(repository / path.name, generator_file(state, first_stage))
+    monkeypatch.setenv(downloads.WEIGHTS_VARIABLE, str(tmp_path / "later"))
+    for family, state in states.items():  # each in a folder called like its repository
+        same(load_generator(f"{family}-ar-b"), state)
+    strange = save(tmp_path / files["ibq"].file, generator_file({"norm.weight": torch.zeros(2)}, {}))
+    with pytest.raises(
+        ValueError, match="name of a published file, but holds neither magvit2-ar-b nor ibq-ar-b"
+    ):
+        load_generator(strange)
 
 
 def test_averages_are_found_by_name_and_all_are_needed() -> None:

@@ -162,7 +162,8 @@ def test_a_generator_finds_the_tokenizer_of_its_configuration(tmp_path):
 def test_released_generators_name_their_tokenizer(name, tmp_path, monkeypatch):
     release = RELEASES[name]
     monkeypatch.setenv(downloads.WEIGHTS_VARIABLE, str(tmp_path))
-    (tmp_path / release.file).touch()
+    # Nothing is read but names, and those only where they decide which family's file it is.
+    torch.save({release.mark: torch.zeros(1)} if release.mark else {}, tmp_path / release.file)
     files = open_model(name)
     assert files.weights == tmp_path / release.file and files.kind == "generator"
     assert files.config["tokens"] == {"tokenizer": release.tokenizer, "class_names": imagenet_classes()}
