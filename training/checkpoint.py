@@ -129,10 +129,11 @@ class CheckpointFolder:
             raise self._unusable(path, error) from error
 
     def load_optimizers(self, step: int) -> Any:
-        """Optimizer states, read without unpickling objects."""
+        """Optimizer states, read without unpickling objects, and only where they are used: copy what you keep."""
         path = self.path(step) / "optimizers.pt"
         try:
-            return torch.load(path, map_location="cpu", weights_only=True)
+            # Mapped into memory: the processes of a node share one copy, which is the system's cache of the file.
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         except Exception as error:  # torch.load raises many kinds for damaged files
             raise self._unusable(path, str(error).split(". ")[0]) from error
 

@@ -40,15 +40,6 @@ class MuonAdamW(torch.optim.AdamW):
         # Fused AdamW looks for overflow by itself under fp16 scaling; Muon relies on the scaler skipping the step.
         self._step_supports_amp_scaling = False
 
-    def __setstate__(self, state: dict) -> None:
-        # End of `load_state_dict`: AdamW expects a step count of every parameter, Muon keeps none.
-        by_muon = [values for values in state["state"].values() if "momentum" in values]
-        for values in by_muon:
-            values["step"] = torch.zeros(())
-        super().__setstate__(state)
-        for values in by_muon:  # or the next checkpoint would have it, which a fresh optimizer cannot load
-            del values["step"]
-
     @torch.no_grad()
     def step(self, closure: Callable | None = None) -> None:
         """`closure` must be None."""

@@ -137,7 +137,7 @@ class Trainer:
         if step:
             saved = self.checkpoints.load_optimizers(step)  # after `prepare`, which may replace parameters
             for name, optimizer in self.optimizers.items():
-                load_optimizer_state(self.modules[name], optimizer, saved["optimizers"][name])
+                load_optimizer_state(self.raw[name], optimizer.optimizer, saved["optimizers"][name])
             if self.accelerator.scaler is not None and saved["scaler"]:
                 self.accelerator.scaler.load_state_dict(saved["scaler"])
         return step
@@ -285,9 +285,9 @@ class Trainer:
     def _save(self, step: int) -> None:
         modules = self._stored_modules(self.modules)
         states = {name: module_state(self.accelerator, module) for name, module in modules.items()}
-        optimizers = {n: optimizer_state(self.modules[n], o) for n, o in self.optimizers.items()}
         scaler = self.accelerator.scaler.state_dict() if self.accelerator.scaler is not None else None
         if distributed.is_main():
+            optimizers = {n: optimizer_state(self.raw[n], o.optimizer) for n, o in self.optimizers.items()}
             self.checkpoints.save(step, states, {"optimizers": optimizers, "scaler": scaler}, self._info())
         distributed.barrier()  # no process trains on before the checkpoint is whole
 
