@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from common.shares import Share
+
 
 class ConfigError(ValueError):
     """A wrong option: the message names the key, the value and what was expected."""
@@ -31,6 +33,8 @@ def type_name(annotation: Any) -> str:
         return "one of " + ", ".join(str(a) for a in get_args(annotation))
     if annotation in (type(None), None):
         return "null"
+    if annotation is Share:
+        return "share of the run (5%)"
     if origin in (list, tuple, Sequence):
         return f"list of {type_name(get_args(annotation)[0])}"
     if origin in (dict, Mapping) or annotation in (dict, Mapping) or dataclasses.is_dataclass(annotation):
@@ -80,12 +84,20 @@ def check_value(path: str, value: Any, annotation: Any) -> Any:
     elif annotation is Path:
         if isinstance(value, (str, Path)):
             return Path(value)
+    elif annotation is Share:
+        if isinstance(value, str):
+            try:
+                return Share(value)
+            except ValueError as error:
+                raise ConfigError(f"{path}: {error}") from error
     elif isinstance(annotation, type) and isinstance(value, annotation):
         return value
     raise ConfigError(f"{path}={value!r} has the wrong type; expected {type_name(annotation)}")
 
 
 def _check_union(path: str, value: Any, annotation: Any) -> Any:
+    if Share in get_args(annotation) and isinstance(value, str) and "%" in value:
+        return check_value(path, value, Share)
     errors = []
     for choice in get_args(annotation):
         if choice is type(None):

@@ -16,6 +16,7 @@ from yaml import YAMLError
 
 from common.build import ConfigError, build_dataclass, type_name
 from common.recipes import REMOVED, base_file, entries, inherit, merge, plain, with_origin
+from common.shares import Share
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -146,7 +147,7 @@ def to_tree(settings: Any) -> dict:
             return {k: plain(v) for k, v in value.items()}
         if isinstance(value, (list, tuple)):
             return [plain(v) for v in value]
-        return str(value) if isinstance(value, Path) else value
+        return str(value) if isinstance(value, (Path, Share)) else value  # plain YAML
 
     return plain(dataclasses.asdict(settings))
 

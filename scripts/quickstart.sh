@@ -29,8 +29,7 @@ done
 
 echo "== 4. train a generator on the tokens"
 "$PYTHON" train_rar.py config=configs/rar/openmoji.yaml experiment.output_dir="$OUT/rar" \
-    training.max_steps=1200 rar.randomness_anneal_start=600 rar.randomness_anneal_end=900 \
-    training.evaluate_every=400 training.preview_every=400 training.save_every=200 \
+    training.max_steps=1200 training.evaluate_every=400 training.preview_every=400 training.save_every=200 \
     data.tokens="$OUT/train.tokens" data.validation="$OUT/validation.tokens" data.tokenizer="$OUT/titok"
 
 echo "== 5. what came out"

@@ -26,6 +26,8 @@ from modeling.tokenizers.sub_tokens import SubTokenView, equal_factors, suggest_
 from storage.weights import weight_hash
 from training.accelerator import start
 from training.evaluation import GeneratorEvaluation, SampleEvaluator
+from training.plan_checks import short_generator_run
+from training.run_lengths import begun_again, in_steps
 from training.settings import ExperimentSettings, OptimizerSettings, ScheduleSettings, TrainingSettings
 from training.tasks import GENERATOR_TASKS
 from training.tasks.token_prediction import MaskGITSettings, RARSettings, TokenPredictionTask
@@ -154,12 +156,14 @@ def train_generator(run: GeneratorRun) -> None:
     }
     if origin.factors is not None:
         run.tokens["factors"] = list(origin.factors.sizes)
-    kind, settings = _way_of_learning(run, generator)  # before `to_tree`: the run is stored with its defaults
+    kind, key = _way_of_learning(run, generator)  # before `to_tree`: the run is stored with its defaults
+    steps = in_steps(run, run.training.max_steps)  # `run` keeps its shares: it is what is stored
+    _warn_of_lengths(run, steps)
     task = kind(
         generator=generator,
         validation=validation,
         tokenizer=tokenizer,
-        settings=settings,
+        settings=getattr(steps, key),
         sampling=sampling,
         optimizer=run.optimizer,
         seed=run.experiment.seed,
@@ -172,7 +176,7 @@ def train_generator(run: GeneratorRun) -> None:
         accelerator=accelerator,
         experiment=run.experiment,
         training=run.training,
-        schedule=run.schedule,
+        schedule=steps.schedule,
         config=to_tree(run),
     ).fit()
 
@@ -282,7 +286,14 @@ def _sample_evaluator(
     )
 
 
-def _way_of_learning(run: GeneratorRun, generator: Generator) -> tuple[type[TokenPredictionTask], Any]:
+def _warn_of_lengths(run: GeneratorRun, steps: GeneratorRun) -> None:
+    lines = short_generator_run(steps.training, steps.schedule, steps.rar)
+    for line in (*lines, *begun_again(run, run.training.max_steps, Path(run.experiment.output_dir))):
+        warn(line)
+
+
+def _way_of_learning(run: GeneratorRun, generator: Generator) -> tuple[type[TokenPredictionTask], str]:
+    """The task, and the key of its section, which is filled in if the run gives none."""
     task, key = GENERATOR_TASKS[generator.kind]
     for _, other in GENERATOR_TASKS.values():
         if other != key and getattr(run, other) is not None:
@@ -292,4 +303,4 @@ def _way_of_learning(run: GeneratorRun, generator: Generator) -> tuple[type[Toke
             )
     if getattr(run, key) is None:
         setattr(run, key, task.default_settings(generator))
-    return task, getattr(run, key)
+    return task, key

@@ -1,11 +1,13 @@
 """Settings shared by every training run; the dataclass fields are the YAML keys."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 from common import distributed
 from common.build import ConfigError
 from common.config import option
+from common.shares import Steps, is_before
 
 
 @dataclass(kw_only=True)
@@ -54,15 +56,15 @@ class ScheduleSettings:
     name: Literal["cosine", "constant", "linear", "steps"] = option(
         "cosine", "linear: a plateau, then a straight line to end_lr; steps: a factor at every drop"
     )
-    warmup_steps: int = option(0, "steps from the start to the peak learning rate")
+    warmup_steps: Steps = option(0, "steps from the start to the peak learning rate")
     warmup_start: float = option(0.0, "share of the peak with which the warm-up begins")
     end_lr: float = option(0.0, "learning rate at the last step of a cosine or a line")
     plateau: float = option(0.05, "linear: share of the steps after warm-up that stay at the peak")
-    drop_steps: list[int] = option([], "steps: updates after which the rate drops")
+    drop_steps: list[Steps] = option([], "steps: updates after which the rate drops")
     drop_factor: float = option(0.1, "steps: factor at every drop")
 
     def __post_init__(self) -> None:
-        if self.warmup_steps < 0:
+        if is_before(self.warmup_steps, 0):
             raise ConfigError(f"schedule.warmup_steps={self.warmup_steps} must not be negative")
         if not 0 <= self.warmup_start <= 1 or not 0 <= self.plateau < 1:
             raise ConfigError(
@@ -74,7 +76,8 @@ class ScheduleSettings:
                 f"schedule.drop_steps={self.drop_steps} belong to schedule.name='steps', which needs them;"
                 f" the name is {self.name!r}"
             )
-        if self.drop_steps != sorted(set(self.drop_steps)) or not 0 < self.drop_factor <= 1:
+        falls = any(old == new or is_before(new, old) for old, new in pairwise(self.drop_steps))
+        if falls or not 0 < self.drop_factor <= 1:
             raise ConfigError(
                 f"schedule.drop_steps={self.drop_steps} must rise, and"
                 f" schedule.drop_factor={self.drop_factor} be in (0, 1]"

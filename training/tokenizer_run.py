@@ -5,15 +5,19 @@ from pathlib import Path
 
 from common.build import ConfigError, build
 from common.config import option, to_tree
+from common.console import warn
 from compat.runs import translate_run
 from data import DATASETS
 from data.source import Source
 from modeling.factory import build_tokenizer
 from modeling.pretrained.teachers import network_section
 from modeling.tokenizers import TOKENIZERS
+from modeling.tokenizers.base import Tokenizer
 from training.accelerator import start
 from training.checkpoint import CheckpointFolder
 from training.evaluation import ReconstructionEvaluator
+from training.plan_checks import short_tokenizer_run
+from training.run_lengths import begun_again, in_steps
 from training.settings import ExperimentSettings, ScheduleSettings, TrainingSettings
 from training.tasks import TOKENIZER_TASKS
 from training.tasks.tokenizer import LearningSettings, TokenizerSetup
@@ -60,6 +64,8 @@ def train_tokenizer(run: TokenizerRun) -> None:
     tokenizer = build_tokenizer(run.tokenizer)
     task = TOKENIZER_TASKS[tokenizer.learns]
     task.check(run, tokenizer)
+    steps = in_steps(run, run.training.max_steps)  # `run` keeps its shares: it is what is stored
+    _warn_of_lengths(run, steps, tokenizer)
     source = build_images("data.train", run.data.train, tokenizer.image_size)
     validation = build_images("data.validation", run.data.validation, tokenizer.image_size)
     # A resumed run has its weights in its checkpoints: the other models may be gone.
@@ -68,7 +74,7 @@ def train_tokenizer(run: TokenizerRun) -> None:
     setup = TokenizerSetup(
         tokenizer=tokenizer,
         validation=validation,
-        losses=run.losses,
+        losses=steps.losses,
         optimizer=run.optimizer,
         batch_size=run.training.per_gpu_batch_size,
         num_workers=run.training.num_workers,
@@ -76,14 +82,26 @@ def train_tokenizer(run: TokenizerRun) -> None:
         class_names=source.class_names,
     )
     Trainer(
-        task=task.from_run(run, setup, accelerator.device),
+        task=task.from_run(steps, setup, accelerator.device),
         source=source,
         accelerator=accelerator,
         experiment=run.experiment,
         training=run.training,
-        schedule=run.schedule,
+        schedule=steps.schedule,
         config=to_tree(run),
     ).fit()
+
+
+def _warn_of_lengths(run: TokenizerRun, steps: TokenizerRun, tokenizer: Tokenizer) -> None:
+    lines = short_tokenizer_run(
+        steps.training,
+        steps.schedule,
+        steps.losses,
+        adversarial=run.discriminator is not None,
+        entropy=bool(tokenizer.quantize.entropy_weight),
+    )
+    for line in (*lines, *begun_again(run, run.training.max_steps, Path(run.experiment.output_dir))):
+        warn(line)
 
 
 def build_images(key: str, section: dict, image_size: int) -> Source:

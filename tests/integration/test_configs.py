@@ -30,6 +30,8 @@ from modeling.tokenizers.base import Tokenizer
 from tests.recipes import BASES, GOLDEN, RECIPES, digests, name_of
 from training.generator_run import GeneratorRun
 from training.optim import build_optimizer, parameter_groups
+from training.plan_checks import short_generator_run, short_tokenizer_run
+from training.run_lengths import in_steps
 from training.schedules import learning_rate
 from training.settings import OptimizerSettings, ScheduleSettings
 from training.tasks import TOKENIZER_TASKS
@@ -51,6 +53,11 @@ def kind_of(tree: dict[str, Any]) -> str:
 def files(kind: str) -> Any:
     found = [path for path in RECIPES if kind_of(read_yaml(path)) == kind]
     return pytest.mark.parametrize("path", found, ids=name_of)
+
+
+def whole(run: Any) -> Any:
+    """The run with its shares as steps."""
+    return in_steps(run, run.training.max_steps)
 
 
 def assert_trainable(module: Trainable, optimizer: OptimizerSettings) -> None:
@@ -128,7 +135,7 @@ def test_a_base_alone_is_no_recipe(path):
 
 @files("tokenizer")
 def test_tokenizer_run(path, request):
-    run = build_dataclass(TokenizerRun, read_yaml(path))
+    run = whole(build_dataclass(TokenizerRun, read_yaml(path)))
     with torch.device("meta"):
         tokenizer = build_tokenizer(run.tokenizer)
         discriminator = build_discriminator(run.discriminator) if run.discriminator else None
@@ -137,6 +144,11 @@ def test_tokenizer_run(path, request):
     assert_learns(run, run.optimizer)
     assert (discriminator is not None) == (run.losses.discriminator_weight > 0)
     TOKENIZER_TASKS[tokenizer.learns].check(run, tokenizer)
+    kinds = {
+        "adversarial": discriminator is not None,
+        "entropy": bool(tokenizer.quantize.entropy_weight),
+    }
+    assert list(short_tokenizer_run(run.training, run.schedule, run.losses, **kinds)) == []
     assert (run.teacher is not None) == (tokenizer.learns != "pixels" or tokenizer.copies_teacher)
     assert (run.initialize is not None) == tokenizer.frozen_encoder
     if tokenizer.learns in ("features", "codebook"):
@@ -184,7 +196,7 @@ def test_codebook_that_is_fitted(path, request):
 
 @files("generator")
 def test_generator_run(path, tmp_path):
-    run = build_dataclass(GeneratorRun, read_yaml(path))
+    run = whole(build_dataclass(GeneratorRun, read_yaml(path)))
     with torch.device("meta"):
         generator = build_generator({**SIZES, **run.generator})
     assert isinstance(generator, Generator)
@@ -197,6 +209,7 @@ def test_generator_run(path, tmp_path):
         assert run.rar is None or run.rar.randomness_anneal_end <= last
     else:
         assert run.rar is None
+    assert list(short_generator_run(run.training, run.schedule, run.rar)) == []
     assert run.tokens is None, "it is filled in by training"
     file = tmp_path / "train.tokens"
     write_tokens(file, generator)

@@ -15,6 +15,7 @@ from common import distributed
 from common.build import ConfigError
 from common.config import option
 from common.images import enlarge, grid
+from common.shares import Steps, is_before
 from data.loaders import eval_loader
 from data.source import Source
 from data.stream import Batch
@@ -46,12 +47,12 @@ class RARSettings:
     """Randomized autoregressive training (arXiv:2411.00776)."""
 
     class_label_dropout: float = option(0.1, "share of labels replaced by 'no class', for guidance")
-    randomness_anneal_start: int = option(125_000, "orders are random before this step")
-    randomness_anneal_end: int = option(187_500, "and raster from this step on")
+    randomness_anneal_start: Steps = option(125_000, "orders are random before this step")
+    randomness_anneal_end: Steps = option(187_500, "and raster from this step on")
 
     def __post_init__(self) -> None:
         _check_share("class_label_dropout", self.class_label_dropout)
-        if self.randomness_anneal_end < self.randomness_anneal_start:
+        if is_before(self.randomness_anneal_end, self.randomness_anneal_start):
             raise ConfigError(
                 f"randomness_anneal_end={self.randomness_anneal_end} is before"
                 f" randomness_anneal_start={self.randomness_anneal_start}"

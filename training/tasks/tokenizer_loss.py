@@ -9,6 +9,7 @@ from torch import nn
 from common.build import ConfigError
 from common.config import option
 from common.distributed import all_reduce_mean
+from common.shares import Steps, is_before
 from modeling.losses import RECONSTRUCTION_LOSSES
 from modeling.losses.adaptive import adaptive_weight
 from modeling.losses.adversarial import DISCRIMINATOR_LOSSES, GENERATOR_LOSSES, LeCam, LeCamForm
@@ -36,15 +37,15 @@ class TokenizerLossSettings:
     reconstruction_loss: Literal["l1", "l2"] = option("l2", "pixel loss")
     reconstruction_weight: float = option(1.0)
     quantizer_weight: float = option(1.0, "VQ: commitment and codebook terms")
-    quantize_start: int = option(0, "soft start: before this step images bypass the codebook")
-    quantize_end: int = option(
+    quantize_start: Steps = option(0, "soft start: before this step images bypass the codebook")
+    quantize_end: Steps = option(
         0, "soft start: from this step on every image is quantized; the share rises linearly"
     )
     kl_weight: float = option(1e-6, "VAE: KL divergence, summed per image")
     logvar_init: float = option(0.0, "VAE: log-variance by which the pixel loss is divided")
     perceptual_weight: float = option(0.0)
     perceptual: PerceptualSettings = option(PerceptualSettings())
-    discriminator_start: int = option(0, "first step with the adversarial term and discriminator training")
+    discriminator_start: Steps = option(0, "first step with the adversarial term and discriminator training")
     discriminator_factor: float = option(1.0)
     discriminator_weight: float = option(0.0)
     adaptive_weight: bool = option(
@@ -69,15 +70,15 @@ class TokenizerLossSettings:
     entropy_boost: float = option(
         0.0, "lfq, bsq, ibq, vq: at step 0 the entropy term weighs 1 + this; the addition falls linearly"
     )
-    entropy_boost_steps: int = option(2000, "steps until the entropy term has its own weight")
+    entropy_boost_steps: Steps = option(2000, "steps until the entropy term has its own weight")
 
     def __post_init__(self) -> None:
-        if self.entropy_boost < 0 or self.entropy_boost_steps < 1:
+        if self.entropy_boost < 0 or is_before(self.entropy_boost_steps, 1):
             raise ConfigError(
                 f"losses.entropy_boost={self.entropy_boost} must not be negative, and"
                 f" losses.entropy_boost_steps={self.entropy_boost_steps} must be at least 1"
             )
-        if self.quantize_end < self.quantize_start:
+        if is_before(self.quantize_end, self.quantize_start):
             raise ConfigError(
                 f"quantize_end={self.quantize_end} is before quantize_start={self.quantize_start}"
             )
