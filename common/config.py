@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from common import peers
 from common.build import ConfigError, build_dataclass, type_name
 from common.recipes import REMOVED, base_file, entries, inherit, merge, plain, with_origin
 from common.shares import Share
@@ -201,12 +202,28 @@ def run_script(main: Callable[[Any], None], cls: type, usage: str) -> NoReturn |
     try:
         main(load_settings(cls, arguments))
     except KeyboardInterrupt:
+        peers.fail("stopped by the user")
         sys.exit("stopped by the user")
-    except (ValueError, OSError) as error:
-        if os.environ.get("TRACEBACK"):
+    except Exception as error:
+        if (message := _report(error)) is None:
             raise
-        sys.exit(f"error: {one_line(error)}")
+        sys.exit(message)
+    peers.leave()
     return None
+
+
+def _report(error: Exception) -> str | int | None:
+    """Tell other processes of an error; what to exit with, None for a traceback.
+
+    A process that only lost contact with one that failed is silent: the other one has the cause.
+    """
+    if peers.follows(error):
+        return peers.end()
+    text, mistake = one_line(error), isinstance(error, (ValueError, OSError))
+    same = peers.fail(text if mistake else f"{type(error).__name__}: {text}")
+    if not mistake or os.environ.get("TRACEBACK"):
+        return None
+    return 1 if same else f"error: {text}"
 
 
 def one_line(error: Exception) -> str:

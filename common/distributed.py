@@ -9,6 +9,8 @@ from collections.abc import Callable
 import torch
 import torch.distributed as dist
 
+from common import peers
+
 HEARTBEAT = 30.0  # seconds, far below the time-out of a process group
 
 
@@ -30,6 +32,12 @@ def world_size() -> int:
 def is_main() -> bool:
     """True on the one process that writes files and prints."""
     return rank() == 0
+
+
+def watch_peers() -> None:
+    """Let all processes end when one fails; every process calls it once they are joined."""
+    if is_active():
+        peers.watch(rank(), gather_objects)
 
 
 def barrier() -> None:

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 import torch
 from accelerate import PartialState
 
+from common import distributed, peers
+
 
 @contextmanager
 def processes() -> Iterator[torch.device]:
@@ -14,7 +16,7 @@ def processes() -> Iterator[torch.device]:
     NCCL with GPUs, gloo without, one process when started as plain `python`.
     """
     state = PartialState(cpu=not torch.cuda.is_available())  # without it, Accelerate starts no gloo group
-    try:
-        yield state.device
-    finally:
-        state.destroy_process_group()
+    distributed.watch_peers()
+    yield state.device
+    peers.leave()
+    state.destroy_process_group()  # not after an error: it may wait for what other processes still compute

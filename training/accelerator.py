@@ -7,6 +7,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, FullyShardedDataParallelPlugin
 from torch import nn
 
+from common import distributed
 from common.build import ConfigError
 from modeling.layers.trainable import blocks
 from training.settings import ExperimentSettings, TrainingSettings
@@ -24,6 +25,7 @@ def start(training: TrainingSettings, experiment: ExperimentSettings) -> Acceler
     )
     if several and accelerator.num_processes == 1:
         raise ConfigError("WORLD_SIZE is above 1, but the processes are not joined; start them with torchrun")
+    distributed.watch_peers()
     torch.set_float32_matmul_precision(training.matmul_precision)
     torch.backends.cudnn.allow_tf32 = training.matmul_precision != "highest"
     if accelerator.device.type == "cpu":
