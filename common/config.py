@@ -40,16 +40,27 @@ def find_file(name: str | Path, what: str = "file") -> Path:
     raise FileNotFoundError(f"{what} {name} does not exist")
 
 
-def read_yaml(path: str | Path) -> dict:
+def read_yaml(path: str | Path, needed: Sequence[str] | None = None) -> dict:
     """A YAML file, merged with its base, as plain nested dicts with interpolations resolved.
+
+    A section that is not among `needed` stays as it is if it cannot be resolved (an environment variable of another
+    machine, for example); None needs all.
 
     Raises:
         FileNotFoundError, ConfigError: the file is missing or not a YAML mapping, or its base is wrong.
     """
-    try:
-        return OmegaConf.to_container(OmegaConf.create(plain(read_recipe(path))), resolve=True)
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"config file {path} cannot be read: {one_line(error)}") from error
+    tree = OmegaConf.create(plain(read_recipe(path)))
+    sections = OmegaConf.to_container(tree)
+    for key in sections:
+        try:
+            value = tree[key]  # an interpolation at the top is resolved here
+            sections[key] = (
+                OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+            )
+        except OmegaConfBaseException as error:
+            if needed is None or key in needed:
+                raise ConfigError(f"config file {path} cannot be read: {one_line(error)}") from error
+    return sections
 
 
 def read_recipe(path: str | Path) -> dict:

@@ -214,17 +214,16 @@ def _model(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _resolved(tree: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """One section with its interpolations resolved; those of other sections may not resolve here."""
-    if not isinstance(tree.get(name), Mapping):
-        return {}
+    """A section, by its dotted name, with its interpolations resolved; those of others may not resolve here."""
     try:
-        return OmegaConf.to_container(OmegaConf.create(dict(tree))[name], resolve=True)
+        section = OmegaConf.select(OmegaConf.create(dict(tree)), name)
+        return OmegaConf.to_container(section, resolve=True) if OmegaConf.is_dict(section) else {}
     except OmegaConfBaseException as error:
         raise ConfigError(f"section {name} of the original configuration: {one_line(error)}") from error
 
 
 def _image_size(tree: Mapping[str, Any]) -> int:
-    preprocessing = _resolved(tree, "dataset").get("preprocessing") or {}
+    preprocessing = _resolved(tree, "dataset.preprocessing")
     return check_value("dataset.preprocessing.crop_size", preprocessing.get("crop_size", 256), int)
 
 

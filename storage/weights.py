@@ -1,6 +1,7 @@
 """Weight files: read without running code from them, loaded strictly, identified by a hash of their content."""
 
 import hashlib
+import json
 import pickle
 import struct
 import zipfile
@@ -14,6 +15,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from storage.files import atomic_file
+from storage.wrappers import find_state, impostor, plain_names, unwrap, without_holder
+
+INDEX = ".index.json"  # ending of the list of a file in shards
 
 # What readers raise for files that are cut short, of another format, or hold more than tensors.
 _UNREADABLE = (SafetensorError, OSError, RuntimeError, EOFError, ValueError, TypeError, LookupError)
@@ -25,40 +29,69 @@ class CheckpointError(ValueError):
 
 
 def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
-    """Tensors on the CPU of a `.safetensors` file, or of a state dict that torch saved (`.bin`, `.pt`, `.pth`).
+    """Tensors on the CPU of a weight file, under plain names (see `storage.wrappers`).
+
+    `path` is a `.safetensors` file, a state dict or a training file that torch saved (`.bin`, `.pt`, `.pth`), or the
+    index of a file in shards (`.index.json`).
 
     Raises:
         FileNotFoundError: the file does not exist.
         CheckpointError: it is damaged, or holds anything but named tensors; code in it is never run.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"weight file {path} does not exist")
+    path = _existing(path)
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        # Memory-mapped: a large file is copied only once, into the model, and reading names costs nothing.
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        if path.name.endswith(INDEX):
+            return unwrap({n: t for shard in _shards(path) for n, t in _read(shard).items()})
+        return unwrap(_read(path))
     except _UNREADABLE as error:
         raise CheckpointError(_unreadable(path, error)) from error
-    if not isinstance(state, Mapping) or not all(torch.is_tensor(tensor) for tensor in state.values()):
-        raise CheckpointError(f"weight file {path} is not a state dict of tensors")
-    return dict(state)
 
 
 def weight_names(path: str | Path) -> set[str]:
     """Names of the entries of a weight file, without reading their values; raises as `read_weights`."""
-    path = Path(path)
-    if path.suffix != ".safetensors" or not path.is_file():
+    path = _existing(path)
+    if path.suffix != ".safetensors":
         return set(read_weights(path))
     try:
         with safe_open(path, framework="pt") as file:
-            return set(file.keys())
+            return set(plain_names(list(file.keys())).values())
     except _UNREADABLE as error:
         raise CheckpointError(_unreadable(path, error)) from error
 
 
+def _existing(path: str | Path) -> Path:
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"weight file {path} does not exist")
+    if what := impostor(path):
+        raise CheckpointError(f"weight file {path} is {what}")
+    return path
+
+
+def _read(path: Path) -> dict[str, torch.Tensor]:
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    # Memory-mapped: a large file is copied only once, into the model, and reading names costs nothing.
+    content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    state = find_state(content)
+    if state is None:
+        raise CheckpointError(f"weight file {path} is not a state dict of tensors")
+    return state
+
+
+def _shards(index: Path) -> list[Path]:
+    """The files that an index names; they lie beside it."""
+    named = json.loads(index.read_text())["weight_map"].values()
+    shards = [index.parent / Path(name).name for name in sorted(set(named))]
+    for shard in shards:
+        if not shard.is_file():
+            raise CheckpointError(f"{index} names the shard {shard.name}, which is not beside it")
+    return shards
+
+
 def _unreadable(path: Path, error: Exception) -> str:
+    if isinstance(error, CheckpointError):  # names the file already
+        return str(error)
     reason = str(error).split("\n")[0].split(". ")[0]  # torch adds advice that does not apply
     if isinstance(error, pickle.UnpicklingError):
         reason = "it holds something else than tensors, possibly code, which was not run"
@@ -88,7 +121,8 @@ def load_weights(
         FileNotFoundError: the file does not exist.
         CheckpointError: it is damaged, or does not fit; the message names the file, the entry and both shapes.
     """
-    state, wanted = read(path), module.state_dict()
+    wanted = module.state_dict()
+    state = without_holder(read(path), wanted)  # MaskGIT's own names begin with "model.": the module decides
     for name in [n for n in state if n not in wanted and any(fnmatch(n, pattern) for pattern in drop)]:
         del state[name]
     for name, tensor in wanted.items():

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from common.build import ConfigError, nearest
-from common.config import REPOSITORY, find_file, read_yaml
+from common.config import REPOSITORY, find_file
 from compat.models import generator_section, is_original, sampling_section, tokenizer_section, weight_file
 from modeling.pretrained.catalog import RELEASES, release_of_section, releases_of_file
 from modeling.pretrained.downloads import hub_model, is_file_of, release_weights
@@ -30,8 +30,9 @@ from modeling.pretrained.run_folder import (
     check_keys,
     newest_weights,
     open_run,
+    read_model_yaml,
 )
-from storage.weights import weight_names
+from storage.weights import INDEX, weight_names
 
 ModelName = str | Path | Mapping[str, Any]
 
@@ -134,15 +135,18 @@ def _from_parts(parts: Mapping[str, Any]) -> ModelFiles:
 
 
 def _from_path(name: str, path: Path, kind: str | None) -> ModelFiles:
-    if path.is_file() and path.suffix in CONFIG_SUFFIXES:
+    if path.is_file() and path.suffix in CONFIG_SUFFIXES and not path.name.endswith(INDEX):
         return _from_config_file(name, path, kind)
     folder = path if path.is_dir() else path.parent
     if not (folder / CONFIG).is_file():
-        if (folder / HUB_CONFIG).is_file():
+        published = path if path.is_file() else _published_file(path, kind)
+        release = _release_of(published, kind) if published is not None else None
+        # A config.json beside a published file may be that of something else.
+        if (folder / HUB_CONFIG).is_file() and (release is None or _is_model_config(folder / HUB_CONFIG)):
             weights = path if path.is_file() else newest_weights(path)
             return _describe(name, weights, _read(folder / HUB_CONFIG), kind)
-        release = _release_of(path, kind) if path.is_file() else None
         if release is not None:
+            path = published
             if kind not in (None, release.kind):
                 raise ValueError(f"{name} is the file of a {release.kind} ({release.name}), not of a {kind}")
             return ModelFiles(name, _with_own_tokenizer(release, path), path, DROP, release.format)
@@ -151,6 +155,18 @@ def _from_path(name: str, path: Path, kind: str | None) -> ModelFiles:
         return _describe(name, run.weights, run.config, kind)
     check_keys(run.config, f"{CONFIG} of {name}")
     return run
+
+
+def _is_model_config(path: Path) -> bool:
+    """Whether a config.json describes a model of ours or of the original, and not something else."""
+    tree = _read_json(path)
+    return is_original(tree) or any(isinstance(tree.get(key), Mapping) for key in MODEL_SECTIONS)
+
+
+def _published_file(folder: Path, kind: str | None) -> Path | None:
+    """The file of a folder that has a published name, if there is one such file."""
+    found = [path for path in folder.iterdir() if path.is_file() and releases_of_file(path.name, kind)]
+    return found[0] if len(found) == 1 else None
 
 
 def _release_of(path: Path, kind: str | None) -> Release | None:
@@ -206,7 +222,7 @@ def _read(config: str | Path | Mapping[str, Any]) -> dict[str, Any]:
         path = find_file(config, "configuration")
         if path.suffix == ".json":
             return _read_json(path)
-        tree, where = read_yaml(path), str(path)
+        tree, where = read_model_yaml(path), str(path)
     if not is_original(tree):
         check_keys(tree, where)
     return tree

@@ -7,13 +7,14 @@ before torch reads it with `weights_only=True`.
 import pickletools
 import zipfile
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from storage.weights import CheckpointError, read_weights
+from storage.wrappers import find_state, unwrap
 
 KEYS = ("state_dict", "model")  # Lightning; LlamaGen and BEiT
 # No stand-ins for these: torch reads the harmless ones and refuses all others.
@@ -44,14 +45,12 @@ def read_nested_weights(path: str | Path, keys: Sequence[str] = KEYS) -> dict[st
     except Exception as error:  # a damaged file can raise anything
         reason = str(error).split("\n")[0].split(". ")[0]
         raise CheckpointError(f"weight file {path} cannot be read ({reason})") from error
-    found = content
-    if isinstance(content, Mapping):
-        found = next((content[key] for key in keys if isinstance(content.get(key), Mapping)), content)
-    if not isinstance(found, Mapping) or not all(torch.is_tensor(tensor) for tensor in found.values()):
+    found = find_state(content, keys)
+    if found is None:
         raise CheckpointError(
             f"weight file {path} holds no state dict of tensors, at the top or under {' or '.join(keys)}"
         )
-    return dict(found)
+    return unwrap(found)
 
 
 def _foreign_globals(path: Path) -> list[tuple[str, str]]:

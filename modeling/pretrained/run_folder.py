@@ -20,7 +20,9 @@ from common.build import ConfigError, nearest
 from common.config import find_file, read_yaml
 
 CONFIG = "config.yaml"
-WEIGHTS = ("ema.safetensors", "model.safetensors", "pytorch_model.bin")  # in order of preference
+# In order of preference; an index lists the shards of a large file.
+WEIGHTS = ("ema.safetensors", "model.safetensors", "pytorch_model.bin")
+WEIGHTS += ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 PARTS = ("ema_model", "unwrapped_model")  # folders inside a checkpoint of the original
 MODEL_SECTIONS = ("tokenizer", "generator")
 # What may stand in a configuration beside weights: the keys of a training run, of which most are not read here, ...
@@ -64,6 +66,11 @@ class ModelFiles:
         raise ValueError(f"{self.name} is not the folder of a {name}: {kinds}")
 
 
+def read_model_yaml(path: Path) -> dict[str, Any]:
+    """The configuration of a model; what other sections take from a machine's environment may be missing here."""
+    return read_yaml(path, needed=("model", *MODEL_SECTIONS, "tokens", "sampling", "format"))
+
+
 def check_keys(config: Mapping[str, Any], where: str) -> None:
     """Refuse unknown keys of a configuration in our terms: one that is ignored would change how weights are read.
 
@@ -92,7 +99,7 @@ def open_run(path: str | Path) -> ModelFiles:
     # A checkpoint has its own configuration; that of the run may have changed since.
     for candidate in _config_folders(weights.parent, folder):
         if (candidate / CONFIG).is_file():
-            return ModelFiles(name=str(found), config=read_yaml(candidate / CONFIG), weights=weights)
+            return ModelFiles(name=str(found), config=read_model_yaml(candidate / CONFIG), weights=weights)
     raise FileNotFoundError(f"{weights.parent / CONFIG}, which describes the model, does not exist")
 
 

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -59,6 +61,79 @@ def test_what_is_no_state_dict_is_refused(tmp_path):
         torch.save(content, tmp_path / "w.pt")
         with pytest.raises(CheckpointError, match="not a state dict of tensors"):
             read_weights(tmp_path / "w.pt")
+
+
+STATE = {"encoder.weight": torch.arange(6.0).view(3, 2), "decoder.bias": torch.zeros(3)}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {f"module.{n}": t for n, t in STATE.items()},
+        {f"_orig_mod.{n}": t for n, t in STATE.items()},
+        {f"module._orig_mod.{n}": t for n, t in STATE.items()},
+        {n.replace(".", "._orig_mod."): t for n, t in STATE.items()},
+        {"model": {n: t + 1 for n, t in STATE.items()}, "ema": STATE, "epoch": 3, "args": {"lr": 1e-4}},
+        {"state_dict": {f"module.{n}": t for n, t in STATE.items()}, "epoch": 3},
+    ],
+    ids=["ddp", "compiled", "both", "parts", "training", "lightning"],
+)
+def test_what_other_programs_put_around_weights_is_taken_off(tmp_path, content):
+    torch.save(content, tmp_path / "w.bin")
+    found = read_weights(tmp_path / "w.bin")
+    assert found.keys() == STATE.keys() == weight_names(tmp_path / "w.bin")
+    assert all(torch.equal(found[name], STATE[name]) for name in STATE)
+    if all(map(torch.is_tensor, content.values())):
+        save_file(content, tmp_path / "w.safetensors")
+        assert read_weights(tmp_path / "w.safetensors").keys() == STATE.keys()
+        assert weight_names(tmp_path / "w.safetensors") == STATE.keys()
+
+
+def test_names_below_model_are_the_modules_own_or_a_holders(tmp_path):
+    linear = torch.nn.Linear(2, 3)
+    held = {f"model.{n}": torch.ones_like(t) for n, t in linear.state_dict().items()}
+    save_file(held, tmp_path / "w.safetensors")
+    load_weights(tmp_path / "w.safetensors", linear)
+    assert linear.weight.sum() == 6
+    own = torch.nn.ModuleDict({"model": torch.nn.Linear(2, 3)})
+    load_weights(tmp_path / "w.safetensors", own)
+    assert own["model"].weight.sum() == 6
+
+
+def test_shards_are_read_by_their_index(tmp_path):
+    files = {name: f"model-0000{i}-of-00002.safetensors" for i, name in enumerate(STATE)}
+    for name, file in files.items():
+        save_file({name: STATE[name]}, tmp_path / file)
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": files}))
+    assert read_weights(index).keys() == STATE.keys() == weight_names(index)
+    (tmp_path / files["decoder.bias"]).unlink()
+    with pytest.raises(
+        CheckpointError, match=r"names the shard model-00001-of-00002.safetensors, which is not"
+    ):
+        read_weights(index)
+    index.write_text(json.dumps({"weight_map": {"a": "../../etc/x.safetensors"}}))
+    with pytest.raises(CheckpointError, match="names the shard x.safetensors"):
+        read_weights(index)
+    index.write_text("[]")
+    with pytest.raises(CheckpointError, match="is damaged"):
+        read_weights(index)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git-lfs pointer.*git lfs pull"),
+        (b"\n<!DOCTYPE html><html>", "a web page, not the weights"),
+        (b"", "damaged: it is empty"),
+    ],
+)
+def test_files_that_only_have_the_name_of_weights(tmp_path, content, message):
+    for name in ("w.safetensors", "w.bin"):
+        (tmp_path / name).write_bytes(content)
+        for read in (read_weights, weight_names):
+            with pytest.raises(CheckpointError, match=message):
+                read(tmp_path / name)
 
 
 def test_hash_tells_names_types_shapes_and_values_apart():

@@ -177,6 +177,38 @@ def test_released_generators_name_their_tokenizer(name, tmp_path, monkeypatch):
     assert open_model(file).config == expected  # known by its name
 
 
+def test_a_folder_with_a_published_file_needs_no_configuration(tmp_path, monkeypatch):
+    release = RELEASES["titok-s128"]
+    (tmp_path / "w").mkdir()
+    torch.save({"a": torch.zeros(1)}, tmp_path / "w" / release.file)
+    assert open_model(tmp_path / "w").config == release.config
+    (tmp_path / "w" / "config.json").write_text('{"_diffusers_version": "0.30"}')  # of something else
+    files = open_model(tmp_path / "w")
+    assert files.config == release.config and files.weights == tmp_path / "w" / release.file
+    (tmp_path / "w" / release.file).rename(tmp_path / "w" / "pytorch_model.bin")
+    with pytest.raises(ConfigError, match="has neither a section tokenizer nor generator"):
+        open_model(tmp_path / "w")
+
+
+def test_sections_that_are_not_read_may_name_variables_of_another_machine(tmp_path):
+    tree, _ = TOKENIZERS["titok-vq"]
+    write_yaml(
+        tmp_path / "config.yaml", {**tree, "dataset": {"params": {"path": "${oc.env:NOT_SET_HERE}/x"}}}
+    )
+    torch.save({"encoder.a": torch.zeros(1)}, tmp_path / "pytorch_model.bin")
+    assert open_model(tmp_path).kind == "tokenizer"
+    tree = {
+        **tree,
+        "model": {
+            **tree["model"],
+            "vq_model": {**tree["model"]["vq_model"], "token_size": "${oc.env:NOT_SET_HERE}"},
+        },
+    }
+    write_yaml(tmp_path / "config.yaml", tree)
+    with pytest.raises(ConfigError, match="NOT_SET_HERE"):
+        open_model(tmp_path)
+
+
 def test_original_generator_folder_leads_to_the_released_tokenizer(tmp_path, monkeypatch):
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
