@@ -92,7 +92,14 @@ def check_value(path: str, value: Any, annotation: Any) -> Any:
                 raise ConfigError(f"{path}: {error}") from error
     elif isinstance(annotation, type) and isinstance(value, annotation):
         return value
-    raise ConfigError(f"{path}={value!r} has the wrong type; expected {type_name(annotation)}")
+    quoted = f"; as text, write '{path}=\"...\"'" if takes_text(annotation) else ""
+    raise ConfigError(f"{path}={value!r} has the wrong type; expected {type_name(annotation)}{quoted}")
+
+
+def takes_text(annotation: Any) -> bool:
+    """Whether an option is a text, a path or null, and no number or switch."""
+    choices = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+    return bool({str, Path} & set(choices)) and not {int, float, bool, Any} & set(choices)
 
 
 def _check_union(path: str, value: Any, annotation: Any) -> Any:

@@ -15,8 +15,8 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from common import peers
-from common.build import ConfigError, build_dataclass, type_name
-from common.recipes import REMOVED, base_file, entries, inherit, merge, plain, with_origin
+from common.build import ConfigError, build_dataclass, takes_text, type_name
+from common.recipes import REMOVED, Entry, base_file, entries, inherit, merge, plain, with_origin
 from common.shares import Share
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -109,12 +109,33 @@ def merge_sources(arguments: Sequence[str]) -> dict:
         if key == "config":
             trees.append(read_recipe(value))
         else:
-            overrides.append(f"{key}={value}")
+            overrides.append((key, value))
     try:
-        trees.append(with_origin(OmegaConf.to_container(OmegaConf.from_dotlist(overrides)), "command line"))
+        trees.append(_command_line(overrides))
     except (YAMLError, OmegaConfBaseException, ValueError, TypeError) as error:
         raise ConfigError(f"arguments cannot be merged: {one_line(error)}") from error
     return functools.reduce(merge, trees)
+
+
+def _command_line(overrides: Sequence[tuple[str, str]]) -> dict:
+    """The tree of `key=value` pairs; what YAML takes for another type than text is kept as it is written, too."""
+    tree: dict = {}
+    for key, text in overrides:
+        # "a: b" without braces is a text that YAML would take for a section.
+        is_text = not text.lstrip().startswith(("{", "[")) and OmegaConf.is_config(_yaml_value(text))
+        one = OmegaConf.create() if is_text else OmegaConf.from_dotlist([f"{key}={text}"])
+        if is_text:
+            OmegaConf.update(one, key, text, force_add=True)
+        tree = merge(tree, with_origin(OmegaConf.to_container(one), "command line"))
+        *sections, name = key.split(".")
+        owner = functools.reduce(lambda held, section: held.get(section, {}), sections, tree)
+        if isinstance(owner.get(name), Entry) and not isinstance(owner[name].value, (str, list)):
+            owner[name] = dataclasses.replace(owner[name], text=text)
+    return tree
+
+
+def _yaml_value(text: str) -> Any:
+    return OmegaConf.from_dotlist([f"value={text}"])._get_node("value")
 
 
 def resolve(tree: dict) -> dict:
@@ -128,12 +149,24 @@ def resolve(tree: dict) -> dict:
 def load_settings(cls: type[Settings], arguments: Sequence[str]) -> Settings:
     """A settings dataclass from the command line."""
     sources = merge_sources(arguments)
-    tree = resolve(sources)
+    tree = resolve(_with_texts(cls, sources))
     if hasattr(cls, "translate"):  # before the strict check: from the keys of another program
         tree = cls.translate(tree)
     settings = build_dataclass(cls, tree)
     _check_removed(settings, sources)
     return settings
+
+
+def _with_texts(cls: type, tree: dict) -> dict:
+    """`tree` with the written form of what a command line gives for options that are text: input=007, output=no."""
+    hints, found = get_type_hints(cls), dict(tree)
+    for key, value in tree.items():
+        if isinstance(value, dict) and dataclasses.is_dataclass(hints.get(key)):
+            found[key] = _with_texts(hints[key], value)
+        elif isinstance(value, Entry) and value.text is not None and takes_text(hints.get(key)):
+            is_null = value.value is None and type(None) in get_args(hints[key])
+            found[key] = value if is_null else Entry(value.text, value.origin)
+    return found
 
 
 def _check_removed(settings: Any, sources: dict) -> None:

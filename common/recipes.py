@@ -15,10 +15,11 @@ REMOVED = object()  # the value of an entry whose key a recipe takes out of its 
 
 @dataclass(frozen=True)
 class Entry:
-    """A value of a recipe, and the file (or "command line") that it comes from."""
+    """A value of a recipe, the file (or "command line") that it comes from, and how a command line writes it."""
 
     value: Any
     origin: str
+    text: str | None = None
 
 
 def with_origin(tree: dict, origin: str) -> dict:

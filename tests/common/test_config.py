@@ -66,6 +66,44 @@ def test_values_are_typed_as_yaml_types_them():
     assert tree == {"a": 1, "b": 1.5, "c": True, "d": None, "e": "text", "f": {"x": 1}, "g": "a=b", "h": 1e-4}
 
 
+@dataclass
+class Inner:
+    name: str = option("x")
+
+
+@dataclass
+class Texts:
+    input: str = option("a")
+    output: Path = option(Path("o"))
+    model: str | dict | None = option(None)
+    inner: Inner = option(Inner())
+    count: int | None = option(None)
+    data: dict = option({})
+
+
+@pytest.mark.parametrize("text", ["007", "20240511", "1e3", "no", "12:30", "a: b", "null", "1_0", "a:b", "~"])
+def test_options_that_are_text_mean_what_is_written(text):
+    assert load_settings(Texts, [f"input={text}"]).input == text
+    assert load_settings(Texts, [f"output={text}"]).output == Path(text)
+    assert load_settings(Texts, [f"inner.name={text}"]).inner.name == text
+    if text not in ("null", "~"):
+        assert load_settings(Texts, [f"model={text}"]).model == text
+
+
+def test_other_options_are_typed_and_the_last_word_counts():
+    assert load_settings(Texts, ["input=007", "input=b"]).input == "b"
+    assert load_settings(Texts, ["model=null"]).model is None
+    assert load_settings(Texts, ["model={a: 1}"]).model == {"a": 1}
+    found = load_settings(Texts, ["count=1e1", "data.x=no", "data={y: [7]}"])
+    assert (found.count, found.data) == (10, {"x": False, "y": [7]})
+    with pytest.raises(ConfigError, match="as text, write 'input="):
+        load_settings(Texts, ["input=[a]"])
+    with pytest.raises(
+        ConfigError, match="count='a: b' has the wrong type; expected int or null|expected int"
+    ):
+        load_settings(Texts, ["count=a: b"])
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
