@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from storage.files import write_text
 from training.settings import ExperimentSettings
 
 METRICS_FILE = "metrics.jsonl"
+WANDB_ID_FILE = "wandb_id.txt"
 
 
 class Meters:
@@ -76,6 +78,8 @@ class Tracker:
                     "wandb: no API key found, the run is recorded offline (upload it later with `wandb sync`)"
                 )
             about = {"project": experiment.project, "name": experiment.name, "config": config}
+            # One run of wandb for one run folder, over all restarts; parts recorded offline have the same id.
+            about |= {"id": _wandb_id(folder), "resume": "allow"}
             self.wandb = wandb.init(**about, dir=str(folder), mode=None if known else "offline")
 
     def log(self, step: int, kind: str, scalars: Mapping[str, float]) -> None:
@@ -109,6 +113,13 @@ class Tracker:
                 sink.close()
         if self.wandb is not None:
             self.wandb.finish()
+
+
+def _wandb_id(folder: Path) -> str:
+    path = folder / WANDB_ID_FILE
+    if not path.is_file():
+        write_text(path, secrets.token_hex(8))
+    return path.read_text().strip()
 
 
 def read_metrics(path: str | Path) -> list[dict]:

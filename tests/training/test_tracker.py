@@ -141,6 +141,20 @@ def test_wandb_mirrors_and_is_offline_without_a_key(tmp_path, monkeypatch, capsy
     assert ("recorded offline" in capsys.readouterr().out) == (mode == "offline")
 
 
+def test_a_restarted_run_continues_its_run_of_wandb(tmp_path, monkeypatch):
+    wandb = Wandb(None)
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    ids = []
+    for folder, step in (("one", 0), ("one", 7), ("two", 0)):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        make(tmp_path / folder, "wandb", step=step).close()
+        assert wandb.options["resume"] == "allow"
+        ids.append(wandb.options["id"])
+    assert ids[0] == ids[1] != ids[2] and ids[0]
+
+
 def test_tensorboard_mirrors(tmp_path, monkeypatch):
     calls = []
 
