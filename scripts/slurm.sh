@@ -30,9 +30,19 @@ fi
 
 # Runs on every node: torchrun, with 143 as exit code if somebody asked to stop.
 on_node() {
-    local code=0 stopped=false
+    local host="$1" port="$2" code=0 waited=0 stopped=false
     trap 'stopped=true' TERM
-    torchrun "$@" &
+    # The first node holds the rendezvous. torchrun gives up after a minute; a node may take longer to start.
+    while [ "${SLURM_NODEID:-0}" != 0 ] && ! timeout 5 bash -c "exec 3<> /dev/tcp/$host/$port" 2> /dev/null; do
+        if $stopped; then exit 143; fi
+        if ((waited == 600)); then
+            echo "error: $HOSTNAME waited $waited s for port $port of $host; did the program start there?" >&2
+            exit 1
+        fi
+        sleep 1
+        if ((++waited % 60 == 0)); then echo "$HOSTNAME waits for port $port of $host" >&2; fi
+    done
+    torchrun "${@:3}" &
     until wait $!; do
         code=$?
         kill -0 $! 2>/dev/null || break # else it was the signal that ended the waiting
@@ -51,13 +61,17 @@ hosts=(localhost)
 if [ -n "${SLURM_JOB_NODELIST:-}" ]; then
     mapfile -t hosts < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 fi
+host="${hosts[0]}" port=$((20000 + JOB % 20000))
+while timeout 5 bash -c "exec 3<> /dev/tcp/$host/$port" 2> /dev/null; do
+    port=$((port + 1)) # somebody listens there
+done
 arguments=(
     --nnodes "$NODES" --nproc_per_node "${GPUS##*:}"
-    --rdzv_backend c10d --rdzv_id "$JOB" --rdzv_endpoint "${hosts[0]}:$((20000 + JOB % 20000))"
+    --rdzv_backend c10d --rdzv_id "$JOB" --rdzv_endpoint "$host:$port"
     "$@"
 )
-# A single task per node, and all of its CPUs: the processes of torchrun share them.
-step=(srun --nodes "$NODES" --ntasks-per-node 1 --cpu-bind none)
+# A single task per node, and all of its CPUs: the processes of torchrun share them. A node that fails ends the others.
+step=(srun --nodes "$NODES" --ntasks-per-node 1 --cpu-bind none --kill-on-bad-exit=1)
 
 if [ -n "${DRY_RUN:-}" ]; then
     echo "${step[*]} torchrun $(printf '%q ' "${arguments[@]}")"
@@ -71,7 +85,7 @@ forward() {
 }
 trap forward TERM
 code=0
-"${step[@]}" bash -c "$(declare -f on_node); on_node \"\$@\"" on_node "${arguments[@]}" &
+"${step[@]}" bash -c "$(declare -f on_node); on_node \"\$@\"" on_node "$host" "$port" "${arguments[@]}" &
 until wait $!; do
     code=$?
     kill -0 $! 2>/dev/null || break
@@ -80,7 +94,7 @@ done
 
 # A job that was cancelled is not RUNNING any more, and must not come back.
 if { $stopping || ((code == 143)); } && [ "$(squeue --noheader --job "$JOB" --format %T)" = RUNNING ]; then
-    echo "stopped after saving; job $JOB goes back into the queue"
+    echo "stopped; job $JOB goes back into the queue"
     scontrol requeue "$JOB"
 fi
 exit "$code"

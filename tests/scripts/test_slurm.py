@@ -15,7 +15,8 @@ from common.config import REPOSITORY
 def stubs(tmp_path: Path) -> dict[str, str]:
     """An environment in which Slurm's commands and torchrun are small scripts that note how they were called."""
     scripts = {
-        "srun": 'while [ "${1#--}" != "$1" ]; do shift 2; done\necho $$ > "$STUBS/step"\nexec "$@"',
+        "srun": 'while [ "${1#--}" != "$1" ]; do case "$1" in *=*) shift ;; *) shift 2 ;; esac; done\n'
+        'echo $$ > "$STUBS/step"\nexec "$@"',
         "torchrun": 'echo "torchrun $*" >> "$STUBS/log"\nif [ -n "$FAIL" ]; then exit 7; fi\n'
         "trap 'echo saved >> \"$STUBS/log\"; exit 1' TERM\nfor i in $(seq 600); do sleep 0.1; done",
         "scancel": 'echo "scancel $*" >> "$STUBS/log"\nstep=$(cat "$STUBS/step")\n'
@@ -40,7 +41,8 @@ def test_dry_run_prints_the_command_and_does_nothing(stubs):
     done = subprocess.run([*SCRIPT, *TRAIN], env={**stubs, "DRY_RUN": "1"}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == (
-        "srun --nodes 2 --ntasks-per-node 1 --cpu-bind none torchrun --nnodes 2 --nproc_per_node 4 --rdzv_backend c10d"
+        "srun --nodes 2 --ntasks-per-node 1 --cpu-bind none --kill-on-bad-exit=1"
+        " torchrun --nnodes 2 --nproc_per_node 4 --rdzv_backend c10d"
         " --rdzv_id 77 --rdzv_endpoint first:20077 train_titok.py config=configs/debug/titok.yaml"
         r" data.train.path=/a\ b/\{0..3\}.tar"
     )
