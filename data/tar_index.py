@@ -1,16 +1,10 @@
-"""Where the samples of a tar shard lie, found in one pass over its headers and kept for the next run.
-
-Format: POSIX.1-1988 ustar with GNU long names and pax extended headers; uncompressed. Every member is a 512-byte
-header and its content padded to 512 bytes; a block of zeros ends the archive.
-"""
+"""Where the samples of a tar shard lie, found in one pass over its headers and kept for the next run."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import logging
-import os
-from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -19,9 +13,9 @@ import numpy as np
 
 from common.images import IMAGE_SUFFIXES
 from storage.files import atomic_file, user_cache_folder
+from storage.tar_members import TarReader
 
 _LOG = logging.getLogger(__name__)
-_BLOCK = 512
 _VERSION = 2  # of the kept index; another one is made anew
 LABEL_KEYS = ("label", "cls", "class_id", "class")
 NO_LABEL = -1
@@ -97,8 +91,8 @@ def make_index(shard: Path, *, label_key: str | None = None) -> ShardIndex:
     captions: dict[str, tuple[int, int]] = {}
     labels: dict[str, int] = {}
     sides: dict[str, tuple[int, int]] = {}
-    with open(shard, "rb", buffering=0) as file:
-        for name, offset, size in members(file.fileno(), shard):
+    with TarReader(shard) as tar:
+        for name, offset, size in tar.members():
             # A sample's members share what stands before the first dot of the file name.
             folder, slash, base = name.rpartition("/")
             stem, _, ending = base.partition(".")
@@ -108,7 +102,7 @@ def make_index(shard: Path, *, label_key: str | None = None) -> ShardIndex:
             elif ending == ".txt":
                 captions[key] = (offset, size)
             elif ending in (".cls", ".json"):
-                content = os.pread(file.fileno(), size, offset)
+                content = tar.read(offset, size)
                 record = _record(content) if ending == ".json" else {}
                 label = _label(content if ending == ".cls" else _first(record, label_key))
                 if label != NO_LABEL:
@@ -125,75 +119,6 @@ def make_index(shard: Path, *, label_key: str | None = None) -> ShardIndex:
         heights=np.array([sides.get(key, (0, 0))[0] for key in images], dtype=np.int32),
         widths=np.array([sides.get(key, (0, 0))[1] for key in images], dtype=np.int32),
     )
-
-
-def members(handle: int, shard: Path) -> Iterator[tuple[str, int, int]]:
-    """Yield (name, offset of the content, its size) of every regular file of an open tar file."""
-    end = os.fstat(handle).st_size
-    at, longer_name, longer_size = 0, None, None
-    while True:
-        header = os.pread(handle, _BLOCK, at)
-        if len(header) < _BLOCK:
-            raise ValueError(f"shard {shard} is cut short after {end} bytes: its end mark is missing")
-        if not any(header):
-            return
-        if not _checksum_fits(header):
-            what = f"is damaged at byte {at}" if at else "is not an uncompressed tar file"
-            raise ValueError(f"shard {shard} {what}")
-        size, content = _number(header[124:136]), at + _BLOCK
-        kind = header[156:157]
-        if kind in (b"0", b"\0") and longer_size is not None:
-            size = longer_size
-        if content + size > end:
-            raise ValueError(
-                f"shard {shard} is cut short after {end} bytes: a member reaches to byte {content + size}"
-            )
-        if kind == b"L":  # GNU: the name of the next member
-            longer_name = _text(os.pread(handle, size, content))
-        elif kind == b"x":  # pax: what the header of the next member has no room for
-            records = _pax(os.pread(handle, size, content))
-            longer_name = records.get("path", longer_name)
-            longer_size = int(records["size"]) if "size" in records else None
-        else:
-            if kind in (b"0", b"\0"):
-                yield longer_name or _header_name(header), content, size
-            longer_name = longer_size = None
-        at = content + -(-size // _BLOCK) * _BLOCK  # padded to whole blocks
-
-
-def _checksum_fits(header: bytes) -> bool:
-    try:
-        stored = _number(header[148:156])
-    except ValueError:
-        return False
-    # Of all bytes, with blanks in place of the checksum itself.
-    return sum(header) - sum(header[148:156]) + 8 * ord(" ") == stored
-
-
-def _number(field: bytes) -> int:
-    if field[0] & 0x80:  # base 256, for what does not fit into octal digits
-        return int.from_bytes(field[1:], "big")
-    return int(field.strip(b" \0") or b"0", 8)
-
-
-def _text(field: bytes) -> str:
-    return field.split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
-
-
-def _header_name(header: bytes) -> str:
-    name, prefix = _text(header[:100]), _text(header[345:500])
-    return f"{prefix}/{name}" if header[257:263] == b"ustar\0" and prefix else name
-
-
-def _pax(content: bytes) -> dict[str, str]:
-    """Records "LENGTH KEY=VALUE\\n" of an extended header."""
-    records = {}
-    while content:
-        length, _, _ = content.partition(b" ")
-        record, content = content[len(length) + 1 : int(length) - 1], content[int(length) :]
-        key, _, value = record.partition(b"=")
-        records[key.decode()] = value.decode("utf-8", "surrogateescape")
-    return records
 
 
 def _record(content: bytes) -> dict[str, Any]:
