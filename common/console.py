@@ -49,14 +49,17 @@ def banner(title: str, rows: Mapping[str, object]) -> None:
     say()
 
 
-def progress(items: Iterable, description: str, total: int | None = None, unit: str = "it") -> Iterable:
-    """Iterate with a progress bar on the main process."""
+def progress(
+    items: Iterable, description: str, total: int | None = None, unit: str = "it", delay: float = 0.0
+) -> Iterable:
+    """Iterate with a progress bar on the main process, which appears after `delay` seconds."""
     interactive = sys.stderr.isatty()  # a log file gets an occasional line
     return tqdm(
         items,
         desc=description,
         total=total,
         unit=unit,
+        delay=delay,
         disable=not distributed.is_main(),
         mininterval=0.5 if interactive else 15.0,
         ascii=not interactive,

@@ -40,6 +40,20 @@ class MicroBatchPositions:
             start += self.stride
 
 
+class BatchPositions:
+    """Positions [start, stop) in batches, made one by one: lists for a billion examples would not fit into memory."""
+
+    def __init__(self, start: int, stop: int, *, batch_size: int) -> None:
+        self._starts, self._stop = range(start, stop, batch_size), stop
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for start in self._starts:
+            yield list(range(start, min(start + self._starts.step, self._stop)))
+
+
 def train_loader(
     source: Source,
     *,
@@ -83,7 +97,7 @@ def eval_loader(
     _check_process(num_processes, process_index)
     start = process_index * len(source) // num_processes
     stop = (process_index + 1) * len(source) // num_processes
-    batches = [list(range(b, min(b + batch_size, stop))) for b in range(start, stop, batch_size)]
+    batches = BatchPositions(start, stop, batch_size=batch_size)
     return _loader(EvalStream(source), batches, num_workers, pin_memory)
 
 

@@ -9,6 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data.order import FullShuffle, Order, WindowShuffle
+
+# Up to here all examples are shuffled at once: 4 bytes per example in every worker, 64 MiB at most.
+MOST_SHUFFLED_AT_ONCE = 2**24
+_BLOCK, _BLOCKS = 2**12, 2**6  # of larger sets: consecutive examples, and how many blocks of them are mixed
+
 
 class CorruptSample(Exception):
     """One example cannot be read. Loaders skip it by name and go on; a broken data set is a ValueError instead.
@@ -52,6 +58,13 @@ class Source(ABC):
     def captions(self, indices: Sequence[int]) -> list[str]:
         """Texts of examples that ``load`` can read; ValueError unless ``has_captions`` is true."""
         raise ValueError(f"{type(self).__name__} has no captions")
+
+    def order(self, seed: int) -> Order:
+        """In which order training shows the examples; one that is not held in memory for huge sets."""
+        if len(self) <= MOST_SHUFFLED_AT_ONCE:
+            return FullShuffle(len(self), seed=seed)
+        starts = np.append(np.arange(0, len(self), _BLOCK), len(self))
+        return WindowShuffle(starts, window=_BLOCKS, seed=seed)
 
     def class_counts(self) -> dict[str, int]:
         """Number of examples per class name."""

@@ -1,33 +1,25 @@
 """Endless training order and one-pass evaluation order, as functions of the seed and the position alone.
 
-Position p of a training run belongs to epoch ``p // n`` and shows example ``permutation(seed, epoch)[p % n]``;
-the random numbers of its transform come from a counter-based generator keyed by (seed, p). Nothing is carried from
-one position to the next, so any worker of any process can make any position, and a run that resumes at a position
-sees what the uninterrupted run saw.
+The example at a position follows from the source's order (``data.order``); the random numbers of its transform come
+from a counter-based generator keyed by (seed, position). Nothing is carried from one position to the next, so any worker
+of any process can make any position, and a run that resumes at a position sees what the uninterrupted run saw.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
+from data.order import EVALUATION, TRANSFORM, philox
 from data.source import CorruptSample, Source
 
 Batch = dict[str, Any]  # "images" or "tokens", "labels", "positions", "skipped", "captions" (texts)
 
-# The last word of Philox's 256-bit counter tells the uses of one key apart.
-_SHUFFLE, _TRANSFORM, _EVALUATION = 1, 2, 3
 _MOST_IN_A_ROW = 100  # unreadable examples: more of them are a broken data set
-
-
-def philox(seed: int, number: int, purpose: int) -> np.random.Generator:
-    """Generator keyed by (seed, number), independent for every ``purpose``; all arguments >= 0."""
-    key = np.array([seed, number], dtype=np.uint64)
-    counter = np.array([0, 0, 0, purpose], dtype=np.uint64)
-    return np.random.Generator(np.random.Philox(counter=counter, key=key))
 
 
 class TrainStream:
@@ -43,25 +35,21 @@ class TrainStream:
             raise ValueError("the data set has no examples")
         self.source = source
         self.seed = seed
-        self._permutations: dict[int, np.ndarray] = {}
+        self._order = source.order(seed)
+
+    def __reduce__(self) -> tuple:
+        # Workers that are not forked make the order anew: a pickled one would carry its permutations along.
+        return partial(TrainStream, self.source, seed=self.seed), ()
 
     def example(self, position: int) -> int:
         """Index in the source of the example shown at ``position``."""
-        epoch, offset = divmod(position, len(self.source))
-        if epoch not in self._permutations:
-            # A batch may straddle two epochs, so the one before is kept too; older ones are not needed again.
-            self._permutations = {e: p for e, p in self._permutations.items() if e == epoch - 1}
-            dtype = np.uint32 if len(self.source) < 2**32 else np.uint64  # half the memory in every worker
-            order = np.arange(len(self.source), dtype=dtype)
-            philox(self.seed, epoch, _SHUFFLE).shuffle(order)
-            self._permutations[epoch] = order
-        return int(self._permutations[epoch][offset])
+        return self._order.example(position)
 
     def __getitems__(self, positions: Sequence[int]) -> Batch:
         indices = [self.example(position) for position in positions]
         skipped: list[str] = []
         try:
-            rngs = [philox(self.seed, position, _TRANSFORM) for position in positions]
+            rngs = [philox(self.seed, position, TRANSFORM) for position in positions]
             items = self.source.load_many(indices, rngs)
         except CorruptSample:
             pairs = [self._load_or_replace(p, i, skipped) for p, i in zip(positions, indices, strict=True)]
@@ -76,7 +64,7 @@ class TrainStream:
             candidate = (index + attempt) % len(self.source)
             try:
                 # A fresh generator each time: a failed attempt may have drawn from it.
-                item, _ = self.source.load(candidate, philox(self.seed, position, _TRANSFORM))
+                item, _ = self.source.load(candidate, philox(self.seed, position, TRANSFORM))
                 return item, candidate
             except CorruptSample as error:
                 skipped.append(str(error))
@@ -93,12 +81,12 @@ class EvalStream:
         skipped: list[str] = []
         kept = list(positions)
         try:
-            items = self.source.load_many(kept, [philox(0, position, _EVALUATION) for position in kept])
+            items = self.source.load_many(kept, [philox(0, position, EVALUATION) for position in kept])
         except CorruptSample:
             readable, kept = [], []
             for position in positions:
                 try:
-                    readable.append(self.source.load(position, philox(0, position, _EVALUATION))[0])
+                    readable.append(self.source.load(position, philox(0, position, EVALUATION))[0])
                     kept.append(position)
                 except CorruptSample as error:
                     skipped.append(str(error))

@@ -21,8 +21,12 @@ class SplitTokens(Source):
         if source.item_key != "tokens":
             raise ValueError(f"a source of {source.item_key} has no tokens to be split")
         self._source, self._split = source, split
-        self.class_names, self.labels = source.class_names, source.labels
+        self.class_names = source.class_names
         self.item_shape = (source.item_shape[0] * parts,)
+
+    @property
+    def labels(self) -> np.ndarray:  # not kept: a pickled memory map would carry all labels along
+        return self._source.labels
 
     def load(self, index: int, rng: np.random.Generator) -> tuple[Tensor, int]:
         tokens, label = self._source.load(index, rng)

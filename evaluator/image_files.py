@@ -5,7 +5,6 @@ Arrays follow the layout of the ADM evaluator (arXiv:2105.05233): `arr_0` uint8 
 
 import os
 import struct
-import tarfile
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,8 +16,12 @@ from braceexpand import UnbalancedBracesError, braceexpand
 from numpy.lib import format as npy
 from PIL import Image
 
+from common import distributed
+from common.console import progress
 from common.images import IMAGE_SUFFIXES, pil_to_tensor
 from evaluator.image_stream import EncodedImages, FolderImages, ImageStream, Transform, digest_lines
+from storage.open_files import OpenFiles
+from storage.tar_members import TarReader, read_shards
 
 PIXELS, LABELS = "arr_0", ("arr_1", "labels")
 _BLOCK = 1 << 24  # bytes that are read at a time to get forward in a compressed member
@@ -174,50 +177,55 @@ class TarImages(EncodedImages):
     """
 
     def __init__(self, shards: Sequence[Path], *, source: str, transform: Transform | None = None) -> None:
-        self._shards, self._places, names, labels = list(shards), [], [], []
-        for number, shard in enumerate(self._shards):
-            if not shard.is_file():
-                raise FileNotFoundError(f"shard {shard} does not exist")
-            for name, offset, size, label in _members(shard):
-                self._places.append((number, offset, size))
-                names.append(f"{shard.name}/{name}")
-                labels.append(label)
+        self._shards = [str(shard) for shard in shards]
+        # One process reads the headers for all.
+        self._places, names, labels = distributed.from_main(lambda: _list_shards(self._shards))
         if labels and None not in labels:
             self.labels = np.array(labels, dtype=np.int64)
+        self._files = OpenFiles()
         super().__init__(source=source, names=names, transform=transform)
 
     def content(self, position: int) -> bytes:
         shard, offset, size = self._places[position]
-        with open(self._shards[shard], "rb", buffering=0) as file:
-            return os.pread(file.fileno(), size, offset)  # threads share no file position
+        return self._files.read(self._shards[shard], offset, size)
 
     def digest(self) -> str:
         pairs = zip(self.names[: self.count], self._places, strict=False)
         return digest_lines(f"{name}\t{size}" for name, (_, _, size) in pairs)
 
 
-def _members(shard: Path) -> list[tuple[str, int, int, int | None]]:
+def _list_shards(shards: Sequence[str]) -> tuple[list[tuple[int, int, int]], list[str], list[int | None]]:
+    """(number of the shard, offset, size), name and label of all images."""
+    places, names, labels = [], [], []
+    for shard in shards:  # all are looked for before the first is read
+        if not os.path.isfile(shard):
+            raise FileNotFoundError(f"shard {shard} does not exist")
+    listed = progress(
+        read_shards(_members, shards), "listing shards", total=len(shards), unit="shard", delay=3.0
+    )
+    for number, members in enumerate(listed):
+        for name, offset, size, label in members:
+            places.append((number, offset, size))
+            names.append(f"{os.path.basename(shards[number])}/{name}")
+            labels.append(label)
+    return places, names, labels
+
+
+def _members(shard: str) -> list[tuple[str, int, int, int | None]]:
     """(name, offset, size, label from the `.cls` member of the same name) of the images of a shard."""
-    found, labels, end = [], {}, shard.stat().st_size
-    try:
-        with tarfile.open(shard, "r:") as archive:
-            for member in archive:
-                base = os.path.basename(member.name)
-                if not member.isfile() or base.startswith("."):
-                    continue
-                if member.offset_data + member.size > end:
-                    raise ValueError(f"shard {shard} is cut short after {end} bytes, inside {member.name}")
-                stem, _, ending = base.partition(".")
-                key = os.path.join(os.path.dirname(member.name), stem)
-                if base.lower().endswith(IMAGE_SUFFIXES):
-                    found.append((key, member.name, member.offset_data, member.size))
-                elif ending == "cls":
-                    text = archive.extractfile(member).read().strip()
-                    labels[key] = int(text) if text.isdigit() else None
-            if archive.offset >= end:  # tarfile itself takes a missing end for an end
-                raise ValueError(f"shard {shard} is cut short after {end} bytes: its end mark is missing")
-    except tarfile.TarError as error:
-        raise ValueError(f"shard {shard} is not an uncompressed tar file, or damaged: {error}") from error
+    found, labels = [], {}
+    with TarReader(shard) as tar:
+        for name, offset, size in tar.members():
+            base = os.path.basename(name)
+            if base.startswith("."):
+                continue
+            stem, _, ending = base.partition(".")
+            key = os.path.join(os.path.dirname(name), stem)
+            if base.lower().endswith(IMAGE_SUFFIXES):
+                found.append((key, name, offset, size))
+            elif ending == "cls":
+                text = tar.read(offset, size).strip()
+                labels[key] = int(text) if text.isdigit() else None
     return [(name, offset, size, labels.get(key)) for key, name, offset, size in found]
 
 

@@ -7,12 +7,18 @@ content padded to 512 bytes; a block of zeros ends the archive.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 _BLOCK = 512
 # One request brings the headers of many small members; over a network a request takes longer than a megabyte.
 _WINDOW = 1 << 20
+_SHARDS_AT_ONCE = 16
+
+Shard, Result = TypeVar("Shard"), TypeVar("Result")
 
 
 class TarReader:
@@ -52,9 +58,7 @@ class TarReader:
         while True:
             header = self.read(at, _BLOCK)
             if len(header) < _BLOCK:
-                raise ValueError(
-                    f"shard {self.path} is cut short after {end} bytes: its end mark is missing"
-                )
+                raise ValueError(f"shard {self.path} is cut short after {end} bytes: its end mark is missing")
             if not any(header):
                 return
             if not _checksum_fits(header):
@@ -79,6 +83,20 @@ class TarReader:
                     yield longer_name or _header_name(header), content, size
                 longer_name = longer_size = None
             at = content + -(-size // _BLOCK) * _BLOCK  # padded to whole blocks
+
+
+def read_shards(read: Callable[[Shard], Result], shards: Iterable[Shard]) -> Iterator[Result]:
+    """What `read` returns for every shard, in order; threads read a few shards ahead."""
+    pool, ahead = ThreadPoolExecutor(_SHARDS_AT_ONCE), deque[Future]()
+    try:
+        for shard in shards:
+            ahead.append(pool.submit(read, shard))
+            if len(ahead) > 2 * _SHARDS_AT_ONCE:  # bounds the results in memory
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def read_at(descriptor: int, offset: int, size: int) -> bytes:
