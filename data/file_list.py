@@ -62,7 +62,7 @@ def list_files(path: str | Path) -> list[ImageFile]:
         ValueError: there are no images, or a shard is damaged.
     """
     if str(path).endswith(".tar"):
-        found = [file for shard in expand_shards(str(path)) for file in _in_shard(shard)]
+        found = [file for shard in expand_shards(str(path)) for file in _in_shard(Path(shard))]
     else:
         place = Path(path).expanduser()
         if place.is_file():

@@ -57,8 +57,8 @@ class WindowShuffle(Order):
     Args:
         starts: int64 [shards + 1], the first example of every shard, and the number of examples.
         window: shards whose examples are mixed.
-        on_window: called with the shards of a window and of the next one, in the order of their use, when a position of
-            the window is asked for first.
+        on_window: called with the shards of a window and those of the next one when a position of the window is asked
+            for first.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class WindowShuffle(Order):
         *,
         window: int,
         seed: int,
-        on_window: Callable[[np.ndarray], None] | None = None,
+        on_window: Callable[[np.ndarray, np.ndarray], None] | None = None,
     ) -> None:
         self.seed, self.window, self._on_window = seed, window, on_window
         self._starts = np.asarray(starts)
@@ -86,7 +86,7 @@ class WindowShuffle(Order):
             self._windows[epoch, number] = self._shuffled(epoch, number)
             if self._on_window is not None:
                 following = (epoch, number + 1) if number + 1 < len(ends) else (epoch + 1, 0)
-                self._on_window(np.concatenate([self.shards(epoch, number), self.shards(*following)]))
+                self._on_window(self.shards(epoch, number), self.shards(*following))
         first = int(ends[number - 1]) if number else 0
         return int(self._windows[epoch, number][offset - first])
 

@@ -1,8 +1,8 @@
 """Endless training order and one-pass evaluation order, as functions of the seed and the position alone.
 
 The example at a position follows from the source's order (``data.order``); the random numbers of its transform come
-from a counter-based generator keyed by (seed, position). Nothing is carried from one position to the next, so any worker
-of any process can make any position, and a run that resumes at a position sees what the uninterrupted run saw.
+from a counter-based generator keyed by (seed, position). Nothing is carried from one position to the next, so any
+worker of any process can make any position, and a run that resumes at a position sees what the uninterrupted run saw.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -37,8 +38,16 @@ class ShardIndex:
     heights: np.ndarray
     widths: np.ndarray
 
-    def part(self, kept: np.ndarray) -> ShardIndex:
-        """The samples where bool [n] ``kept`` is true."""
+    def within(self, max_aspect: float | None, min_side: int | None) -> ShardIndex:
+        """The samples whose original images keep the limits; without any limit all, else those of known size."""
+        if max_aspect is None and min_side is None:
+            return self
+        longer, shorter = np.maximum(self.heights, self.widths), np.minimum(self.heights, self.widths)
+        kept = shorter > 0
+        if max_aspect is not None:
+            kept &= longer <= max_aspect * shorter
+        if min_side is not None:
+            kept &= longer >= min_side
         return ShardIndex(**{name: array[kept] for name, array in vars(self).items()})
 
 
@@ -57,32 +66,42 @@ def open_index(shard: Path, *, label_key: str | None = None, keep: bool = True) 
     if not shard.is_file():
         raise FileNotFoundError(f"shard {shard} does not exist")
     status = shard.stat()
-    stamp = json.dumps([_VERSION, status.st_size, status.st_mtime_ns, label_key])  # of this state
     elsewhere = hashlib.sha256(str(shard.resolve()).encode()).hexdigest()[:24]
     places = [shard.with_name(f"{shard.name}.index"), user_cache_folder() / "shards" / f"{elsewhere}.index"]
+    state = [status.st_size, status.st_mtime_ns]
     for place in places:
-        index = _read(place, stamp)
+        index = read_index(place, state, label_key)
         if index is not None:
             return index
     index = make_index(shard, label_key=label_key)
     for place in places if keep else []:
         try:
-            with atomic_file(place) as temporary, open(temporary, "wb") as file:
-                np.savez(file, stamp=np.array(stamp), **vars(index))
+            write_index(place, index, state, label_key)
             break
         except OSError as error:
             _LOG.debug("index of %s is not kept at %s: %s", shard, place, error)
     return index
 
 
-def _read(place: Path, stamp: str) -> ShardIndex | None:
+def write_index(place: Path, index: ShardIndex, state: Sequence[int | str], label_key: str | None) -> None:
+    """Keep the index of a shard that is in a ``state``, such as its size and time; raises WriteError."""
+    with atomic_file(place) as temporary, open(temporary, "wb") as file:
+        np.savez(file, stamp=np.array(_stamp(state, label_key)), **vars(index))
+
+
+def read_index(place: Path, state: Sequence[int | str], label_key: str | None) -> ShardIndex | None:
+    """A kept index, None unless it was made of the shard in this state."""
     try:
         with np.load(place, allow_pickle=False) as arrays:
-            if str(arrays["stamp"]) != stamp:
+            if str(arrays["stamp"]) != _stamp(state, label_key):
                 return None
             return ShardIndex(**{field.name: arrays[field.name] for field in fields(ShardIndex)})
     except Exception:  # whatever is wrong with a kept index, making it anew is right
         return None
+
+
+def _stamp(state: Sequence[int | str], label_key: str | None) -> str:
+    return json.dumps([_VERSION, *state, label_key])
 
 
 def make_index(shard: Path, *, label_key: str | None = None) -> ShardIndex:

@@ -3,7 +3,7 @@
 A sample is an image member (``.jpg``, ``.jpeg``, ``.png`` or ``.webp``) and a label member with the same name before
 the first dot: ``.cls`` holds the class number as text, ``.json`` holds it under ``label``, ``cls``, ``class_id`` or
 ``class``. A ``.txt`` member is its caption, UTF-8. Shards are indexed once, so that any sample can be read by its
-position: shuffling is global and a run resumes anywhere.
+position: shuffling is global and a run resumes anywhere. Remote shards are fetched whole into a cache.
 """
 
 from __future__ import annotations
@@ -11,21 +11,29 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 from braceexpand import UnbalancedBracesError, braceexpand
 
-from data.source import CorruptSample, Source
-from data.tar_index import LABEL_KEYS, NO_CAPTION, NO_LABEL, ShardIndex, open_index
+from data.order import FullShuffle, Order, WindowShuffle
+from data.remote_files import is_remote
+from data.sample_index import open_samples
+from data.shard_cache import ShardCache
+from data.shards import Shards
+from data.source import MOST_SHUFFLED_AT_ONCE, CorruptSample, Source
+from data.tar_index import LABEL_KEYS, NO_CAPTION, NO_LABEL
 from data.transforms import ImageTransform, Resize, decode_image
+from storage.files import user_cache_folder
 
 
 class WebDataset(Source):
-    """Images of local tar shards; the other options are those of ``ImageTransform``.
+    """Images of tar shards; the other options are those of ``ImageTransform``.
 
     Args:
-        path: shards as a brace pattern, e.g. ``imagenet-train-{0000..0252}.tar``, or a list of patterns.
+        path: shards as a brace pattern, e.g. ``imagenet-train-{0000..0252}.tar``, or a list of patterns; paths or URLs
+            (``s3://``, ``gs://``, ``https://``, ``hf://datasets/...``, and other protocols of fsspec).
         label_key: key of the label in ``.json`` members, if it is another than those above.
         num_classes: one more than the largest label found if None. With 1, labels are not looked at and may be missing:
             for training that does not use them.
@@ -36,12 +44,20 @@ class WebDataset(Source):
         min_side: leave out images whose LONGER side was less than this many pixels, the rule that the data of the
             released text-aware tokenizers were chosen by. Both limits need ``original_height`` and
             ``original_width`` in the ``.json`` members; images without them are left out.
-        keep_index: keep the index beside each shard, or in the user's cache folder if that is read-only.
+        keep_index: keep the index beside each shard, and that of all together beside the first, or in the user's cache
+            folder if that is read-only. If false, every process holds its own in memory.
+        shuffle: ``full`` permutes all examples of an epoch; ``windows`` permutes the shards, then the examples of
+            ``shuffle_window`` shards at a time. ``auto`` is ``windows`` for remote shards and above 2^24 examples.
+        shuffle_window: shards whose examples are mixed by ``windows``.
+        cache: folder for remote shards, on a local disk; ``remote_shards`` in the user's cache folder if None.
+        cache_gigabytes: most that remote shards take there, 10^9 bytes.
 
     Raises:
-        FileNotFoundError: a shard does not exist.
+        FileNotFoundError: a local shard does not exist.
+        RemoteError: a remote one cannot be fetched.
         ValueError: a shard is cut short or is no tar file; there are no images, or none within the limits; there
-            are no labels, or larger labels than classes; ``captions`` is true and there are none.
+            are no labels, or larger labels than classes; ``captions`` is true and there are none; the cache is too
+            small.
     """
 
     item_key = "images"
@@ -63,8 +79,18 @@ class WebDataset(Source):
         max_aspect: float | None = None,
         min_side: int | None = None,
         keep_index: bool = True,
+        shuffle: Literal["auto", "full", "windows"] = "auto",
+        shuffle_window: int = 32,
+        cache: Path | None = None,
+        cache_gigabytes: float = 200.0,
     ) -> None:
-        _check_limits(max_aspect, min_side)
+        for key, value in (
+            ("max_aspect", max_aspect),
+            ("min_side", min_side),
+            ("shuffle_window", shuffle_window),
+        ):
+            if value is not None and not value >= 1:
+                raise ValueError(f"{key}={value} must be at least 1")
         self.transform = ImageTransform(
             image_size=image_size,
             resize_shorter_edge=resize_shorter_edge,
@@ -74,38 +100,47 @@ class WebDataset(Source):
             random_area=random_area,
         )
         self.item_shape = (3, image_size, image_size)
-        self.shards = expand_shards(path)
-        for shard in self.shards:  # all are looked for before the first is read
-            if not shard.is_file():
-                raise FileNotFoundError(f"shard {shard} does not exist")
-        indices = [open_index(shard, label_key=label_key, keep=keep_index) for shard in self.shards]
-        if not any(len(index.labels) for index in indices):
+        folder = user_cache_folder() / "remote_shards" if cache is None else Path(cache).expanduser()
+        self._shards = Shards(
+            expand_shards(path),
+            cache=ShardCache(folder, cache_gigabytes),
+            label_key=label_key,
+            keep_index=keep_index,
+            # An open shard stays in the cache: this window's and the last one's.
+            open_shards=2 * shuffle_window,
+        )
+        self._index = open_samples(self._shards, keep=keep_index, max_aspect=max_aspect, min_side=min_side)
+        if not self._index.facts.images:
             raise ValueError(f"{path} holds no images")
-        if max_aspect is not None or min_side is not None:
-            indices = [index.part(_within(index, max_aspect, min_side)) for index in indices]
-        self._shard_of = np.repeat(np.arange(len(indices), dtype=np.int32), [len(i.labels) for i in indices])
-        self._names = np.concatenate([index.names for index in indices])
-        self._offsets = np.concatenate([index.offsets for index in indices])
-        self._sizes = np.concatenate([index.sizes for index in indices])
-        self.labels = np.concatenate([index.labels for index in indices])
-        if not len(self.labels):
+        if not self._index.facts.count:
             raise ValueError(
                 f"{path} holds no images within max_aspect={max_aspect}, min_side={min_side}"
                 " (original_height and original_width in .json members)"
             )
         self.has_captions = captions
-        if captions:
-            self._caption_offsets = np.concatenate([index.caption_offsets for index in indices])
-            self._caption_sizes = np.concatenate([index.caption_sizes for index in indices])
-            if (self._caption_offsets == NO_CAPTION).all():
-                raise ValueError(f"{path} has no captions: expected .txt members")
-        if num_classes == 1:
-            self.labels = np.zeros_like(self.labels)
-        if (self.labels == NO_LABEL).all():
+        if captions and not self._index.facts.captioned:
+            raise ValueError(f"{path} has no captions: expected .txt members")
+        if not self._index.facts.labelled and num_classes != 1:
             self._require_captions(path, label_key)
-            self.labels = np.zeros_like(self.labels)
             class_names = class_names or (["image"] if num_classes is None else None)
+        self._one_class = num_classes == 1 or not self._index.facts.labelled
         self.class_names = self._choose_names(num_classes, class_names)
+        large = self._shards.any_remote or len(self) > MOST_SHUFFLED_AT_ONCE
+        self._window = shuffle_window if shuffle == "windows" or (shuffle == "auto" and large) else None
+        if self._shards.any_remote:
+            self._check_cache(shuffle_window, cache_gigabytes)
+
+    def _check_cache(self, window: int, gigabytes: float) -> None:
+        # Read at one time: the window before, by slow workers, this one, and in the background the next.
+        facts = self._index.facts
+        needed = facts.shard_bytes if self._window is None else 3 * window * facts.largest_shard
+        needed = min(needed, facts.shard_bytes) / 1e9
+        if needed > gigabytes:
+            what = (
+                f"three windows of shuffle_window={window} shards of up to {facts.largest_shard / 1e9:.3g} GB"
+            )
+            what = "shuffle='full', which reads all shards at all times," if self._window is None else what
+            raise ValueError(f"cache_gigabytes={gigabytes:g} is too small: {what} need {needed:.4g}")
 
     def _require_captions(self, path: str | list[str], label_key: str | None) -> None:
         """Shards without labels are for models that read captions."""
@@ -117,27 +152,48 @@ class WebDataset(Source):
             )
 
     def _choose_names(self, num_classes: int | None, class_names: list[str] | None) -> list[str]:
-        found = len(class_names or []) or int(self.labels.max()) + 1
-        count = found if num_classes is None else num_classes
+        facts = self._index.facts
+        largest = 0 if self._one_class else facts.largest_label
+        count = (len(class_names or []) or largest + 1) if num_classes is None else num_classes
         if class_names is not None and len(class_names) != count:
             raise ValueError(f"class_names has {len(class_names)} names, but num_classes={num_classes}")
-        largest = int(self.labels.argmax())
-        if self.labels[largest] >= count:
-            label = self.labels[largest]
-            raise ValueError(f"{self.name(largest)} has label {label}, but there are {count} classes")
+        if largest >= count:
+            raise ValueError(
+                f"{self.name(facts.largest_at)} has label {largest}, but there are {count} classes"
+            )
         return list(class_names or map(str, range(count)))
+
+    def __len__(self) -> int:
+        return self._index.facts.count
+
+    @property
+    def labels(self) -> np.ndarray:  # not kept: a pickled memory map would carry all labels along
+        if self._one_class:
+            return np.broadcast_to(np.int64(0), len(self))
+        return self._index.labels
+
+    def order(self, seed: int) -> Order:
+        if self._window is None:
+            return FullShuffle(len(self), seed=seed)
+        return WindowShuffle(
+            self._index.starts, window=self._window, seed=seed, on_window=self._shards.expect
+        )
 
     def name(self, index: int) -> str:
         """Shard and member of an example."""
-        return f"{self.shards[self._shard_of[index]]}: {os.fsdecode(self._names[index])}"
+        return self._shards.name(self._index.shard_of(index), int(self._index.offsets[index]))
 
     def load(self, index: int, rng: np.random.Generator) -> tuple[torch.Tensor, int]:
-        if self.labels[index] == NO_LABEL:
+        label = int(self.labels[index])
+        if label == NO_LABEL:
             raise CorruptSample(self.name(index), "no readable label")
         if self.has_captions:
             self._caption(index)  # an image without its caption counts as unreadable
-        content = self._read(index, int(self._offsets[index]), int(self._sizes[index]))
-        return self.transform(decode_image(content, self.name(index)), rng), int(self.labels[index])
+        content = self._read(index, self._index.offsets, self._index.sizes)
+        try:
+            return self.transform(decode_image(content, ""), rng), label
+        except CorruptSample as error:  # its name is looked up only when it is needed
+            raise CorruptSample(self.name(index), error.reason) from error
 
     def captions(self, indices: Sequence[int]) -> list[str]:
         if not self.has_captions:
@@ -145,45 +201,29 @@ class WebDataset(Source):
         return [self._caption(int(index)) for index in indices]
 
     def _caption(self, index: int) -> str:
-        offset = int(self._caption_offsets[index])
-        if offset == NO_CAPTION:
+        if self._index.caption_offsets[index] == NO_CAPTION:
             raise CorruptSample(self.name(index), "no caption")
         try:
-            return self._read(index, offset, int(self._caption_sizes[index])).decode().strip()
+            content = self._read(index, self._index.caption_offsets, self._index.caption_sizes)
+            return content.decode().strip()
         except UnicodeDecodeError as error:
             raise CorruptSample(self.name(index), "its caption is not UTF-8") from error
 
-    def _read(self, index: int, offset: int, size: int) -> bytes:
+    def _read(self, index: int, offsets: np.ndarray, sizes: np.ndarray) -> bytes:
+        shard = self._index.shard_of(index)
         try:
-            with open(self.shards[self._shard_of[index]], "rb", buffering=0) as file:
-                return os.pread(file.fileno(), size, offset)  # opened anew: workers share no position
+            return self._shards.read(shard, int(offsets[index]), int(sizes[index]))
         except OSError as error:
             raise CorruptSample(self.name(index), str(error)) from error
 
 
-def _check_limits(max_aspect: float | None, min_side: int | None) -> None:
-    for key, value in (("max_aspect", max_aspect), ("min_side", min_side)):
-        if value is not None and not value >= 1:
-            raise ValueError(f"{key}={value} must be at least 1")
-
-
-def _within(index: ShardIndex, max_aspect: float | None, min_side: int | None) -> np.ndarray:
-    longer, shorter = np.maximum(index.heights, index.widths), np.minimum(index.heights, index.widths)
-    kept = shorter > 0  # the size is known
-    if max_aspect is not None:
-        kept &= longer <= max_aspect * shorter
-    if min_side is not None:
-        kept &= longer >= min_side
-    return kept
-
-
-def expand_shards(path: str | list[str]) -> list[Path]:
-    """Shards named by one or several brace patterns. Raises ValueError if braces do not match."""
+def expand_shards(path: str | list[str]) -> list[str]:
+    """Paths and URLs of the shards that one or several brace patterns name; ValueError if braces do not match."""
     patterns = [path] if isinstance(path, str) else path
     try:
-        shards = [Path(shard).expanduser() for pattern in patterns for shard in braceexpand(pattern)]
+        shards = [shard for pattern in patterns for shard in braceexpand(pattern)]
     except UnbalancedBracesError as error:
         raise ValueError(f"path={path!r}: braces do not match") from error
     if not shards:
         raise ValueError("path=[] names no shard")
-    return shards
+    return [shard if is_remote(shard) else os.path.expanduser(shard) for shard in shards]

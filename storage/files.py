@@ -25,7 +25,8 @@ class WriteError(OSError):
 
 
 @contextmanager
-def _named(path: Path) -> Iterator[None]:
+def errors_named(path: Path) -> Iterator[None]:
+    """Turn what goes wrong with writing into a `WriteError` that names `path`."""
     try:
         yield
     except WriteError:  # an inner block has named its path
@@ -45,7 +46,7 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
     temporary = path.with_name(
         f".{path.name}.{secrets.token_hex(8)}.part"
     )  # the same disk: a rename is atomic
-    with _named(path):
+    with errors_named(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             temporary.touch(exist_ok=False)
@@ -65,7 +66,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     temporary, old = path.with_name(f".{path.name}.part"), path.with_name(f".{path.name}.old.part")
-    with _named(path):
+    with errors_named(path):
         shutil.rmtree(temporary, ignore_errors=True)  # left by a killed process
         try:
             temporary.mkdir(parents=True)

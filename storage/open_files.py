@@ -29,7 +29,8 @@ class OpenFiles:
 
     def read(self, path: str, offset: int, size: int) -> bytes:
         """Bytes of a file, fewer at its end; raises OSError."""
-        return read_at(self._open(path).number, offset, size)
+        file = self._open(path)  # held until the end of the read: another thread may close it otherwise
+        return read_at(file.number, offset, size)
 
     def close(self) -> None:
         """Close all files that no thread reads at this moment."""

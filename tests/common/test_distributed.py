@@ -1,8 +1,14 @@
+import os
+import time
+from datetime import timedelta
+
 import pytest
 import torch
 from torch import multiprocessing
 
 from common import distributed
+
+GROUP_SECONDS = 10  # of the time-out of collectives
 
 
 def test_alone_everything_is_the_identity():
@@ -24,7 +30,8 @@ def test_sums_do_not_alias_their_input():
 
 def _worker(rank: int, store: str) -> None:
     torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=3)
+    options = {"rank": rank, "world_size": 3, "timeout": timedelta(seconds=GROUP_SECONDS)}
+    torch.distributed.init_process_group("gloo", init_method=f"file://{store}", **options)
     assert distributed.is_active() and distributed.is_main() == (rank == 0)
     assert (distributed.rank(), distributed.world_size()) == (rank, 3)
     own = torch.full((2, 2), float(rank), requires_grad=True)
@@ -34,9 +41,28 @@ def _worker(rank: int, store: str) -> None:
     assert (total == 3).all() and (mean == 1).all() and (own == rank).all()
     assert not (gathered.requires_grad or total.requires_grad or mean.requires_grad)
     assert distributed.gather_objects((rank, ["x"] * rank)) == [(0, []), (1, ["x"]), (2, ["x", "x"])]
+    _wait_for_others(rank)
     distributed.barrier()
     torch.distributed.destroy_process_group()
     assert not distributed.is_active() and distributed.world_size() == 1
+
+
+def _wait_for_others(rank: int) -> None:
+    """Work of one process, or of one of every node, that takes longer than a collective may."""
+    os.environ["LOCAL_RANK"] = str((0, 1, 0)[rank])  # two nodes: processes 0 and 1, and process 2
+    distributed.HEARTBEAT = 0.5
+
+    def work() -> str:
+        if rank == 0:
+            time.sleep(GROUP_SECONDS + 2)
+        return f"of {rank}"
+
+    assert distributed.on_local_main(work) == f"of {(0, 0, 2)[rank]}"
+    assert distributed.from_main(lambda: rank * 7 + 1) == 1
+    for together in (distributed.on_local_main, distributed.from_main, distributed.on_main):
+        own = rank == 0 or (rank == 2 and together is distributed.on_local_main)
+        with pytest.raises(KeyError if own else ValueError, match="a key"):
+            together(lambda: {}["a key"])
 
 
 @pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")

@@ -51,7 +51,7 @@ def values(source) -> list[int]:
 
 
 def test_brace_patterns_name_shards():
-    assert [p.name for p in expand_shards(["a-{08..10}.tar", "b.tar"])] == [
+    assert expand_shards(["a-{08..10}.tar", "b.tar"]) == [
         "a-08.tar",
         "a-09.tar",
         "a-10.tar",

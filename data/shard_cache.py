@@ -1,0 +1,294 @@
+"""Copies of remote shards on a local disk: whole ones, bounded in size, shared by all processes of a node.
+
+In the folder, `<hash>-<name>` is a whole shard, the same with `.part` an unfinished one, with `.json` its version, and
+with `.index` its index; these two stay when the shard goes. Locks of the kernel say who is at work, so that a killed
+process blocks nobody: an exclusive one on the unfinished file belongs to its downloader, shared ones on the whole file
+to its readers.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from pathlib import Path
+
+from common.console import Clock, duration, say, warn
+from data.remote_files import RemoteError, Version, read_from, require_readable, version_of
+from storage.files import write_json
+from storage.locks import exclusive
+
+_TRIES = 6  # in a row without a byte
+_FIRST_PAUSE = 1.0  # seconds before the second try; doubled each time
+_PATIENCE = 600.0  # seconds to wait for readers to let go of shards
+_POLL = 0.1
+_FIRST_NOTICE, _NOTICE = 5.0, 20.0  # seconds after which a download says how far it is
+
+
+class ShardCache:
+    """Fetches remote shards when they are needed, and ahead.
+
+    Args:
+        folder: on a disk of the node, with room for ``gigabytes``.
+        gigabytes: of whole and unfinished shards together, 10^9 bytes; the least recently used ones go, never one that
+            a process reads.
+    """
+
+    def __init__(self, folder: Path, gigabytes: float) -> None:
+        self.folder, self.gigabytes = folder, gigabytes
+        self._waiting: deque[str] = deque()
+        self._thread: threading.Thread | None = None
+        self._thread_of = os.getpid()
+
+    def __reduce__(self) -> tuple:
+        return type(self), (self.folder, self.gigabytes)
+
+    def place(self, url: str) -> Path:
+        """Where the whole shard is, or would be."""
+        name = url.split("?")[0].rpartition("/")[2]
+        return self.folder / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{name}"
+
+    def known_version(self, url: str) -> Version | None:
+        """Version that was fetched, even if the shard has gone since."""
+        try:
+            facts = json.loads(_beside(self.place(url), "json").read_text())
+            return Version(facts["size"], facts["etag"])
+        except (OSError, ValueError, KeyError):
+            return None
+
+    def open(self, url: str) -> int:
+        """Descriptor of a shard, which stays in the cache until it is closed; fetches it first if necessary.
+
+        Raises:
+            RemoteError: it cannot be fetched, or there is no room for it.
+        """
+        place = self.place(url)
+        while True:
+            try:
+                file = os.open(place, os.O_RDONLY)
+            except FileNotFoundError:
+                self.fetch(url)
+                continue
+            fcntl.flock(file, fcntl.LOCK_SH)
+            if os.fstat(file).st_nlink:  # not removed between the two
+                with suppress(OSError):
+                    os.utime(place)  # recently used
+                return file
+            os.close(file)
+
+    def fetch(self, url: str, *, wait: bool = True) -> None:
+        """Make a shard whole; raises as ``open``.
+
+        Without ``wait``, what another process fetches or has no room is left out.
+        """
+        place = self.place(url)
+        part = _beside(place, "part")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        while not place.exists():
+            with _claimed(part) as file:
+                if file is not None and not place.exists():
+                    self._download(url, file, wait)
+                elif file is not None:
+                    part.unlink(missing_ok=True)
+            if not wait:
+                return
+            if not place.exists():
+                time.sleep(_POLL)
+
+    def expect(self, *groups: Sequence[str]) -> None:
+        """Fetch shards in the background, those of the first group first."""
+        if self._thread_of != os.getpid():  # a forked process has no threads
+            self._thread, self._thread_of = None, os.getpid()
+        self._waiting.clear()
+        for urls in groups:
+            ahead = [url for url in urls if not self.place(url).exists()]
+            shift = os.getpid() % max(len(ahead), 1)  # processes begin at different ones
+            self._waiting.extend(ahead[shift:] + ahead[:shift])
+        if self._waiting and (self._thread is None or not self._thread.is_alive()):
+            self._thread = threading.Thread(target=self._fetch_waiting, daemon=True)
+            self._thread.start()
+
+    def _fetch_waiting(self) -> None:
+        while True:
+            try:
+                url = self._waiting.popleft()
+            except IndexError:
+                return
+            with suppress(Exception):  # whoever needs the shard meets the same error, and raises it
+                self.fetch(url, wait=False)
+
+    def _download(self, url: str, file: int, wait: bool) -> None:
+        """Fetch the rest of an unfinished shard and give it its name."""
+        place, failures = self.place(url), 0
+        notice = _Notice(url)
+        while True:
+            before = os.fstat(file).st_size
+            try:
+                version = self._agreed_version(url, file)
+                if not self._make_room(version.size, place, wait):
+                    return
+                for block in read_from(url, os.fstat(file).st_size, version):
+                    _write(file, block, url)
+                    notice.show(os.fstat(file).st_size, version.size)
+                size = os.fstat(file).st_size
+                if size > version.size:
+                    os.ftruncate(file, 0)
+                    raise RemoteError(
+                        f"{url} has more than the {version.size} bytes that its server announced"
+                    )
+                if size == version.size:
+                    break
+                raise ConnectionError(f"the connection ended after {size} of {version.size} bytes")
+            except RemoteError:
+                raise
+            except Exception as error:  # of the network, in whatever class a library has put it
+                failures = 1 if os.fstat(file).st_size > before else failures + 1
+                if failures >= _TRIES:
+                    raise RemoteError(f"shard {url} cannot be fetched: {error} ({failures} tries)") from error
+                time.sleep(_FIRST_PAUSE * 2 ** (failures - 1))
+        os.fsync(file)
+        os.replace(_beside(place, "part"), place)
+
+    def _agreed_version(self, url: str, file: int) -> Version:
+        """The version at the URL; an unfinished shard of another one is begun anew."""
+        require_readable(url)
+        place, found, known = self.place(url), version_of(url), self.known_version(url)
+        if found == known:
+            return found
+        if known is not None and _beside(place, "index").exists():
+            raise RemoteError(
+                f"shard {url} changed since it was indexed: {known.size} bytes then, {found.size} now; remove"
+                f" {place}.* and start anew"
+            )
+        os.ftruncate(file, 0)
+        write_json(_beside(place, "json"), {"url": url, **asdict(found)})
+        return found
+
+    # ---- room --------------------------------------------------------------------------------------------------
+
+    def _make_room(self, needed: int, place: Path, wait: bool) -> bool:
+        """Remove what was not used for longest until ``needed`` bytes more are allowed."""
+        clock, said = time.monotonic(), False
+        limit = self.gigabytes * 1e9
+        while True:
+            with exclusive(self.folder / ".room.lock"):
+                if self._evict(limit - needed, place):
+                    return True
+            if not wait:
+                return False
+            if needed > limit or time.monotonic() - clock > _PATIENCE:
+                raise RemoteError(
+                    f"cache_gigabytes={self.gigabytes:g} has no room for {place.name} ({needed / 1e9:.3g} GB) in"
+                    f" {self.folder}: the other shards there are in use"
+                )
+            if not said:
+                warn(f"{self.folder} is full of shards in use; waiting (cache_gigabytes={self.gigabytes:g})")
+                said = True
+            time.sleep(1.0)
+
+    def _evict(self, limit: float, place: Path) -> bool:
+        """Remove shards until the others have at most ``limit`` bytes; whether they have."""
+        entries, used = [], 0
+        for entry in os.scandir(self.folder):
+            if entry.name.endswith((".json", ".index", ".lock")) or not entry.is_file():
+                continue
+            path = Path(entry.path)
+            whole = path.with_name(entry.name.removesuffix(".part"))
+            if whole == place:
+                continue
+            status = entry.stat()
+            size = status.st_size if path == whole else max(status.st_size, _announced(whole))
+            used += size
+            entries.append((status.st_mtime_ns, size, path))
+        for _, size, path in sorted(entries):
+            if used <= limit:
+                break
+            used -= size if _removed(path) else 0
+        return used <= limit
+
+
+def _beside(place: Path, ending: str) -> Path:
+    return place.with_name(f"{place.name}.{ending}")
+
+
+def _announced(place: Path) -> int:
+    """Bytes that an unfinished shard will have."""
+    try:
+        return int(json.loads(_beside(place, "json").read_text())["size"])
+    except (OSError, ValueError, KeyError):
+        return 0
+
+
+def _removed(path: Path) -> bool:
+    """Remove a file unless another process reads or writes it."""
+    try:
+        file = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink(missing_ok=True)
+        return True
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(file)
+
+
+@contextmanager
+def _claimed(part: Path) -> Iterator[int | None]:
+    """The unfinished file, locked; None while another process has it."""
+    file = os.open(part, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # It may have got its name, or been removed, since it was opened.
+        claimed = part.exists() and os.path.samestat(os.stat(part), os.fstat(file))
+    except (BlockingIOError, FileNotFoundError):
+        claimed = False
+    try:
+        yield file if claimed else None
+    finally:
+        if claimed:
+            fcntl.flock(file, fcntl.LOCK_UN)  # a process forked meanwhile has the file open too
+        os.close(file)
+
+
+def _write(file: int, block: bytes, url: str) -> None:
+    try:
+        while block:
+            block = block[os.write(file, block) :]
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise RemoteError(
+                f"the disk is full while shard {url} is fetched; lower cache_gigabytes or set cache to a folder"
+                " with more room"
+            ) from error
+        raise RemoteError(f"shard {url} cannot be stored: {error}") from error
+
+
+class _Notice:
+    """Says now and then how far a download is, if it takes long."""
+
+    def __init__(self, url: str) -> None:
+        self._url, self._next, self._clock = url, _FIRST_NOTICE, Clock()
+        self._first: int | None = None
+
+    def show(self, size: int, total: int) -> None:
+        self._first = size if self._first is None else self._first
+        seconds = time.perf_counter() - self._clock.start
+        if seconds < self._next or size >= total:
+            return
+        self._next = seconds + _NOTICE
+        rate = max(size - self._first, 1) / seconds
+        left = duration((total - size) / rate)
+        say(
+            f"fetching {self._url}: {size / total:.0%} of {total / 1e6:.0f} MB, {rate / 1e6:.1f} MB/s, {left} left"
+        )
