@@ -73,6 +73,10 @@ class Clock:
     def __init__(self) -> None:
         self.start = time.perf_counter()
 
+    def elapsed(self) -> float:
+        """Seconds since the last lap."""
+        return time.perf_counter() - self.start
+
     def lap(self) -> float:
         """Seconds since the last lap; starts the next one."""
         last, self.start = self.start, time.perf_counter()

@@ -77,7 +77,7 @@ def read_from(url: str, start: int, version: Version) -> Iterator[bytes]:
             left = start if response.status == 200 else 0  # the server knows no ranges
             while left and (block := response.read(min(left, _BLOCK))):
                 left -= len(block)
-            while block := response.read(_BLOCK):
+            while block := response.read1(_BLOCK):  # what has come, so that a killed process loses little
                 yield block
         return
     with _refusals_named(url):

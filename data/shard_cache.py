@@ -1,9 +1,9 @@
 """Copies of remote shards on a local disk: whole ones, bounded in size, shared by all processes of a node.
 
 In the folder, `<hash>-<name>` is a whole shard, the same with `.part` an unfinished one, with `.json` its version, and
-with `.index` its index; these two stay when the shard goes. Locks of the kernel say who is at work, so that a killed
-process blocks nobody: an exclusive one on the unfinished file belongs to its downloader, shared ones on the whole file
-to its readers.
+with `.index` its index; these two stay when the shard goes. `.room` says that an unfinished one has got room for
+all of it. Locks of the kernel say who is at work, so that a killed process blocks nobody: an exclusive one on the
+unfinished file belongs to its downloader, shared ones on the whole file to its readers.
 """
 
 from __future__ import annotations
@@ -134,6 +134,8 @@ class ShardCache:
             try:
                 version = self._agreed_version(url, file)
                 if not self._make_room(version.size, place, wait):
+                    if not os.fstat(file).st_size:
+                        _beside(place, "part").unlink(missing_ok=True)
                     return
                 for block in read_from(url, os.fstat(file).st_size, version):
                     _write(file, block, url)
@@ -156,6 +158,7 @@ class ShardCache:
                 time.sleep(_FIRST_PAUSE * 2 ** (failures - 1))
         os.fsync(file)
         os.replace(_beside(place, "part"), place)
+        _beside(place, "room").unlink(missing_ok=True)
 
     def _agreed_version(self, url: str, file: int) -> Version:
         """The version at the URL; an unfinished shard of another one is begun anew."""
@@ -176,36 +179,42 @@ class ShardCache:
 
     def _make_room(self, needed: int, place: Path, wait: bool) -> bool:
         """Remove what was not used for longest until ``needed`` bytes more are allowed."""
-        clock, said = time.monotonic(), False
+        clock, said = Clock(), False
         limit = self.gigabytes * 1e9
         while True:
             with exclusive(self.folder / ".room.lock"):
                 if self._evict(limit - needed, place):
+                    _beside(place, "room").touch()
                     return True
             if not wait:
                 return False
-            if needed > limit or time.monotonic() - clock > _PATIENCE:
+            if needed > limit or clock.elapsed() > _PATIENCE:
                 raise RemoteError(
                     f"cache_gigabytes={self.gigabytes:g} has no room for {place.name} ({needed / 1e9:.3g} GB) in"
                     f" {self.folder}: the other shards there are in use"
                 )
-            if not said:
+            if not said and clock.elapsed() > _FIRST_NOTICE:
                 warn(f"{self.folder} is full of shards in use; waiting (cache_gigabytes={self.gigabytes:g})")
                 said = True
-            time.sleep(1.0)
+            time.sleep(_POLL)
 
     def _evict(self, limit: float, place: Path) -> bool:
         """Remove shards until the others have at most ``limit`` bytes; whether they have."""
         entries, used = [], 0
         for entry in os.scandir(self.folder):
-            if entry.name.endswith((".json", ".index", ".lock")) or not entry.is_file():
-                continue
             path = Path(entry.path)
             whole = path.with_name(entry.name.removesuffix(".part"))
-            if whole == place:
+            if (
+                entry.name.startswith(".")
+                or whole.suffix in (".json", ".index", ".room", ".samples")
+                or whole == place
+            ):
                 continue
-            status = entry.stat()
-            size = status.st_size if path == whole else max(status.st_size, _announced(whole))
+            try:
+                status = entry.stat()
+            except FileNotFoundError:  # it has got its name, or gone
+                continue
+            size = max(status.st_size, _granted(whole)) if path != whole else status.st_size
             used += size
             entries.append((status.st_mtime_ns, size, path))
         for _, size, path in sorted(entries):
@@ -219,9 +228,10 @@ def _beside(place: Path, ending: str) -> Path:
     return place.with_name(f"{place.name}.{ending}")
 
 
-def _announced(place: Path) -> int:
-    """Bytes that an unfinished shard will have."""
+def _granted(place: Path) -> int:
+    """Bytes that an unfinished shard will have, once there was room for them."""
     try:
+        _beside(place, "room").stat()
         return int(json.loads(_beside(place, "json").read_text())["size"])
     except (OSError, ValueError, KeyError):
         return 0
@@ -235,6 +245,8 @@ def _removed(path: Path) -> bool:
         return True
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if path.suffix == ".part":
+            path.with_suffix(".room").unlink(missing_ok=True)
         path.unlink(missing_ok=True)
         return True
     except BlockingIOError:
@@ -283,7 +295,7 @@ class _Notice:
 
     def show(self, size: int, total: int) -> None:
         self._first = size if self._first is None else self._first
-        seconds = time.perf_counter() - self._clock.start
+        seconds = self._clock.elapsed()
         if seconds < self._next or size >= total:
             return
         self._next = seconds + _NOTICE

@@ -84,13 +84,12 @@ class WebDataset(Source):
         cache: Path | None = None,
         cache_gigabytes: float = 200.0,
     ) -> None:
-        for key, value in (
-            ("max_aspect", max_aspect),
-            ("min_side", min_side),
-            ("shuffle_window", shuffle_window),
-        ):
+        limits = {"max_aspect": max_aspect, "min_side": min_side}
+        for key, value in {**limits, "shuffle_window": shuffle_window}.items():
             if value is not None and not value >= 1:
                 raise ValueError(f"{key}={value} must be at least 1")
+        if not cache_gigabytes > 0:
+            raise ValueError(f"cache_gigabytes={cache_gigabytes} must be more than 0")
         self.transform = ImageTransform(
             image_size=image_size,
             resize_shorter_edge=resize_shorter_edge,
@@ -109,7 +108,7 @@ class WebDataset(Source):
             # An open shard stays in the cache: this window's and the last one's.
             open_shards=2 * shuffle_window,
         )
-        self._index = open_samples(self._shards, keep=keep_index, max_aspect=max_aspect, min_side=min_side)
+        self._index = open_samples(self._shards, keep=keep_index, **limits)
         if not self._index.facts.images:
             raise ValueError(f"{path} holds no images")
         if not self._index.facts.count:
