@@ -14,12 +14,12 @@ from training.settings import ExperimentSettings, TrainingSettings
 
 
 def start(training: TrainingSettings, experiment: ExperimentSettings) -> Accelerator:
-    """Join the process group, set precision, seed initialisation; call it before building modules."""
+    """Join the process group, set the precision of products, seed initialisation; call it before building modules."""
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     accelerator = Accelerator(
         # Without a GPU, Accelerate joins several processes only if told to use the CPU.
         cpu=several and not torch.cuda.is_available(),
-        mixed_precision=training.mixed_precision,
+        mixed_precision="no",  # training/precision.py; Accelerate has one loss scale for all modules
         gradient_accumulation_steps=training.gradient_accumulation_steps,
         kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],  # no second copy
     )

@@ -24,6 +24,7 @@ from training.checkpoint import CheckpointFolder
 from training.compiler import use_compile
 from training.ema import EMA
 from training.optim import build_optimizer
+from training.precision import Precision
 from training.randomness import ExampleRandom, seed_step
 from training.report import Progress, SkippedSamples, announce, draw_curves, require_finite
 from training.schedules import learning_rate, weight_decay
@@ -56,6 +57,7 @@ class Trainer:
             self.folder, keep=training.keep_checkpoints, milestone_every=training.milestone_every
         )
         self.phases: list[Phase] = task.phases()
+        self.precision = Precision(training.mixed_precision, self.device)
         self.meters, self.skipped = Meters(), SkippedSamples(training.max_skipped)
         self.measured: dict[str, float] | None = None
         self.stop = StopRequest()
@@ -132,14 +134,15 @@ class Trainer:
         for name, module in self.raw.items():
             if self.sharded:
                 shard_by_blocks(self.accelerator.state.fsdp_plugin, module)
-            optimizer = build_optimizer(module, task.optimizers[name])
-            self.modules[name], self.optimizers[name] = self.accelerator.prepare(module, optimizer)
+            self.precision.cast(name, module)
+            self.optimizers[name] = build_optimizer(module, task.optimizers[name])
+            # Accelerate's wrapper around the optimizer is left: it would step when Accelerate thinks it is time.
+            self.modules[name], _ = self.accelerator.prepare(module, self.optimizers[name])
         if step:
             saved = self.checkpoints.load_optimizers(step)  # after `prepare`, which may replace parameters
             for name, optimizer in self.optimizers.items():
-                load_optimizer_state(self.raw[name], optimizer.optimizer, saved["optimizers"][name])
-            if self.accelerator.scaler is not None and saved["scaler"]:
-                self.accelerator.scaler.load_state_dict(saved["scaler"])
+                load_optimizer_state(self.raw[name], optimizer, saved["optimizers"][name])
+            self.precision.load(saved["scaler"])
         return step
 
     def _stored_modules(self, modules: dict[str, nn.Module]) -> dict[str, nn.Module]:
@@ -204,14 +207,13 @@ class Trainer:
                         self._run_phase(phase, batch, context)
 
     def _run_phase(self, phase: Phase, batch: Batch, context: StepContext) -> None:
+        name, settings = phase.module, self.training
         loss, scalars = phase.loss(batch, context)
-        optimizer, module = self.optimizers[phase.module], self.modules[phase.module]
-        self.accelerator.backward(loss)  # divides by the number of micro-batches
-        if self.accelerator.sync_gradients and self.training.max_grad_norm is not None:
-            norm = self.accelerator.clip_grad_norm_(module.parameters(), self.training.max_grad_norm)
-            scalars = {**scalars, f"gradient_norm/{phase.module}": norm}
-        optimizer.step()  # Accelerate skips both until the last micro-batch
-        optimizer.zero_grad()
+        self.precision.backward(name, loss / settings.gradient_accumulation_steps)
+        if self.accelerator.sync_gradients:  # the last micro-batch
+            module, optimizer, number = self.modules[name], self.optimizers[name], context.step + 1
+            scalars = scalars | self.precision.update(name, module, optimizer, number, settings.max_grad_norm)
+            optimizer.zero_grad()
         self.meters.add(context.step + 1, scalars)
 
     def _to_device(self, batch: Batch) -> Batch:
@@ -254,10 +256,8 @@ class Trainer:
     def _log(self, step: int, rates: dict[str, float], progress: Progress) -> None:
         scalars, wrong = self.meters.take(self.device)
         self.skipped.report()
-        # The fp16 loss scaler finds its scale by overflowing, so only its gradient norms may be infinite.
-        scaled = self.accelerator.scaler is not None
-        wrong = {n: s for n, s in wrong.items() if not (scaled and n.startswith("gradient_norm"))}
         require_finite(wrong, self.raw)
+        scalars |= self.precision.report()
         scalars |= {f"learning_rate/{name}": rate for name, rate in rates.items()}
         scalars |= progress.lap(step)
         self.tracker.log(step, "train", scalars)
@@ -285,10 +285,10 @@ class Trainer:
     def _save(self, step: int) -> None:
         modules = self._stored_modules(self.modules)
         states = {name: module_state(self.accelerator, module) for name, module in modules.items()}
-        scaler = self.accelerator.scaler.state_dict() if self.accelerator.scaler is not None else None
         if distributed.is_main():
-            optimizers = {n: optimizer_state(self.raw[n], o.optimizer) for n, o in self.optimizers.items()}
-            self.checkpoints.save(step, states, {"optimizers": optimizers, "scaler": scaler}, self._info())
+            optimizers = {n: optimizer_state(self.raw[n], o) for n, o in self.optimizers.items()}
+            saved = {"optimizers": optimizers, "scaler": self.precision.state()}
+            self.checkpoints.save(step, states, saved, self._info())
         distributed.barrier()  # no process trains on before the checkpoint is whole
 
     def _finish(self) -> None:

@@ -14,6 +14,7 @@ from PIL import Image
 import sample_imagenet
 import train_rar
 import train_titok
+from common.config import read_yaml
 from compat.models import generator_section, tokenizer_section
 from modeling.factory import build_generator, build_tokenizer
 from modeling.pipeline import load_generator, load_tokenizer
@@ -24,12 +25,11 @@ from tests.parity import fill_module
 from training.generator_run import GeneratorRun
 from training.tokenizer_run import TokenizerRun
 
-# What a user changes to try a recipe on a laptop, in the original's words.
+# What a user changes to try a recipe on a laptop, in the original's words. The files say fp16, which CPUs have too.
 SMALL = [
     "training.per_gpu_batch_size=2",
     "training.max_train_steps=2",
     "lr_scheduler.params.warmup_steps=1",
-    "training.mixed_precision=no",
     "training.enable_wandb=false",
     "dataset.params.num_workers_per_gpu=0",
 ]
@@ -53,6 +53,12 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     vqgan = fill_module(build_tokenizer({"name": "maskgit_vqgan"}))
     torch.save(vqgan.state_dict(), root / original_trees.VQGAN)
     return root
+
+
+def logged(run: Path) -> list[dict]:
+    """Records of training steps."""
+    records = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    return [record for record in records if record["kind"] == "train"]
 
 
 def run(program: Callable, module, settings, config: Path, *options: str):
@@ -81,6 +87,8 @@ def test_first_stage_trains_from_the_original_file(files, tmp_path, program):
     )
     tokenizer = load_tokenizer(tmp_path / "stage1")
     assert tokenizer.learns == "codes" and tokenizer.num_tokens == 16
+    assert read_yaml(tmp_path / "stage1" / "config.yaml")["training"]["mixed_precision"] == "fp16"
+    assert all(record["loss_scale/model"] > 1 for record in logged(tmp_path / "stage1"))
 
 
 def test_rar_trains_and_samples_from_the_original_file(files, tmp_path, program):
@@ -114,9 +122,14 @@ def test_rar_trains_and_samples_from_the_original_file(files, tmp_path, program)
         tmp_path / "rar.yaml",
         *SMALL,
         f"experiment.output_dir={tmp_path}/run",
+        "training.max_train_steps=6",
+        "training.per_gpu_batch_size=4",
+        "optimizer.params.learning_rate=0.01",
         "data.tokenizer=null",  # no previews: 96 images of 256 pixels take a minute
     )
     trained = load_generator(tmp_path / "run")
+    first, *_, last = logged(tmp_path / "run")
+    assert last["loss_scale/model"] > 1 and last["total_loss"] < first["total_loss"]
     torch.save(trained.state_dict(), tmp_path / "rar_b.bin")
     run(
         program,
