@@ -21,7 +21,7 @@ from storage.files import require_space, save_png, write_json, write_yaml
 from storage.weights import write_weights
 from training.accelerator import shard_by_blocks
 from training.checkpoint import CheckpointFolder
-from training.compiler import use_compile
+from training.compiler import compile_by_units, eagerly, use_compile
 from training.ema import EMA
 from training.optim import build_optimizer
 from training.precision import Precision
@@ -96,7 +96,7 @@ class Trainer:
             step += 1
             self._after_step(step, rates, progress)
         if self.measured is None:  # stopped between the last checkpoint and the result
-            with whole_parameters(self.model):
+            with whole_parameters(self.model), eagerly():
                 self._evaluate(step)
         self._finish()
 
@@ -129,7 +129,7 @@ class Trainer:
             write_yaml(self.folder / "config.yaml", self.config)
         if use_compile(self.training.compile, self.device):
             for module in self.raw.values():
-                module.compile()  # in place: parameter names stay
+                compile_by_units(module)
         self.modules, self.optimizers = {}, {}
         for name, module in self.raw.items():
             if self.sharded:
@@ -239,7 +239,7 @@ class Trainer:
         if due(settings.log_every) or step == 1:
             self._log(step, rates, progress)
         stop = self.stop.agreed(step, self.device)  # the same answer on every process, or saving would hang
-        with progress.pause():
+        with progress.pause(), eagerly():
             if due(settings.evaluate_every) or due(settings.preview_every):
                 with whole_parameters(self.model):
                     if due(settings.evaluate_every):

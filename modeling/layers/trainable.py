@@ -1,4 +1,4 @@
-"""How modules are trained: what decays, what Muon takes, what FSDP shards, what is recomputed."""
+"""How modules are trained: what decays, what Muon takes, what FSDP shards, what is recomputed, what is compiled."""
 
 from collections.abc import Mapping
 from typing import ClassVar
@@ -20,7 +20,11 @@ class Trainable(nn.Module):
         return parameter.ndim >= 2 and not any(part in name for part in NO_DECAY)
 
 
-class Block(nn.Module):
+class CompileUnit(nn.Module):
+    """Base of the parts of models that torch.compile turns into a graph each: shapes are static, forward has no effects."""
+
+
+class Block(CompileUnit):
     """Base of transformer blocks. FSDP shards a model block by block; Muon may train their matrices.
 
     Attributes:
@@ -44,3 +48,14 @@ def run_block(block: nn.Module, x: Tensor, *inputs: object, activation_checkpoin
 def blocks(module: nn.Module) -> list[Block]:
     """All transformer blocks of a module."""
     return [part for part in module.modules() if isinstance(part, Block)]
+
+
+def compile_units(module: nn.Module) -> list[nn.Module]:
+    """The outermost `CompileUnit`s of a module; the module itself if it has none."""
+    return _outermost_units(module) or [module]
+
+
+def _outermost_units(module: nn.Module) -> list[nn.Module]:
+    if isinstance(module, CompileUnit):
+        return [module]
+    return [unit for child in module.children() for unit in _outermost_units(child)]

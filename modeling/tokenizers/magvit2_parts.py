@@ -10,12 +10,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from modeling.layers.conv import blocks_to_space
+from modeling.layers.trainable import CompileUnit
 from modeling.tokenizers.vqgan_parts import check_widths, group_norm
 
 STYLE_EPS = 1e-6  # added to the variance
 
 
-class ResBlock(nn.Module):
+class ResBlock(CompileUnit):
     """x + conv(silu(norm(conv(silu(norm(x)))))) without biases, with a 1x1 convolution of x where the width changes."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
@@ -45,7 +46,7 @@ class Upsample(nn.Module):
         return blocks_to_space(self.conv1(x), 2)
 
 
-class AdaptiveGroupNorm(nn.Module):
+class AdaptiveGroupNorm(CompileUnit):
     """Group normalisation whose scale and shift come from the codes of the whole image (arXiv:2310.05737).
 
     Per channel of the codes, the scale is a linear map of the standard deviation over all positions, the shift one of
@@ -67,7 +68,7 @@ class AdaptiveGroupNorm(nn.Module):
         return scale[..., None, None] * self.norm(x) + shift[..., None, None]
 
 
-class Level(nn.Module):
+class Level(CompileUnit):
     """Residual blocks of one resolution, then a change of resolution."""
 
     def __init__(self, in_channels: int, out_channels: int, num_blocks: int, resample: str | None) -> None:

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from modeling.layers.conv import SameConv2d
+from modeling.layers.trainable import CompileUnit
 from modeling.quantizers.base import CodebookQuantizer, QuantizerOutput
 from modeling.quantizers.vq import squared_distances
 from modeling.tokenizers.convolutional import ConvolutionalTokenizer
@@ -19,7 +20,7 @@ def _norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(32, channels, eps=1e-6)
 
 
-class ResBlock(nn.Module):
+class ResBlock(CompileUnit):
     """Two convolutions with pre-activation.
 
     Where the width changes, the released network adds a 1x1 convolution of the block's *own output* and drops
@@ -41,7 +42,7 @@ class ResBlock(nn.Module):
         return hidden + (x if self.nin_shortcut is None else self.nin_shortcut(hidden))  # of hidden, not x
 
 
-class Level(nn.Module):
+class Level(CompileUnit):
     """Residual blocks of one resolution; optionally nearest x2 up-sampling and a convolution after them."""
 
     def __init__(self, in_channels: int, out_channels: int, num_blocks: int, upsample: bool = False) -> None:

@@ -10,6 +10,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from modeling.layers.trainable import CompileUnit
+
 
 def group_norm(channels: int) -> nn.GroupNorm:
     """The normalisation of every block: 32 groups, eps 1e-6."""
@@ -73,7 +75,7 @@ class Upsample(nn.Module):
         return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
 
 
-class Level(nn.Module):
+class Level(CompileUnit):
     """Residual blocks of one resolution, each followed by attention where wanted, then a change of resolution."""
 
     def __init__(
@@ -97,7 +99,7 @@ class Level(nn.Module):
         return x if self.upsample is None else self.upsample(x)
 
 
-class Middle(nn.Module):
+class Middle(CompileUnit):
     """Two residual blocks around attention, at the coarsest resolution."""
 
     def __init__(self, channels: int) -> None:
