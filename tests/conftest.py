@@ -139,7 +139,7 @@ def engine() -> Iterator[None]:
     """For tests that train inside the test process: undoes what a training sets for its whole process."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     precision, tf32 = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    flash = torch.backends.cuda.flash_sdp_enabled()
+    flash, benchmark = torch.backends.cuda.flash_sdp_enabled(), torch.backends.cudnn.benchmark
 
     def forget() -> None:
         AcceleratorState._reset_state(reset_partial_state=True)
@@ -153,6 +153,8 @@ def engine() -> Iterator[None]:
     torch.set_float32_matmul_precision(precision)
     torch.backends.cudnn.allow_tf32 = tf32
     torch.backends.cuda.enable_flash_sdp(flash)
+    torch.backends.cudnn.benchmark = benchmark
+    torch.use_deterministic_algorithms(False)
 
 
 class Finished(NamedTuple):

@@ -1,4 +1,4 @@
-"""Every debug twin as a trainer before its first step: frozen models are random and images are noise, so no file is needed."""
+"""Every debug twin as a trainer before its first step; frozen models are random and images are noise: no files."""
 
 from pathlib import Path
 
@@ -49,7 +49,7 @@ class Noise(Source):
 def twin_trainer(
     name: str, folder: Path, patch: pytest.MonkeyPatch, *options: str, accelerator: Accelerator | None = None
 ) -> Trainer:
-    """The trainer of a twin on the CPU, in batches of four; `options` override the twin's. Needs the fixture `engine`."""
+    """The trainer of a twin, in batches of four; `options` override the twin's. Needs the fixture `engine`."""
     arguments = [f"config=configs/debug/{name}.yaml", f"experiment.output_dir={folder}"]
     arguments += ["training.per_gpu_batch_size=4", "schedule.warmup_steps=1", "training.log_every=0"]
     arguments += ["training.save_every=0", "training.num_workers=0", "training.ema_decay=null", *options]

@@ -28,12 +28,22 @@ def start(training: TrainingSettings, experiment: ExperimentSettings) -> Acceler
     distributed.watch_peers()
     torch.set_float32_matmul_precision(training.matmul_precision)
     torch.backends.cudnn.allow_tf32 = training.matmul_precision != "highest"
+    _choose_kernels(training.deterministic)
     if accelerator.device.type == "cpu":
         # On CPUs the fused attention kernel is the slow one for the short sequences of 1-D tokenizers (measured:
         # 149 -> 337 images/s at 49 tokens with matmul_precision=medium); this switch covers the CPU kernel too.
         torch.backends.cuda.enable_flash_sdp(False)
     torch.manual_seed(experiment.seed)  # the same on every process
     return accelerator
+
+
+def _choose_kernels(deterministic: bool) -> None:
+    # Training has batches of one shape, so it pays to time the kernels of a convolution once and keep the fastest.
+    # Which one wins can differ from run to run, and with it the last bits.
+    torch.backends.cudnn.benchmark = not deterministic
+    torch.use_deterministic_algorithms(deterministic)
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it is first used
 
 
 def shard_by_blocks(plugin: FullyShardedDataParallelPlugin, module: nn.Module) -> None:

@@ -1,8 +1,9 @@
 """torch.compile: whether it can be used on this machine, and what becomes a graph.
 
 Only training steps are compiled. A graph is made of every `CompileUnit` of a model, blocks and levels, and never spans
-two of them, so that hooks run in between: data-parallel training sends the gradients of a block while those of the block
-before it are computed, and sharding gathers the weights of the next one. Units of one class and shape share their graph.
+two of them, so that hooks run in between: data-parallel training sends the gradients of a block while those of the
+block before it are computed, and sharding gathers the weights of the next one. Units of one class and shape share
+their graph.
 """
 
 import shutil
@@ -46,7 +47,11 @@ def compile_by_units(module: nn.Module) -> None:
 
     settings = (
         (torch._dynamo.config, "recompile_limit", GRAPHS),
-        (torch._dynamo.config, "optimize_ddp", False),  # would split graphs at the borders of gradient buckets
+        (
+            torch._dynamo.config,
+            "optimize_ddp",
+            False,
+        ),  # would split graphs at the borders of gradient buckets
         # Adaptive loss weights go backward through the discriminator twice; buffers given away are gone by then.
         (torch._functorch.config, "donated_buffer", False),
     )
@@ -61,6 +66,8 @@ def compile_by_units(module: nn.Module) -> None:
 
 def eagerly() -> AbstractContextManager:
     """Inside, nothing is compiled or runs compiled: evaluation has other batches, and the numbers of the scripts."""
-    if "torch._dynamo" not in sys.modules or not hasattr(torch.compiler, "set_stance"):  # PyTorch 2.5 has none
+    if "torch._dynamo" not in sys.modules or not hasattr(
+        torch.compiler, "set_stance"
+    ):  # PyTorch 2.5 has none
         return nullcontext()
     return torch.compiler.set_stance("force_eager")

@@ -99,6 +99,10 @@ class TrainingSettings:
         "high",
         "of float32 matrix products: highest = exact, high = TF32 on GPUs, medium = bfloat16 inside where faster",
     )
+    deterministic: bool = option(
+        False,
+        "on GPUs: only kernels that give the same bits in every run; slower, and an operation without one is refused",
+    )
     num_workers: int = option(4, "data loading processes per training process")
     log_every: int = option(50)
     preview_every: int = option(5000)

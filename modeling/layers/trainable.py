@@ -21,7 +21,7 @@ class Trainable(nn.Module):
 
 
 class CompileUnit(nn.Module):
-    """Base of the parts of models that torch.compile turns into a graph each: shapes are static, forward has no effects."""
+    """Base of the parts of models that torch.compile turns into a graph each; their forward has no effects."""
 
 
 class Block(CompileUnit):

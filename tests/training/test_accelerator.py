@@ -1,5 +1,7 @@
 """Which modules FSDP wraps; what can be tested of it without GPUs."""
 
+import os
+
 import pytest
 import torch
 from accelerate.utils import FullyShardedDataParallelPlugin
@@ -8,7 +10,8 @@ from accelerate.utils.fsdp_utils import fsdp2_prepare_auto_wrap_policy
 from common.config import REPOSITORY, read_yaml
 from modeling.factory import build_discriminator, build_generator
 from modeling.layers.trainable import Block
-from training.accelerator import shard_by_blocks
+from training.accelerator import shard_by_blocks, start
+from training.settings import ExperimentSettings, TrainingSettings
 
 SIZES = {"codebook_size": 64, "num_tokens": 16, "num_classes": 10}
 BLOCKS = {
@@ -47,3 +50,13 @@ def test_blocks_are_wrapped(plugin, name):
     plugin.set_auto_wrap_policy(discriminator)
     wraps = fsdp2_prepare_auto_wrap_policy(plugin, discriminator)
     assert not any(wraps(part) for part in discriminator.modules())
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_fastest_or_reproducible_kernels(engine, monkeypatch, deterministic):
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    training = TrainingSettings(max_steps=1, deterministic=deterministic)
+    start(training, ExperimentSettings(output_dir="unused"))
+    assert torch.backends.cudnn.benchmark == (not deterministic)
+    assert torch.are_deterministic_algorithms_enabled() == deterministic
+    assert os.environ.get("CUBLAS_WORKSPACE_CONFIG") == (":4096:8" if deterministic else None)

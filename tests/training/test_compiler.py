@@ -62,7 +62,9 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
         original_seed_step(seed, step)
 
     original_compile, original_seed_step = torch.compile, trainer.seed_step
-    monkeypatch.setattr(torch, "compile", lambda function, **o: original_compile(function, backend=backend, **o))
+    monkeypatch.setattr(
+        torch, "compile", lambda function, **o: original_compile(function, backend=backend, **o)
+    )
     monkeypatch.setattr(trainer, "seed_step", seed_step)
     torch._dynamo.reset()
     counters.clear()
@@ -74,7 +76,9 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 ALIKE = {"cvq", "fsq", "ibq", "tatitok_vae", "titok_vae", "titok_stage1", "cluster_online"}
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in ALIKE else n for n in TWINS])
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n in ALIKE else n for n in TWINS]
+)
 def test_units_are_compiled_once(name, tmp_path, monkeypatch, graphs):
     """Ten steps and three evaluations: nothing breaks a graph, and after the second step none is made."""
     options = ["training.max_steps=10", "training.evaluate_every=4", "training.compile=true"]
@@ -114,7 +118,9 @@ def test_units_are_the_outermost_and_a_module_without_any_is_one():
             super().__init__()
             self.block = TransformerBlock(hidden_size=8, num_heads=2)
 
-    model = nn.ModuleList([Stage(), nn.ModuleList([TransformerBlock(hidden_size=8, num_heads=2)]), nn.Linear(1, 1)])
+    model = nn.ModuleList(
+        [Stage(), nn.ModuleList([TransformerBlock(hidden_size=8, num_heads=2)]), nn.Linear(1, 1)]
+    )
     assert compile_units(model) == [model[0], model[1][0]]
     plain = nn.Linear(1, 1)
     assert compile_units(plain) == [plain]
