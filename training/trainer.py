@@ -3,7 +3,9 @@
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from accelerate import Accelerator
@@ -17,19 +19,20 @@ from common.images import to_float
 from data.loaders import train_loader
 from data.source import Source
 from data.stream import Batch
-from storage.files import require_space, save_png, write_json, write_yaml
+from storage.files import require_space, write_json, write_yaml
 from storage.weights import write_weights
 from training.accelerator import shard_by_blocks
 from training.checkpoint import CheckpointFolder
-from training.compiler import compile_by_units, eagerly, use_compile
+from training.compiler import compile_by_units, use_compile
 from training.ema import EMA
+from training.observer import Observer
 from training.optim import build_optimizer
 from training.precision import Precision
 from training.randomness import ExampleRandom, seed_step
 from training.report import Progress, SkippedSamples, announce, draw_curves, require_finite
 from training.schedules import learning_rate, weight_decay
 from training.settings import ExperimentSettings, ScheduleSettings, TrainingSettings
-from training.state import load_optimizer_state, module_state, optimizer_state, whole_parameters
+from training.state import load_optimizer_state, module_state, optimizer_state
 from training.stop import StopRequest
 from training.task import Phase, StepContext, Task
 from training.tracker import Meters, Tracker
@@ -59,8 +62,7 @@ class Trainer:
         self.phases: list[Phase] = task.phases()
         self.precision = Precision(training.mixed_precision, self.device)
         self.meters, self.skipped = Meters(), SkippedSamples(training.max_skipped)
-        self.measured: dict[str, float] | None = None
-        self.stop = StopRequest()
+        self.stop = StopRequest(self._last_checkpoint)
         self.sharded = self.accelerator.distributed_type == DistributedType.FSDP
         if self.sharded and training.ema_decay is not None:
             raise ConfigError(f"training.ema_decay={training.ema_decay} does not work with FSDP; use null")
@@ -77,46 +79,65 @@ class Trainer:
 
         Raises:
             ConfigError, CheckpointError: the run folder cannot be used; before any training.
-            SystemExit: after SIGTERM or SIGINT, with a checkpoint saved.
+            SystemExit: after a stop signal, with a checkpoint saved.
         """
-        if self._finished():
+        step = distributed.on_main(self._first_step)  # listings of a network disk may differ
+        if step is None:
             say(f"{self.folder} is finished ({self.training.max_steps} steps); nothing to do")
             return
-        step = self._prepare()
+        self._prepare(step)
         examples = len(self.source)
         announce(self.experiment, self.training, self.raw, step=step, examples=examples, device=self.device)
-        self.stop.catch()
         self.tracker = Tracker(self.folder, self.experiment, config=self.config, step=step)
-        batches = self._batches(step)
+        self.observer = Observer(
+            task=self.task,
+            model=self.model,
+            device=self.device,
+            folder=self.folder,
+            tracker=self.tracker,
+            training=self.training,
+            sharded=self.sharded,
+        )
         progress = Progress(self.training.max_steps, step, self.training.global_batch, self.device)
+        with self.stop:
+            self._train(step, progress)
+        self._finish()
+
+    def _train(self, step: int, progress: Progress) -> None:
+        self.stop.step = self.saved = step
+        if step:  # it was saved before it was looked at
+            self._look(step, resumed=True)
+            if self.stop.agreed(now=True):
+                self._leave(step)
+        batches = self._batches(step)
         while step < self.training.max_steps:
             rates = self._follow_schedules(step)
             seed_step(self.experiment.seed, step)  # no generator state is carried over steps: exact resume
             self._update(step, batches, progress)
             step += 1
+            self.stop.step = step
             self._after_step(step, rates, progress)
-        if self.measured is None:  # stopped between the last checkpoint and the result
-            with whole_parameters(self.model), eagerly():
-                self._evaluate(step)
-        self._finish()
 
     # ---- preparation -------------------------------------------------------------------------------------------
 
-    def _finished(self) -> bool:
+    def _first_step(self) -> int | None:
+        """Step of the newest checkpoint, 0 without one; None if the run is finished."""
         steps, result = self.checkpoints.steps(), self.folder / "model.safetensors"
         if steps:
             self.checkpoints.require_same_run(steps[-1], self._info())
         elif result.is_file():
             raise ConfigError(f"{result} has no checkpoint beside it; choose another experiment.output_dir")
-        return bool(steps) and steps[-1] >= self.training.max_steps and result.is_file()
+        if steps and steps[-1] >= self.training.max_steps and result.is_file():
+            return None
+        return steps[-1] if steps else 0
 
-    def _prepare(self) -> int:
-        """Restore the newest checkpoint, hand modules and optimizers to Accelerate; returns the step."""
-        task, steps = self.task, self.checkpoints.steps()
-        step = steps[-1] if steps else 0
+    def _prepare(self, step: int) -> None:
+        """Restore the checkpoint of `step` (0: there is none), hand modules and optimizers to Accelerate."""
+        task = self.task
         size = sum(p.numel() * p.element_size() for m in task.modules.values() for p in m.parameters())
-        if distributed.is_main():  # 5: weights, averaged weights, two moments, and the final export
-            require_space(self.folder, 5 * size, "a checkpoint", key="experiment.output_dir")
+        # 5: weights, averaged weights, two moments, and the final export
+        needed, key = 5 * size, "experiment.output_dir"
+        distributed.on_main(lambda: require_space(self.folder, needed, "a checkpoint", key=key))
         self.raw = dict(task.modules)
         for module in (*self.raw.values(), *task.state.values()):
             module.to(self.device)
@@ -125,8 +146,7 @@ class Trainer:
         if step:  # before FSDP shards the modules
             for name, module in self._stored_modules(self.raw).items():
                 self.checkpoints.load_module(step, name, module)
-        if distributed.is_main():
-            write_yaml(self.folder / "config.yaml", self.config)
+        distributed.on_main(lambda: write_yaml(self.folder / "config.yaml", self.config))
         if use_compile(self.training.compile, self.device):
             for module in self.raw.values():
                 compile_by_units(module)
@@ -143,7 +163,6 @@ class Trainer:
             for name, optimizer in self.optimizers.items():
                 load_optimizer_state(self.raw[name], optimizer, saved["optimizers"][name])
             self.precision.load(saved["scaler"])
-        return step
 
     def _stored_modules(self, modules: dict[str, nn.Module]) -> dict[str, nn.Module]:
         return {**modules, **self.task.state, **({"ema": self.ema.module} if self.ema else {})}
@@ -228,30 +247,34 @@ class Trainer:
     # ---- after a step: fixed order -----------------------------------------------------------------------------
 
     def _after_step(self, step: int, rates: dict[str, float], progress: Progress) -> None:
-        settings = self.training
-        last = step == settings.max_steps
         if self.ema:
             self.ema.update(self.raw["model"], step)  # before anything below measures or saves it
-
-        def due(every: int) -> bool:
-            return last or (every > 0 and step % every == 0)
-
-        if due(settings.log_every) or step == 1:
+        settings = self.training
+        if step == 1 or settings.due(settings.log_every, step):
             self._log(step, rates, progress)
-        stop = self.stop.agreed(step, self.device)  # the same answer on every process, or saving would hang
-        with progress.pause(), eagerly():
-            if due(settings.evaluate_every) or due(settings.preview_every):
-                with whole_parameters(self.model):
-                    if due(settings.evaluate_every):
-                        self._evaluate(step)
-                    if due(settings.preview_every) and (distributed.is_main() or self.sharded):
-                        self._preview(step)
-            if due(settings.save_every) or stop:
+        save, look = settings.due(settings.save_every, step), self.observer.due(step)
+        stop = self.stop.agreed(now=save or look)  # the same answer on every process, or saving would hang
+        with progress.pause():
+            if save or stop:
                 self._save(step)
-        if stop and not last:
-            number = self.stop.signal
-            say(f"stopped by signal {number} after step {step}; run the same command again to resume")
-            sys.exit(self.stop.exit_code)
+            if look and not stop:  # a run that was stopped looks when it resumes
+                self._look(step)
+                stop = self.stop.agreed(now=True)
+                if stop and self.saved != step:
+                    self._save(step)
+        if stop:
+            self._leave(step)
+
+    def _leave(self, step: int) -> NoReturn:
+        say(f"stopped by signal {self.stop.signal} after step {step}; run the same command again to resume")
+        sys.exit(self.stop.exit_code)
+
+    def _look(self, step: int, resumed: bool = False) -> None:
+        look = partial(self.observer.look, step, resumed=resumed)
+        self.stop.aside("the evaluation", look, saved=self.saved == step)
+
+    def _last_checkpoint(self) -> str:
+        return f"the last checkpoint is step {self.saved}" if self.saved else "there is no checkpoint yet"
 
     def _log(self, step: int, rates: dict[str, float], progress: Progress) -> None:
         scalars, wrong = self.meters.take(self.device)
@@ -265,38 +288,26 @@ class Trainer:
         for text in self.task.warnings(step, scalars):
             warn(text)
 
-    @torch.no_grad()
-    def _evaluate(self, step: int) -> None:
-        self.model.eval()
-        self.measured = self.task.evaluate(self.model, self.device)
-        self.tracker.log(step, "evaluate", self.measured)
-        say(f"step {step:>6} evaluate | " + " | ".join(f"{n} {v:.4g}" for n, v in self.measured.items()))
-
-    @torch.no_grad()
-    def _preview(self, step: int) -> None:
-        self.model.eval()
-        # FSDP gathers parameters while it computes, so every process takes part.
-        for picture in self.task.preview(self.model, self.device):
-            if distributed.is_main():
-                save_png(self.folder / "previews" / f"{picture.name}-{step:08d}.png", picture.image)
-                save_png(self.folder / f"{picture.name}.png", picture.image)
-                self.tracker.picture(step, picture.name, picture.image)
-
     def _save(self, step: int) -> None:
         modules = self._stored_modules(self.modules)
         states = {name: module_state(self.accelerator, module) for name, module in modules.items()}
-        if distributed.is_main():
+
+        def write() -> None:
             optimizers = {n: optimizer_state(self.raw[n], o) for n, o in self.optimizers.items()}
             saved = {"optimizers": optimizers, "scaler": self.precision.state()}
             self.checkpoints.save(step, states, saved, self._info())
-        distributed.barrier()  # no process trains on before the checkpoint is whole
+
+        distributed.on_main(write)  # no process trains on before the checkpoint is whole
+        self.saved = step
 
     def _finish(self) -> None:
         state = module_state(self.accelerator, self.ema.module if self.ema else self.modules["model"])
-        if distributed.is_main():
-            write_json(self.folder / "metrics.json", self.measured)
+
+        def write() -> None:
+            write_json(self.folder / "metrics.json", self.observer.measured)
             draw_curves({self.experiment.name: self.folder}, self.folder / "curves.png")
             write_weights(self.folder / "model.safetensors", state)  # last: it marks a finished run
-        self.tracker.close()
-        distributed.barrier()
+            self.tracker.close()
+
+        distributed.on_main(write)
         say(f"finished: load {self.folder} as a model (model.safetensors and config.yaml)")
