@@ -18,6 +18,7 @@ from storage.files import atomic_file
 from storage.wrappers import find_state, impostor, plain_names, unwrap, without_holder
 
 INDEX = ".index.json"  # ending of the list of a file in shards
+SHARDS = ".shards"  # ending of a folder that several processes wrote (storage/shards.py)
 
 # What readers raise for files that are cut short, of another format, or hold more than tensors.
 _UNREADABLE = (SafetensorError, OSError, RuntimeError, EOFError, ValueError, TypeError, LookupError)
@@ -113,7 +114,7 @@ def load_weights(
     drop: Sequence[str] = (),
     read: Callable[[str | Path], dict[str, torch.Tensor]] = read_weights,
 ) -> None:
-    """Load a weight file strictly into `module`: the same names and shapes.
+    """Load a weight file, or a folder of shards, strictly into `module`: the same names and shapes.
 
     Entries of the file that the module lacks are ignored if their name matches a pattern of `drop`.
 
@@ -121,24 +122,52 @@ def load_weights(
         FileNotFoundError: the file does not exist.
         CheckpointError: it is damaged, or does not fit; the message names the file, the entry and both shapes.
     """
-    wanted = module.state_dict()
-    state = without_holder(read(path), wanted)  # MaskGIT's own names begin with "model.": the module decides
-    for name in [n for n in state if n not in wanted and any(fnmatch(n, pattern) for pattern in drop)]:
-        del state[name]
-    for name, tensor in wanted.items():
-        if name not in state:
-            raise CheckpointError(
-                f"{path} lacks the entry {name!r} {list(tensor.shape)} of the configured model"
-            )
-        if state[name].shape != tensor.shape:
-            raise CheckpointError(
-                f"{path}: entry {name!r} has shape {list(state[name].shape)},"
-                f" but the configured model needs {list(tensor.shape)}"
-            )
-    extra = sorted(state.keys() - wanted.keys())
-    if extra:
-        raise CheckpointError(f"{path} holds the entry {extra[0]!r}, which the configured model lacks")
+    path, wanted = Path(path), module.state_dict()
+    shapes = {name: tensor.shape for name, tensor in wanted.items()}
+    if path.suffix == SHARDS:
+        _load_shards(path, wanted, shapes, drop)
+        state = wanted  # in place; what is left are the hooks of loading
+    else:
+        state = without_holder(
+            read(path), wanted
+        )  # MaskGIT's own names begin with "model.": the module decides
+        for name in _checked(path, {name: tensor.shape for name, tensor in state.items()}, shapes, drop):
+            del state[name]
     module.load_state_dict(state, strict=True)
+
+
+def _load_shards(
+    path: Path, wanted: Mapping[str, torch.Tensor], shapes: Mapping[str, torch.Size], drop: Sequence[str]
+) -> None:
+    from storage import shards  # takes a second, so not for programs that read ordinary files
+
+    if not path.is_dir():
+        raise FileNotFoundError(f"folder of weights {path} does not exist")
+    try:
+        _checked(path, shards.shard_shapes(path), shapes, drop)
+        shards.read_shards(path, wanted)
+    except CheckpointError:
+        raise
+    except _UNREADABLE as error:
+        raise CheckpointError(_unreadable(path, error)) from error
+
+
+def _checked(
+    path: Path, found: Mapping[str, torch.Size], wanted: Mapping[str, torch.Size], drop: Sequence[str]
+) -> list[str]:
+    """Names to ignore; CheckpointError if the entries of a file are not those of the configured model."""
+    for name, shape in wanted.items():
+        if name not in found:
+            raise CheckpointError(f"{path} lacks the entry {name!r} {list(shape)} of the configured model")
+        if found[name] != shape:
+            raise CheckpointError(
+                f"{path}: entry {name!r} has shape {list(found[name])}, but the configured model needs {list(shape)}"
+            )
+    extra = found.keys() - wanted.keys()
+    dropped = [name for name in extra if any(fnmatch(name, pattern) for pattern in drop)]
+    if left := sorted(extra - set(dropped)):
+        raise CheckpointError(f"{path} holds the entry {left[0]!r}, which the configured model lacks")
+    return dropped
 
 
 def weight_hash(module: nn.Module) -> str:

@@ -16,7 +16,7 @@ CONFIGS = REPOSITORY / "configs"
 GOLDEN = REPOSITORY / "tests" / "goldens" / "recipes.json"
 # A name that begins with _ says that a file is only a base of others.
 BASES = sorted(CONFIGS.rglob("_*.yaml"))
-RECIPES = sorted(p for p in CONFIGS.rglob("*.yaml") if p not in BASES and p.parent.name != "accelerate")
+RECIPES = sorted(p for p in CONFIGS.rglob("*.yaml") if p not in BASES)
 
 
 def name_of(path: Path) -> str:

@@ -1,35 +1,30 @@
 """Processes and devices of a training run."""
 
 import os
-from datetime import timedelta
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import (
-    DistributedDataParallelKwargs,
-    FullyShardedDataParallelPlugin,
-    InitProcessGroupKwargs,
-)
-from torch import nn
+from accelerate.utils import DistributedDataParallelKwargs
 
 from common import distributed
 from common.build import ConfigError
-from modeling.layers.trainable import blocks
 from training.settings import ExperimentSettings, TrainingSettings
 
 
 def start(training: TrainingSettings, experiment: ExperimentSettings) -> Accelerator:
     """Join the process group, set the precision of products, seed initialisation; call it before building modules."""
+    if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
+        raise ConfigError(
+            "Accelerate is configured for FSDP, which is not used here; start without it (torchrun, or accelerate"
+            " launch --multi_gpu) and set training.sharding=full"
+        )
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     accelerator = Accelerator(
         # Without a GPU, Accelerate joins several processes only if told to use the CPU.
         cpu=several and not torch.cuda.is_available(),
         mixed_precision="no",  # training/precision.py; Accelerate has one loss scale for all modules
         gradient_accumulation_steps=training.gradient_accumulation_steps,
-        kwargs_handlers=[
-            DistributedDataParallelKwargs(gradient_as_bucket_view=True),  # no second copy
-            InitProcessGroupKwargs(timeout=timedelta(minutes=training.timeout_minutes)),
-        ],
+        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],  # no second copy
     )
     if several and accelerator.num_processes == 1:
         raise ConfigError("WORLD_SIZE is above 1, but the processes are not joined; start them with torchrun")
@@ -52,9 +47,3 @@ def _choose_kernels(deterministic: bool) -> None:
     torch.use_deterministic_algorithms(deterministic)
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it is first used
-
-
-def shard_by_blocks(plugin: FullyShardedDataParallelPlugin, module: nn.Module) -> None:
-    """Make FSDP wrap the transformer blocks of the module that is prepared next."""
-    # Accelerate finds classes by name and complains about names that the module lacks.
-    plugin.transformer_cls_names_to_wrap = sorted({type(block).__name__ for block in blocks(module)})

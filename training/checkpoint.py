@@ -8,6 +8,8 @@ Layout of a run folder:
         <module>.safetensors     one file per trained module and per running-statistics module
         ema.safetensors          averaged weights of `model`, if kept
         optimizers.pt            optimizer states (tensors and numbers only)
+        <module>.shards/         instead, of a sharded module: a file per process (storage/shards.py)
+        <module>.optimizer.shards/
         state.json               step, seed, global batch, identity of the model
         config.yaml
 """
@@ -15,17 +17,22 @@ Layout of a run folder:
 import json
 import shutil
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
+from common import distributed
 from common.build import ConfigError
 from common.config import first_difference
 from common.console import warn
-from storage.files import WriteError, atomic_folder, write_json, write_yaml
-from storage.weights import CheckpointError, load_weights, write_weights
+from storage.files import atomic_folder, free_bytes, write_json, write_yaml
+from storage.shards import local, read_shards, shard_shapes, sharded_as, write_shards
+from storage.weights import SHARDS, CheckpointError, load_weights, read_weights, write_weights
 
+State = Mapping[str, torch.Tensor]
 PREFIX = "step-"
 
 
@@ -68,39 +75,63 @@ class CheckpointFolder:
             )
 
     def save(
-        self, step: int, states: Mapping[str, Mapping[str, torch.Tensor]], optimizers: Any, info: dict
+        self,
+        step: int,
+        states: Mapping[str, State],
+        optimizers: Any,
+        info: dict,
+        shards: Mapping[str, State] | None = None,
     ) -> Path:
         """Write one checkpoint, then remove the oldest ones beyond `keep`.
 
+        The main process calls it alone, or all processes if there are `shards`, which they write together.
+
         Args:
-            states: {file stem: state dict}.
+            states: {file stem: state dict}; written by the main process, as are `optimizers`.
             info: JSON-able facts; `config` in it is stored as YAML.
+            shards: {file stem: state dict} of sharded tensors.
 
         Raises:
             CheckpointError: the disk is full or not writable, or a number is not finite. Earlier checkpoints stay.
         """
-        target = self.path(step)
-        for stem, state in states.items():  # a run must not be able to resume from NaN
-            for name, tensor in state.items():
-                if not tensor.isfinite().all():
-                    raise CheckpointError(
-                        f"step {step}: {name!r} of {stem} is not finite; it is not saved, {self._last()}"
-                    )
-        facts = {"step": step, **{k: v for k, v in info.items() if k != "config"}}
+        target, shards = self.path(step), shards or {}
+        self._require_savable(step, states, shards)
+        main = not shards or distributed.is_main()
         try:
-            with atomic_folder(target) as folder:  # renamed when whole
-                for stem, state in states.items():
-                    write_weights(folder / f"{stem}.safetensors", state)
-                torch.save(optimizers, folder / "optimizers.pt")
-                write_yaml(folder / "config.yaml", info["config"])
-                write_json(folder / "state.json", facts)
-        except (WriteError, RuntimeError) as error:
+            with atomic_folder(target) if main else nullcontext() as folder:  # renamed when whole
+                if shards:  # the folder of the main process, now that it is there
+                    folder = distributed.gather_objects(folder)[0]
+                for stem, state in shards.items():
+                    write_shards(folder / f"{stem}{SHARDS}", state)
+                if main:
+                    for stem, state in states.items():
+                        write_weights(folder / f"{stem}.safetensors", state)
+                    torch.save(optimizers, folder / "optimizers.pt")
+                    write_yaml(folder / "config.yaml", info["config"])
+                    facts = {"step": step, **{k: v for k, v in info.items() if k != "config"}}
+                    write_json(folder / "state.json", facts)
+        except (OSError, RuntimeError) as error:
             # torch.save reports a full disk as a RuntimeError that does not say so.
             guess = "is the disk full? " if isinstance(error, RuntimeError) else ""
             reason = f"{guess}{error}; {self._last()}"
             raise CheckpointError(f"cannot save checkpoint {target}: {reason}") from error
-        self._prune()  # after the new one is whole
+        if main:
+            self._prune()  # after the new one is whole
         return target
+
+    def _require_savable(self, step: int, states: Mapping[str, State], shards: Mapping[str, State]) -> None:
+        """Raise CheckpointError, with shards on all processes alike, if a number is not finite or the disk too full."""
+        problem = _not_finite(step, {**states, **shards})  # a run must not be able to resume from NaN
+        if shards:
+            if problem is None and distributed.is_main():
+                size = sum(t.numel() * t.element_size() for s in shards.values() for t in s.values())
+                if free_bytes(self.folder) < size:
+                    problem = (
+                        f"step {step}: {self.folder} has no room for a checkpoint of {size / 2**20:.0f} MiB"
+                    )
+            problem = next((p for p in distributed.gather_objects(problem) if p is not None), None)
+        if problem is not None:
+            raise CheckpointError(f"{problem}; it is not saved, {self._last()}")
 
     def _last(self) -> str:
         steps = self.steps()
@@ -121,11 +152,29 @@ class CheckpointFolder:
             raise self._unusable(path, error) from error
 
     def load_module(self, step: int, stem: str, module: torch.nn.Module) -> None:
-        """Load one module of a checkpoint; every name and shape must match."""
+        """Load one module of a checkpoint; every name and shape must match. Of a sharded one reads its part only."""
         path = self.path(step) / f"{stem}.safetensors"
+        if (shards := path.with_suffix(SHARDS)).is_dir():
+            path = shards
         try:
-            load_weights(path, module)
+            load_weights(path, module, read=lambda path: sharded_as(module, read_weights(path)))
         except (CheckpointError, FileNotFoundError) as error:
+            raise self._unusable(path, error) from error
+
+    def shard_names(self, step: int, stem: str) -> set[str]:
+        """Names of the tensors in shards of a checkpoint."""
+        path = self.path(step) / f"{stem}{SHARDS}"
+        try:
+            return set(shard_shapes(path))
+        except (OSError, ValueError, SafetensorError) as error:
+            raise self._unusable(path, error) from error
+
+    def load_shards(self, step: int, stem: str, tensors: State) -> None:
+        """Read tensors from shards in place, each process its part; every name must be there with its shape."""
+        path = self.path(step) / f"{stem}{SHARDS}"
+        try:
+            read_shards(path, tensors)
+        except (OSError, ValueError) as error:
             raise self._unusable(path, error) from error
 
     def load_optimizers(self, step: int) -> Any:
@@ -145,3 +194,11 @@ class CheckpointFolder:
             f"{path} cannot be used ({reason}); remove {path.parent} to begin {way},"
             " or choose another experiment.output_dir"
         )
+
+
+def _not_finite(step: int, states: Mapping[str, State]) -> str | None:
+    for stem, state in states.items():
+        for name, tensor in state.items():
+            if not local(tensor).isfinite().all():
+                return f"step {step}: {name!r} of {stem} is not finite"
+    return None

@@ -5,6 +5,8 @@ import copy
 import torch
 from torch import nn
 
+from storage.shards import local
+
 
 def ema_decay(updates: int, cap: float) -> float:
     """Decay of the n-th update (n = 1, 2, ...): 0 for the first, then (1 + s) / (10 + s) with s = n - 1, up to `cap`.
@@ -30,8 +32,8 @@ class EMA:
         copied: tuple[list, list] = ([], [])
         for shadow, parameter in zip(self.module.parameters(), source.parameters(), strict=True):
             group = averaged if parameter.requires_grad else copied
-            group[0].append(shadow)
-            group[1].append(parameter.detach())
+            group[0].append(local(shadow))  # of sharded ones every process averages its part
+            group[1].append(local(parameter.detach()))
         for shadow, buffer in zip(self.module.buffers(), source.buffers(), strict=True):
             copied[0].append(shadow)
             copied[1].append(buffer)

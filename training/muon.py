@@ -10,6 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from storage.shards import sharded_like, whole
 
 # Quintic iteration that drives all singular values towards 1 quickly instead of exactly.
 A, B, C = 3.4445, -4.7750, 2.0315
@@ -65,11 +68,14 @@ class MuonAdamW(torch.optim.AdamW):
                 state["momentum"] = torch.zeros_like(parameter)
             state["momentum"].lerp_(parameter.grad, 1 - MOMENTUM)
             update = parameter.grad.lerp(state["momentum"], MOMENTUM)  # Nesterov
-            by_shape[tuple(parameter.shape)].append((parameter, update))
-        for (rows, columns), pairs in by_shape.items():  # matrices of one shape in one batched product
+            # Matrices of one shape in one batched product; sharded ones one by one, because each is gathered for it.
+            alone = id(parameter) if isinstance(parameter, DTensor) else None
+            by_shape[(*parameter.shape, alone)].append((parameter, whole(update)))
+        for (rows, columns, _), pairs in by_shape.items():
             count = group["fused_projections"]
             stacked = torch.stack([u for _, u in pairs]).view(len(pairs), count, rows // count, columns)
             scale = max(1.0, rows / count / columns) ** 0.5  # tall matrices get larger updates
             updates = orthogonalize(stacked).reshape(len(pairs), rows, columns) * scale
             for (parameter, _), update in zip(pairs, updates, strict=True):
+                update = sharded_like(update, parameter)
                 parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-group["lr"])

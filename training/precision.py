@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
-from torch.distributed.tensor import DTensor
 
 from common.build import ConfigError
 from common.console import say
+from training.clipping import clip_gradient
 
 MixedPrecision = Literal["no", "fp16", "bf16"]
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
@@ -122,11 +122,3 @@ class Precision:
         for name, scaler in self.scalers.items():
             # Checkpoints once held one scale for all modules.
             scaler.load_state_dict(state if "scale" in state else state[name])
-
-
-def clip_gradient(module: nn.Module, max_norm: float | None) -> torch.Tensor | None:
-    """Clip the L2 norm of a module's gradient, sharded or not; returns the norm before, or None without a limit."""
-    if max_norm is None:
-        return None
-    norm = nn.utils.clip_grad_norm_(module.parameters(), max_norm)
-    return norm.full_tensor() if isinstance(norm, DTensor) else norm

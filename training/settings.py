@@ -92,6 +92,9 @@ class TrainingSettings:
     per_gpu_batch_size: int = option(32, "examples per process and micro-batch")
     gradient_accumulation_steps: int = option(1)
     mixed_precision: Literal["no", "fp16", "bf16"] = option("no")
+    sharding: Literal["none", "full", "hybrid"] = option(
+        "none", "of the model over processes (FSDP2); hybrid: within every node, with a copy on each"
+    )
     max_grad_norm: float | None = option(1.0, "global L2 norm of the gradient is clipped to this; null = off")
     ema_decay: float | None = option(None, "moving average of the weights; it becomes the final model")
     compile: bool | Literal["auto"] = option(False, "torch.compile; auto = where a compiler is found")
@@ -110,23 +113,14 @@ class TrainingSettings:
     save_every: int = option(50000)
     keep_checkpoints: int = option(2, "newest checkpoints to keep")
     milestone_every: int = option(0, "checkpoints at multiples of this are never deleted; 0 = none")
-    timeout_minutes: float = option(
-        60.0, "a process that lets the others wait for so long has failed; saving and previews do not count"
-    )
     max_skipped: float = option(0.01, "share of unreadable samples at which the run stops")
 
     def __post_init__(self) -> None:
         for key in ("max_steps", "per_gpu_batch_size", "gradient_accumulation_steps", "keep_checkpoints"):
             if getattr(self, key) < 1:
                 raise ConfigError(f"training.{key}={getattr(self, key)} must be at least 1")
-        if not self.timeout_minutes > 0:
-            raise ConfigError(f"training.timeout_minutes={self.timeout_minutes} must be positive")
         if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
             raise ConfigError(f"training.ema_decay={self.ema_decay} must be in [0, 1)")
-
-    def due(self, every: int, step: int) -> bool:
-        """Whether what happens every `every` steps (0 = never) and at the end happens after `step`."""
-        return step >= self.max_steps or (every > 0 and step % every == 0)
 
     @property
     def global_batch(self) -> int:

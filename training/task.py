@@ -51,6 +51,7 @@ class Task(ABC):
     modules: dict[str, Trainable]  # what is trained, by name; `model` is exported as the result of the run
     optimizers: dict[str, OptimizerSettings]  # of every entry of `modules`
     state: dict[str, nn.Module]  # running statistics: checkpointed, not trained
+    unshardable: str | None = None  # the option, if there is one, that does not work with training.sharding
 
     @abstractmethod
     def phases(self) -> list[Phase]:
@@ -62,7 +63,7 @@ class Task(ABC):
 
     @abstractmethod
     def preview(self, model: nn.Module, device: torch.device) -> list[Picture]:
-        """Pictures of what `model` does; runs on the main process only, with FSDP on every process."""
+        """Pictures of what `model` does; runs on the main process only."""
 
     def warnings(self, step: int, scalars: Mapping[str, float]) -> list[str]:
         """Messages to show at a log line; `scalars` are the means since the last one."""

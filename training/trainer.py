@@ -3,13 +3,10 @@
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import NoReturn
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType
 from torch import nn
 
 from common import distributed
@@ -19,20 +16,19 @@ from common.images import to_float
 from data.loaders import train_loader
 from data.source import Source
 from data.stream import Batch
-from storage.files import require_space, write_json, write_yaml
+from storage.files import require_space, save_png, write_json, write_yaml
 from storage.weights import write_weights
-from training.accelerator import shard_by_blocks
 from training.checkpoint import CheckpointFolder
-from training.compiler import compile_by_units, use_compile
+from training.compiler import compile_by_units, eagerly, use_compile
 from training.ema import EMA
-from training.observer import Observer
 from training.optim import build_optimizer
 from training.precision import Precision
 from training.randomness import ExampleRandom, seed_step
 from training.report import Progress, SkippedSamples, announce, draw_curves, require_finite
 from training.schedules import learning_rate, weight_decay
 from training.settings import ExperimentSettings, ScheduleSettings, TrainingSettings
-from training.state import load_optimizer_state, module_state, optimizer_state
+from training.sharding import ShardedModel, is_sharded, use_sharding
+from training.state import RunState, gathered_state
 from training.stop import StopRequest
 from training.task import Phase, StepContext, Task
 from training.tracker import Meters, Tracker
@@ -62,12 +58,9 @@ class Trainer:
         self.phases: list[Phase] = task.phases()
         self.precision = Precision(training.mixed_precision, self.device)
         self.meters, self.skipped = Meters(), SkippedSamples(training.max_skipped)
-        self.stop = StopRequest(self._last_checkpoint)
-        self.sharded = self.accelerator.distributed_type == DistributedType.FSDP
-        if self.sharded and training.ema_decay is not None:
-            raise ConfigError(f"training.ema_decay={training.ema_decay} does not work with FSDP; use null")
-        if self.sharded and any(o.muon_learning_rate is not None for o in task.optimizers.values()):
-            raise ConfigError("optimizer.muon_learning_rate needs whole matrices; with FSDP use null")
+        self.measured: dict[str, float] | None = None
+        self.stop = StopRequest()
+        self.sharded: ShardedModel | None = None
 
     @property
     def model(self) -> nn.Module:
@@ -79,93 +72,70 @@ class Trainer:
 
         Raises:
             ConfigError, CheckpointError: the run folder cannot be used; before any training.
-            SystemExit: after a stop signal, with a checkpoint saved.
+            SystemExit: after SIGTERM or SIGINT, with a checkpoint saved.
         """
-        step = distributed.on_main(self._first_step)  # listings of a network disk may differ
-        if step is None:
+        if self._finished():
             say(f"{self.folder} is finished ({self.training.max_steps} steps); nothing to do")
             return
-        self._prepare(step)
+        step = self._prepare()
         examples = len(self.source)
         announce(self.experiment, self.training, self.raw, step=step, examples=examples, device=self.device)
+        self.stop.catch()
         self.tracker = Tracker(self.folder, self.experiment, config=self.config, step=step)
-        self.observer = Observer(
-            task=self.task,
-            model=self.model,
-            device=self.device,
-            folder=self.folder,
-            tracker=self.tracker,
-            training=self.training,
-            sharded=self.sharded,
-        )
-        progress = Progress(self.training.max_steps, step, self.training.global_batch, self.device)
-        with self.stop:
-            self._train(step, progress)
-        self._finish()
-
-    def _train(self, step: int, progress: Progress) -> None:
-        self.stop.step = self.saved = step
-        if step:  # it was saved before it was looked at
-            self._look(step, resumed=True)
-            if self.stop.agreed(now=True):
-                self._leave(step)
         batches = self._batches(step)
+        progress = Progress(self.training.max_steps, step, self.training.global_batch, self.device)
         while step < self.training.max_steps:
             rates = self._follow_schedules(step)
             seed_step(self.experiment.seed, step)  # no generator state is carried over steps: exact resume
             self._update(step, batches, progress)
             step += 1
-            self.stop.step = step
             self._after_step(step, rates, progress)
+        if self.measured is None:  # stopped between the last checkpoint and the result
+            with eagerly():
+                self._evaluate(step, self._whole_model())
+        self._finish()
 
     # ---- preparation -------------------------------------------------------------------------------------------
 
-    def _first_step(self) -> int | None:
-        """Step of the newest checkpoint, 0 without one; None if the run is finished."""
+    def _finished(self) -> bool:
         steps, result = self.checkpoints.steps(), self.folder / "model.safetensors"
         if steps:
             self.checkpoints.require_same_run(steps[-1], self._info())
         elif result.is_file():
             raise ConfigError(f"{result} has no checkpoint beside it; choose another experiment.output_dir")
-        if steps and steps[-1] >= self.training.max_steps and result.is_file():
-            return None
-        return steps[-1] if steps else 0
+        return bool(steps) and steps[-1] >= self.training.max_steps and result.is_file()
 
-    def _prepare(self, step: int) -> None:
-        """Restore the checkpoint of `step` (0: there is none), hand modules and optimizers to Accelerate."""
-        task = self.task
+    def _prepare(self) -> int:
+        """Restore the newest checkpoint, hand modules and optimizers to Accelerate; returns the step."""
+        task, steps = self.task, self.checkpoints.steps()
+        step = steps[-1] if steps else 0
         size = sum(p.numel() * p.element_size() for m in task.modules.values() for p in m.parameters())
-        # 5: weights, averaged weights, two moments, and the final export
-        needed, key = 5 * size, "experiment.output_dir"
-        distributed.on_main(lambda: require_space(self.folder, needed, "a checkpoint", key=key))
+        if distributed.is_main():  # 5: weights, averaged weights, two moments, and the final export
+            require_space(self.folder, 5 * size, "a checkpoint", key="experiment.output_dir")
         self.raw = dict(task.modules)
+        if use_sharding(self.training, task):
+            self.sharded = ShardedModel(self.raw["model"], self.training, self.device)
         for module in (*self.raw.values(), *task.state.values()):
-            module.to(self.device)
-        decay = self.training.ema_decay
-        self.ema = EMA(self.raw["model"], decay) if decay is not None else None
-        if step:  # before FSDP shards the modules
-            for name, module in self._stored_modules(self.raw).items():
-                self.checkpoints.load_module(step, name, module)
-        distributed.on_main(lambda: write_yaml(self.folder / "config.yaml", self.config))
+            if not is_sharded(module):
+                module.to(self.device)
+        decay, model = self.training.ema_decay, self.raw["model"]
+        copied = self.sharded.with_tensors(model.state_dict()) if self.sharded else model
+        self.ema = EMA(copied, decay) if decay is not None else None
+        if distributed.is_main():
+            write_yaml(self.folder / "config.yaml", self.config)
         if use_compile(self.training.compile, self.device):
             for module in self.raw.values():
                 compile_by_units(module)
         self.modules, self.optimizers = {}, {}
-        for name, module in self.raw.items():
-            if self.sharded:
-                shard_by_blocks(self.accelerator.state.fsdp_plugin, module)
+        for name, module in self.raw.items():  # after sharding, which replaces parameters
             self.precision.cast(name, module)
             self.optimizers[name] = build_optimizer(module, task.optimizers[name])
-            # Accelerate's wrapper around the optimizer is left: it would step when Accelerate thinks it is time.
-            self.modules[name], _ = self.accelerator.prepare(module, self.optimizers[name])
+            self.modules[name] = self.accelerator.prepare_model(module, evaluation_mode=is_sharded(module))
+        averaged = {"ema": self.ema.module} if self.ema else {}
+        self.state = RunState({**self.raw, **task.state, **averaged}, self.optimizers)
         if step:
-            saved = self.checkpoints.load_optimizers(step)  # after `prepare`, which may replace parameters
-            for name, optimizer in self.optimizers.items():
-                load_optimizer_state(self.raw[name], optimizer, saved["optimizers"][name])
-            self.precision.load(saved["scaler"])
-
-    def _stored_modules(self, modules: dict[str, nn.Module]) -> dict[str, nn.Module]:
-        return {**modules, **self.task.state, **({"ema": self.ema.module} if self.ema else {})}
+            self.precision.load(self.state.load(self.checkpoints, step))
+        return step
 
     def _info(self) -> dict:
         identity = {s: self.config[s] for s in IDENTITY_SECTIONS if s in self.config}
@@ -198,9 +168,9 @@ class Trainer:
             peak, base = settings.learning_rate, self.task.optimizers["model"].learning_rate
             rate = learning_rate(own, peak=peak, base=base, settings=self.schedule, total=total)
             decay = weight_decay(own, settings=settings, total=total)
-            for i, group in enumerate(self.optimizers[phase.module].param_groups):
+            for group in self.optimizers[phase.module].param_groups:
                 group["lr"] = rate * group["ratio"]
-                group["weight_decay"] = decay if i else 0.0  # the first group is that without decay
+                group["weight_decay"] = decay if group["decays"] else 0.0
             rates[phase.module] = rate
         return rates
 
@@ -247,34 +217,31 @@ class Trainer:
     # ---- after a step: fixed order -----------------------------------------------------------------------------
 
     def _after_step(self, step: int, rates: dict[str, float], progress: Progress) -> None:
+        settings = self.training
+        last = step == settings.max_steps
         if self.ema:
             self.ema.update(self.raw["model"], step)  # before anything below measures or saves it
-        settings = self.training
-        if step == 1 or settings.due(settings.log_every, step):
+
+        def due(every: int) -> bool:
+            return last or (every > 0 and step % every == 0)
+
+        if due(settings.log_every) or step == 1:
             self._log(step, rates, progress)
-        save, look = settings.due(settings.save_every, step), self.observer.due(step)
-        stop = self.stop.agreed(now=save or look)  # the same answer on every process, or saving would hang
-        with progress.pause():
-            if save or stop:
+        stop = self.stop.agreed(step, self.device)  # the same answer on every process, or saving would hang
+        with progress.pause(), eagerly():
+            if due(settings.evaluate_every) or due(settings.preview_every):
+                model = self._whole_model()
+                if due(settings.evaluate_every):
+                    self._evaluate(step, model)
+                if due(settings.preview_every) and distributed.is_main():
+                    self._preview(step, model)
+                del model  # if it was gathered, its memory is needed
+            if due(settings.save_every) or stop:
                 self._save(step)
-            if look and not stop:  # a run that was stopped looks when it resumes
-                self._look(step)
-                stop = self.stop.agreed(now=True)
-                if stop and self.saved != step:
-                    self._save(step)
-        if stop:
-            self._leave(step)
-
-    def _leave(self, step: int) -> NoReturn:
-        say(f"stopped by signal {self.stop.signal} after step {step}; run the same command again to resume")
-        sys.exit(self.stop.exit_code)
-
-    def _look(self, step: int, resumed: bool = False) -> None:
-        look = partial(self.observer.look, step, resumed=resumed)
-        self.stop.aside("the evaluation", look, saved=self.saved == step)
-
-    def _last_checkpoint(self) -> str:
-        return f"the last checkpoint is step {self.saved}" if self.saved else "there is no checkpoint yet"
+        if stop and not last:
+            number = self.stop.signal
+            say(f"stopped by signal {number} after step {step}; run the same command again to resume")
+            sys.exit(self.stop.exit_code)
 
     def _log(self, step: int, rates: dict[str, float], progress: Progress) -> None:
         scalars, wrong = self.meters.take(self.device)
@@ -288,26 +255,32 @@ class Trainer:
         for text in self.task.warnings(step, scalars):
             warn(text)
 
+    def _whole_model(self) -> nn.Module:
+        """The module to evaluate, gathered if it is sharded."""
+        return self.sharded.whole(self.model) if self.sharded else self.model
+
+    @torch.no_grad()
+    def _evaluate(self, step: int, model: nn.Module) -> None:
+        self.measured = self.task.evaluate(model.eval(), self.device)
+        self.tracker.log(step, "evaluate", self.measured)
+        say(f"step {step:>6} evaluate | " + " | ".join(f"{n} {v:.4g}" for n, v in self.measured.items()))
+
+    @torch.no_grad()
+    def _preview(self, step: int, model: nn.Module) -> None:
+        for picture in self.task.preview(model.eval(), self.device):
+            save_png(self.folder / "previews" / f"{picture.name}-{step:08d}.png", picture.image)
+            save_png(self.folder / f"{picture.name}.png", picture.image)
+            self.tracker.picture(step, picture.name, picture.image)
+
     def _save(self, step: int) -> None:
-        modules = self._stored_modules(self.modules)
-        states = {name: module_state(self.accelerator, module) for name, module in modules.items()}
-
-        def write() -> None:
-            optimizers = {n: optimizer_state(self.raw[n], o) for n, o in self.optimizers.items()}
-            saved = {"optimizers": optimizers, "scaler": self.precision.state()}
-            self.checkpoints.save(step, states, saved, self._info())
-
-        distributed.on_main(write)  # no process trains on before the checkpoint is whole
-        self.saved = step
+        self.state.save(self.checkpoints, step, self._info(), self.precision.state())
 
     def _finish(self) -> None:
-        state = module_state(self.accelerator, self.ema.module if self.ema else self.modules["model"])
-
-        def write() -> None:
-            write_json(self.folder / "metrics.json", self.observer.measured)
+        state = gathered_state(self.model)
+        if distributed.is_main():
+            write_json(self.folder / "metrics.json", self.measured)
             draw_curves({self.experiment.name: self.folder}, self.folder / "curves.png")
             write_weights(self.folder / "model.safetensors", state)  # last: it marks a finished run
-            self.tracker.close()
-
-        distributed.on_main(write)
+        self.tracker.close()
+        distributed.barrier()
         say(f"finished: load {self.folder} as a model (model.safetensors and config.yaml)")

@@ -25,7 +25,7 @@ class CompileUnit(nn.Module):
 
 
 class Block(CompileUnit):
-    """Base of transformer blocks. FSDP shards a model block by block; Muon may train their matrices.
+    """Base of transformer blocks. Sharded training gathers one at a time; Muon may train their matrices.
 
     Attributes:
         stacked: how many projections a matrix stacks along dimension 0, by its name in the block; the others are one.
@@ -36,6 +36,13 @@ class Block(CompileUnit):
     def muon_projections(self) -> dict[nn.Parameter, int]:
         """The matrices that Muon may train, with the number of projections in each."""
         return {p: self.stacked.get(name, 1) for name, p in self.named_parameters() if p.ndim == 2}
+
+
+class Replicated(nn.Module):
+    """Base of parts that sharded training keeps whole and in float32 on every process.
+
+    They are used beside `forward`, and some move without a gradient.
+    """
 
 
 def run_block(block: nn.Module, x: Tensor, *inputs: object, activation_checkpointing: bool) -> Tensor:
@@ -59,3 +66,8 @@ def _outermost_units(module: nn.Module) -> list[nn.Module]:
     if isinstance(module, CompileUnit):
         return [module]
     return [unit for child in module.children() for unit in _outermost_units(child)]
+
+
+def replicated(module: nn.Module) -> list[Replicated]:
+    """All parts of a module that are not sharded."""
+    return [part for part in module.modules() if isinstance(part, Replicated)]

@@ -3,7 +3,8 @@
 run/config.yaml                            section `tokenizer` or `generator`: how to build the model
 run/model.safetensors                      the result of a finished run
 run/checkpoints/step-00001000/             a folder of the same kind: config.yaml and
-    ema.safetensors, model.safetensors     averaged weights (preferred) and raw ones
+    ema.safetensors, model.safetensors     averaged weights (preferred) and raw ones; of sharded training
+    ema.shards, model.shards               folders
 
 Output folders of the original project have a config.yaml too; their weights lie in
 
@@ -18,10 +19,11 @@ from typing import Any
 
 from common.build import ConfigError, nearest
 from common.config import find_file, read_yaml
+from storage.weights import SHARDS
 
 CONFIG = "config.yaml"
 # In order of preference; an index lists the shards of a large file.
-WEIGHTS = ("ema.safetensors", "model.safetensors", "pytorch_model.bin")
+WEIGHTS = ("ema.safetensors", "ema.shards", "model.safetensors", "model.shards", "pytorch_model.bin")
 WEIGHTS += ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 PARTS = ("ema_model", "unwrapped_model")  # folders inside a checkpoint of the original
 MODEL_SECTIONS = ("tokenizer", "generator")
@@ -44,7 +46,7 @@ class ModelFiles:
     # In our terms: section `tokenizer` or `generator`, and what else is known, such as `sampling`, `data`, and in
     # `tokens` the tokenizer and the class names of a generator.
     config: dict[str, Any]
-    weights: Path  # the file to load
+    weights: Path  # the file (or folder of shards) to load
     drop: tuple[str, ...] = ()  # entries of the file, with wildcards, that our models do not need
     format: str | None = None  # key of `loading.FORMATS` if the file has other names than ours
 
@@ -94,8 +96,9 @@ def open_run(path: str | Path) -> ModelFiles:
         ValueError: the configuration cannot be read.
     """
     found = find_file(path, "model folder")
-    folder = found.parent if found.is_file() else found
-    weights = found if found.is_file() else newest_weights(folder)
+    is_weights = found.is_file() or found.suffix == SHARDS
+    folder = found.parent if is_weights else found
+    weights = found if is_weights else newest_weights(folder)
     # A checkpoint has its own configuration; that of the run may have changed since.
     for candidate in _config_folders(weights.parent, folder):
         if (candidate / CONFIG).is_file():
@@ -115,7 +118,7 @@ def newest_weights(folder: Path) -> Path:
     for candidate in (folder, *(checkpoints[step] for step in sorted(checkpoints, reverse=True))):
         for place in (candidate, *(candidate / part for part in PARTS)):
             for name in WEIGHTS:
-                if (place / name).is_file():
+                if (place / name).exists():
                     return place / name
     raise FileNotFoundError(
         f"{folder} holds no weights: neither {' nor '.join(WEIGHTS)}, nor a checkpoint under checkpoints/"

@@ -7,8 +7,8 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 
 import torch
-from torch import nn
 
+from modeling.layers.trainable import Replicated
 from modeling.quantizers.posterior import DiagonalGaussian
 
 
@@ -29,7 +29,7 @@ class CodebookUpdate:
     revived: torch.Tensor | None = None  # scalar, codes moved to a fresh place; None if codes only follow
 
 
-class Quantizer(nn.Module, ABC):
+class Quantizer(Replicated, ABC):
     """Maps encoder latents to what the decoder receives; computes in float32 whatever the autocast state.
 
     `forward` changes no state, in training mode either. Codes that move without a gradient move in `update_codebook`,

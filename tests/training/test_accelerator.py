@@ -1,55 +1,19 @@
-"""Which modules FSDP wraps; what can be tested of it without GPUs."""
+"""What a launcher may not decide, and what kernels compute."""
 
 import os
 
 import pytest
 import torch
-from accelerate.utils import FullyShardedDataParallelPlugin
-from accelerate.utils.fsdp_utils import fsdp2_prepare_auto_wrap_policy
 
-from common.config import REPOSITORY, read_yaml
-from modeling.factory import build_discriminator, build_generator
-from modeling.layers.trainable import Block
-from training.accelerator import shard_by_blocks, start
+from common.build import ConfigError
+from training.accelerator import start
 from training.settings import ExperimentSettings, TrainingSettings
 
-SIZES = {"codebook_size": 64, "num_tokens": 16, "num_classes": 10}
-BLOCKS = {
-    "rar": "RARBlock",
-    "gpt": "LlamaBlock",
-    "factorized_ar": "LlamaBlock",
-    "ibq_ar": "ModulatedLlamaBlock",
-    "maskgit": "BertBlock",
-    "uvit": "UViTBlock",
-}
 
-
-@pytest.fixture
-def plugin(monkeypatch) -> FullyShardedDataParallelPlugin:
-    """As `accelerate launch` makes it from configs/accelerate/fsdp.yaml."""
-    for key, value in read_yaml(REPOSITORY / "configs" / "accelerate" / "fsdp.yaml")["fsdp_config"].items():
-        monkeypatch.setenv(key.upper(), str(value).lower() if isinstance(value, bool) else str(value))
-    return FullyShardedDataParallelPlugin()
-
-
-@pytest.mark.parametrize("name", BLOCKS)
-def test_blocks_are_wrapped(plugin, name):
-    section = read_yaml(REPOSITORY / f"configs/debug/{name}.yaml")["generator"]
-    with torch.device("meta"):
-        generator = build_generator({**SIZES, **section})
-    shard_by_blocks(plugin, generator)
-    assert plugin.transformer_cls_names_to_wrap == [BLOCKS[name]]
-    plugin.set_auto_wrap_policy(generator)
-    wraps = fsdp2_prepare_auto_wrap_policy(plugin, generator)
-    wrapped = [part for part in generator.modules() if wraps(part)]
-    assert wrapped and wrapped == [part for part in generator.modules() if isinstance(part, Block)]
-    # The next module has no blocks: it is wrapped as a whole.
-    with torch.device("meta"):
-        discriminator = build_discriminator({"name": "nlayer"})
-    shard_by_blocks(plugin, discriminator)
-    plugin.set_auto_wrap_policy(discriminator)
-    wraps = fsdp2_prepare_auto_wrap_policy(plugin, discriminator)
-    assert not any(wraps(part) for part in discriminator.modules())
+def test_accelerates_own_sharding_is_refused(monkeypatch, engine):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")  # as `accelerate launch --use_fsdp` sets it
+    with pytest.raises(ConfigError, match="set training.sharding=full"):
+        start(TrainingSettings(max_steps=1), ExperimentSettings(output_dir="nowhere"))
 
 
 @pytest.mark.parametrize("deterministic", [False, True])

@@ -77,7 +77,7 @@ def test_muon_goes_on_after_three_stops_in_a_row(tmp_path):
         update(resumed, other, range(start, start + 2))
         torch.save([resumed.state_dict(), optimizer_state(resumed, other)], tmp_path / "state.pt")
         weights, state = torch.load(tmp_path / "state.pt", weights_only=True)
-    names = set(state["state"]["blocks.0.linear.weight"])
+    names = set(state["blocks.0.linear.weight"])
     assert names == {"momentum"}
     for name, tensor in whole.state_dict().items():
         assert torch.equal(weights[name], tensor), name
@@ -134,7 +134,7 @@ def test_a_process_holds_only_what_it_keeps_of_a_file_of_states(tmp_path):
     before = private_memory()
     saved = checkpoints.load_optimizers(1)
     assert private_memory() - before < size  # of eight
-    load_optimizer_state(model, optimizer, saved["head"])
+    load_optimizer_state(model, optimizer, saved["head"]["state"])
     assert private_memory() - before < 3 * size
     saved["head"]["state"]["weight"]["exp_avg"].zero_()  # what is kept is a copy, which outlives the file
     assert optimizer.state[model.weight]["exp_avg"].eq(1).all()

@@ -43,6 +43,10 @@ class ReconstructionTask(TokenizerTask):
             raise ConfigError(
                 f"losses.adaptive_weight is for convolutional decoders, not for a {type(setup.tokenizer).__name__}"
             )
+        if (
+            setup.losses.adaptive_weight
+        ):  # a gradient at one layer: half a backward pass, which sharding does not know
+            self.unshardable = "losses.adaptive_weight=true"
         self.loss = TokenizerLoss(setup.losses, perceptual)
         if discriminator is not None:
             self.modules["discriminator"] = discriminator
