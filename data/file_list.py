@@ -12,6 +12,7 @@ from data.source import CorruptSample
 from data.tar_index import open_index
 from data.transforms import decode_image
 from data.webdataset_shards import expand_shards
+from storage.tar_members import read_shards
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,8 @@ def list_files(path: str | Path) -> list[ImageFile]:
         ValueError: there are no images, or a shard is damaged.
     """
     if str(path).endswith(".tar"):
-        found = [file for shard in expand_shards(str(path)) for file in _in_shard(Path(shard))]
+        shards = map(Path, expand_shards(str(path)))
+        found = [file for files in read_shards(_in_shard, shards) for file in files]
     else:
         place = Path(path).expanduser()
         if place.is_file():

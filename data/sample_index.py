@@ -165,7 +165,7 @@ def _make(place: Path, shards: Shards, stamp: str, limits: Mapping[str, float | 
         if _head(place).get("stamp") == stamp:  # made while this process waited
             return
         try:
-            with _Writer(place) as writer:
+            with SampleIndexWriter(place) as writer:
                 indexed = read_shards(lambda path: (shards.index(path), shards.size(path)), shards.paths)
                 for index, size in progress(
                     indexed, "indexing shards", total=len(shards.paths), unit="shard", delay=3.0
@@ -176,14 +176,14 @@ def _make(place: Path, shards: Shards, stamp: str, limits: Mapping[str, float | 
             lock.unlink(missing_ok=True)  # those who wait for it look first whether the index is there
 
 
-class _Writer:
+class SampleIndexWriter:
     """Appends shard after shard to the files of an unfinished index; raises WriteError."""
 
     def __init__(self, place: Path) -> None:
         self._place, self._unfinished = place, place.with_name(f".{place.name}.{secrets.token_hex(4)}.part")
         self.facts, self._files = Facts(), {}
 
-    def __enter__(self) -> _Writer:
+    def __enter__(self) -> SampleIndexWriter:
         with errors_named(self._place):
             self._unfinished.mkdir(parents=True)
             names = ("starts", *_COLUMNS)
@@ -197,9 +197,10 @@ class _Writer:
                 file.close()
         shutil.rmtree(self._unfinished, ignore_errors=True)
 
-    def add(self, index: ShardIndex, size: int, limits: Mapping[str, float | None]) -> None:
+    def add(self, index: ShardIndex, size: int, limits: Mapping[str, float | None] | None = None) -> None:
+        """Append the samples of the next shard, of ``size`` bytes, that are within the limits."""
         self.facts.images += len(index.labels)
-        index = index.within(**limits)
+        index = index.within(**limits) if limits else index
         self.facts.add(index, size)
         with errors_named(self._place):
             for name, kind in _COLUMNS.items():

@@ -38,7 +38,7 @@ class ShardIndex:
     heights: np.ndarray
     widths: np.ndarray
 
-    def within(self, max_aspect: float | None, min_side: int | None) -> ShardIndex:
+    def within(self, *, max_aspect: float | None, min_side: int | None) -> ShardIndex:
         """The samples whose original images keep the limits; without any limit all, else those of known size."""
         if max_aspect is None and min_side is None:
             return self

@@ -15,6 +15,7 @@ from common.config import first_difference, option, to_tree
 from common.console import Clock, duration, say, warn
 from common.launch import processes
 from common.requirements import require_all, require_files
+from data.remote_files import is_remote
 from data.transforms import CROPS
 from evaluator.float_rfid import DTYPES, load_float_inception
 from evaluator.image_files import open_images
@@ -139,7 +140,8 @@ def find_validation(options: ReproduceOptions, release: Release) -> None:
     elif options.data is not None:
         paths = options.data.get("path") or []
         for path in [paths] if isinstance(paths, str) else paths:
-            require_files(path, advice)
+            if not is_remote(path):
+                require_files(path, advice)
     elif release.folder is None:
         raise FileNotFoundError(f"neither images nor data is given; expected {advice}")
 

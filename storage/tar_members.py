@@ -45,7 +45,8 @@ class TarReader:
         """Bytes of the file, fewer at its end."""
         if not self._start <= offset <= offset + size <= self._start + len(self._window):
             self._start, self._window = offset, read_at(self._file.fileno(), offset, max(size, _WINDOW))
-        return self._window[offset - self._start :][:size]
+        at = offset - self._start
+        return self._window[at : at + size]
 
     def members(self) -> Iterator[tuple[str, int, int]]:
         """Yield (name, offset of the content, its size) of every regular file, in order.

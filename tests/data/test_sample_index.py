@@ -91,9 +91,9 @@ def test_where_nothing_can_be_written_it_is_held_in_memory_with_a_warning(
             raise sample_index.WriteError(f"{self._place} is read-only")
         return entered(self)
 
-    entered = sample_index._Writer.__enter__
+    entered = sample_index.SampleIndexWriter.__enter__
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(sample_index._Writer, "__enter__", read_only)
+    monkeypatch.setattr(sample_index.SampleIndexWriter, "__enter__", read_only)
     source = WebDataset(path=pattern, image_size=8)
     assert "the index of 12 images cannot be kept" in capsys.readouterr().err
     for held in (kept_index, pickle.loads(pickle.dumps(source))):
