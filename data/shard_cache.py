@@ -64,6 +64,11 @@ class ShardCache:
         except (OSError, ValueError, KeyError):
             return None
 
+    def remember(self, url: str, version: Version) -> None:
+        """Note the version that an index or a copy is of."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_json(_beside(self.place(url), "json"), {"url": url, **asdict(version)})
+
     def open(self, url: str) -> int:
         """Descriptor of a shard, which stays in the cache until it is closed; fetches it first if necessary.
 
@@ -172,7 +177,7 @@ class ShardCache:
                 f" {place}.* and start anew"
             )
         os.ftruncate(file, 0)
-        write_json(_beside(place, "json"), {"url": url, **asdict(found)})
+        self.remember(url, found)
         return found
 
     # ---- room --------------------------------------------------------------------------------------------------

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from data.remote_files import is_remote, require_readable
+from data.remote_files import Version, is_remote, read_from, require_readable, version_of
 from data.shard_cache import ShardCache
-from data.tar_index import ShardIndex, make_index, open_index, read_index, write_index
+from data.tar_index import ShardIndex, make_index, open_index, read_index, read_published, write_index
 from storage.open_files import OpenFiles
 
 
@@ -64,7 +64,7 @@ class Shards:
         return f"{path} {status.st_size} {status.st_mtime_ns}"
 
     def index(self, path: str) -> ShardIndex:
-        """Index of a shard, kept or made; a remote shard is fetched if no index of it is kept."""
+        """Index of a shard, kept or made; a remote one is fetched for that, unless its index lies beside it."""
         if not is_remote(path):
             return open_index(Path(path), label_key=self.label_key, keep=self._keep_index)
         version, place = self.cache.known_version(path), self.cache.place(path)
@@ -73,6 +73,12 @@ class Shards:
             index = read_index(kept, [version.size, version.etag], self.label_key)
             if index is not None:
                 return index
+        published = self._published(path)
+        if published is not None:
+            index, version = published
+            self.cache.remember(path, version)
+            write_index(kept, index, [version.size, version.etag], self.label_key)
+            return index
         file = self.cache.open(path)  # keeps the shard in the cache while it is read
         try:
             index, version = make_index(place, label_key=self.label_key), self.cache.known_version(path)
@@ -80,6 +86,19 @@ class Shards:
             return index
         finally:
             os.close(file)
+
+    def _published(self, url: str) -> tuple[ShardIndex, Version] | None:
+        """Index beside a remote shard, made before the shards went there, and the shard's version."""
+        if "?" in url:  # a signature is for one address
+            return None
+        try:
+            place = f"{url}.index"
+            content = b"".join(read_from(place, 0, version_of(place)))
+            version = version_of(url)
+        except Exception:  # it is not there; the network's troubles are named when the shard is fetched
+            return None
+        index = read_published(content, version.size, self.label_key)
+        return None if index is None else (index, version)
 
     def size(self, path: str) -> int:
         """Bytes of a shard that was indexed."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import logging
 from collections.abc import Sequence
@@ -97,6 +98,18 @@ def read_index(place: Path, state: Sequence[int | str], label_key: str | None) -
                 return None
             return ShardIndex(**{field.name: arrays[field.name] for field in fields(ShardIndex)})
     except Exception:  # whatever is wrong with a kept index, making it anew is right
+        return None
+
+
+def read_published(content: bytes, size: int, label_key: str | None) -> ShardIndex | None:
+    """An index that was made elsewhere of a copy of a shard of ``size`` bytes; None if it is of another one."""
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            version, other_size, *_, other_key = json.loads(str(arrays["stamp"]))
+            if (version, other_size, other_key) != (_VERSION, size, label_key):
+                return None
+            return ShardIndex(**{field.name: arrays[field.name] for field in fields(ShardIndex)})
+    except Exception:  # as above
         return None
 
 

@@ -1,6 +1,7 @@
 """Data sets of remote shards: the same batches as local ones, through a cache smaller than the data."""
 
 import pickle
+import shutil
 
 import numpy as np
 import pytest
@@ -47,11 +48,11 @@ def same(left, right) -> bool:
 
 def test_batches_are_those_of_local_shards_in_the_same_order(tmp_path, web, monkeypatch):
     address, faults = web
-    local = WebDataset(
-        path=f"{tmp_path}/server/{{0..7}}.tar", image_size=8, shuffle="windows", shuffle_window=2
-    )
+    place = f"{tmp_path}/server/{{0..7}}.tar"
+    local = WebDataset(path=place, image_size=8, shuffle="windows", shuffle_window=2, keep_index=False)
     source = WebDataset(path=f"{address}/{{0..7}}.tar", **options(tmp_path))
-    assert len(faults.downloads()) == SHARDS  # each once, for the index
+    fetched = [path for path, _ in faults.downloads()]
+    assert sorted(fetched) == [f"/{n}.tar" for n in range(SHARDS)]  # each once, for the index
     wanted = batches(local, 20)  # two epochs
     assert same(batches(source, 20), wanted)
     assert same(batches(source, 6, start_step=14, num_workers=2), wanted[14:])
@@ -71,6 +72,22 @@ def test_batches_are_those_of_local_shards_in_the_same_order(tmp_path, web, monk
         batches(again, 1)
     faults.always = None
     assert same(batches(again, 20), wanted)
+
+
+def test_an_index_beside_a_remote_shard_spares_its_fetch(tmp_path, web):
+    """`.index` files of local shards go to the server with them; those of other shards or labels are not believed."""
+    address, faults = web
+    local = WebDataset(path=f"{tmp_path}/server/{{0..3}}.tar", image_size=8)
+    shutil.copy(tmp_path / "server/0.tar.index", tmp_path / "server/3.tar.index")
+    write_shard(tmp_path / "server/3.tar", samples(range(30, 38)))
+    source = WebDataset(path=f"{address}/{{0..2}}.tar", **options(tmp_path))
+    assert {path for path, _ in faults.downloads()} == {f"/{n}.tar.index" for n in range(3)}
+    assert (
+        np.array_equal(source.labels, local.labels[: 3 * SAMPLES])
+        and source.name(7) == f"{address}/1.tar: 00000012.jpg"
+    )
+    assert len(WebDataset(path=f"{address}/3.tar", **options(tmp_path))) == 8
+    assert "/3.tar" in {path for path, _ in faults.downloads()}
 
 
 def test_evaluation_reads_remote_shards_in_their_order(tmp_path, web):

@@ -1,5 +1,6 @@
 """Tar shards: indexing, labels, captions, limits of size, random access, damaged shards."""
 
+import builtins
 import io
 import json
 import os
@@ -168,6 +169,23 @@ def test_images_of_one_class_need_no_labels(tmp_path, shards):
     source = WebDataset(path=str(tmp_path / "plain.tar"), image_size=8, num_classes=1)
     assert source.labels.tolist() == [0, 0] and source.class_names == ["0"]
     assert [source.load(i, np.random.default_rng(0))[1] for i in range(2)] == [0, 0]
+
+
+def test_a_shard_is_opened_once_for_all_its_samples(shards, monkeypatch):
+    source, opened = WebDataset(path=shards, image_size=8), []
+
+    def noting(real):
+        def call(path, *arguments, **options):
+            opened.append(str(path))
+            return real(path, *arguments, **options)
+
+        return call
+
+    monkeypatch.setattr(os, "open", noting(os.open))
+    monkeypatch.setattr(builtins, "open", noting(open))
+    for _ in range(2):
+        assert len(values(source)) == 12
+    assert sorted(path for path in opened if path.endswith(".tar")) == list(expand_shards(shards))
 
 
 def test_corrupt_members_are_skipped_and_named(tmp_path):

@@ -1,12 +1,14 @@
 import io
 import json
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from evaluator import image_files
 from evaluator import image_stream as images_module
 from evaluator.image_files import ArrayImages, member_shape, open_images
 from evaluator.image_stream import FolderImages, file_hash
@@ -253,3 +255,30 @@ def test_digests_tell_contents_apart(tmp_path):
     np.savez(tmp_path / "b" / "stored.npz", PIXELS[::-1])
     assert open_images(tmp_path / "b" / "stored.npz").digest() != first["npz"].digest()
     assert file_hash(tmp_path / "a" / "plain.npy") == file_hash(tmp_path / "b" / "plain.npy")
+
+
+def _list(rank: int, pattern: str, folder: str) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2
+    )
+    real, read = image_files.TarReader, []
+    image_files.TarReader = lambda path: read.append(path) or real(path)
+    stream = open_images(pattern)
+    images = [image for batch in stream.batches(2) for image in batch.images]
+    Path(folder, f"{rank}").write_text(
+        json.dumps([len(read), stream.count, stream.labels.tolist(), len(images)])
+    )
+    torch.distributed.destroy_process_group()
+
+
+def test_one_process_reads_the_headers_of_shards_for_all(tmp_path):
+    pattern = write_tars(tmp_path / "tars", PIXELS, labels=True)
+    arguments = (pattern, str(tmp_path))
+    torch.multiprocessing.start_processes(_list, arguments, nprocs=2, start_method="fork")
+    first, second = (json.loads((tmp_path / str(rank)).read_text()) for rank in range(2))
+    assert (
+        (first[0], second[0]) == (2, 0)
+        and first[1:3] == second[1:3]
+        and first[3] + second[3] == first[1] == 7
+    )
