@@ -18,6 +18,7 @@ from common import peers
 from common.build import ConfigError, build_dataclass, takes_text, type_name
 from common.recipes import REMOVED, Entry, base_file, entries, inherit, merge, plain, with_origin
 from common.shares import Share
+from common.signals import SignalWatch, signal_name
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -236,7 +237,8 @@ def run_script(main: Callable[[Any], None], cls: type, usage: str) -> NoReturn |
     """Call `main` with the settings of the command line, or print `usage` and the options for `--help`.
 
     ValueError and OSError are mistakes in the input: they end the program with one line and exit code 1 (with a
-    traceback if the environment variable TRACEBACK is set); anything else is a bug and shows its traceback.
+    traceback if the environment variable TRACEBACK is set); anything else is a bug and shows its traceback. A stop
+    signal ends it with 128 + its number (`common.signals`).
     """
     arguments = sys.argv[1:]
     if any(a in ("-h", "--help", "help") for a in arguments):
@@ -244,10 +246,12 @@ def run_script(main: Callable[[Any], None], cls: type, usage: str) -> NoReturn |
         print("\n".join(describe(cls)))
         return None
     try:
-        main(load_settings(cls, arguments))
-    except KeyboardInterrupt:
-        peers.fail("stopped by the user")
-        sys.exit("stopped by the user")
+        with SignalWatch() as watch:
+            main(load_settings(cls, arguments))
+    except SystemExit:
+        if watch.signal:
+            peers.fail(f"stopped by {signal_name(watch.signal)}")
+        raise
     except Exception as error:
         if (message := _report(error)) is None:
             raise

@@ -4,8 +4,9 @@ Code that calls them gives the same result on one process and many, and need not
 """
 
 import os
-import threading
+import pickle
 from collections.abc import Callable
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
@@ -13,9 +14,9 @@ import torch.distributed as dist
 
 from common import peers
 
+LONGEST_WAIT = timedelta(days=1)  # for one process that works while the others wait
 Value = TypeVar("Value")
-
-HEARTBEAT = 30.0  # seconds, far below the time-out of a process group
+_side: tuple[object, dist.ProcessGroup] | None = None  # see `side_group`
 
 
 def is_active() -> bool:
@@ -89,65 +90,56 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", 0)) if is_active() else 0
 
 
-def on_main(work: Callable[[], None]) -> None:
-    """Do something on the main process while the others wait; its error is a ValueError on the other processes."""
-    if is_active():
-        _while_others_wait(work if is_main() else None)
-    else:
-        work()
+def side_group() -> dist.ProcessGroup:
+    """A gloo group of all processes for facts, apart from the tensors of the model; every process calls it in turn.
 
-
-def from_main(work: Callable[[], Value]) -> Value:
-    """What `work` returns on the main process, on every process; waits and raises like `on_main`.
-
-    The value is pickled.
+    Its time-out is a day: it is there for waits whose end nobody knows. `common.peers` ends the wait for the dead.
     """
-    if not is_active():
-        return work()
-    value = _while_others_wait(work if is_main() else None)
-    values = [value]
-    dist.broadcast_object_list(values, src=0)
-    return values[0]
+    global _side
+    if _side is None or _side[0] is not dist.group.WORLD:  # the process group may be another one
+        _side = (dist.group.WORLD, dist.new_group(backend="gloo", timeout=LONGEST_WAIT))
+    return _side[1]
+
+
+def on_main(work: Callable[[], Value]) -> Value:
+    """Do something on the main process while the others wait, however long it takes.
+
+    Returns its value on every process, and raises its error there; both are pickled.
+    """
+    return _done_by(is_main(), work)[0] if is_active() else work()
 
 
 def on_local_main(work: Callable[[], Value]) -> Value:
-    """What `work` returns on the first process of this node, for all processes of the node; raises like `on_main`.
+    """As `on_main`, on the first process of every node, whose processes get its value; an error is raised on all nodes.
 
-    The value is pickled and reaches all nodes: a path, or what is as short.
+    The value reaches all nodes: a path, or what is as short.
     """
     if not is_active():
         return work()
-    mine = local_rank() == 0
-    value = _while_others_wait(work if mine else None)
-    everyone = gather_objects((mine, value))
+    everyone = _done_by(local_rank() == 0, lambda: (work(),))
     # Launchers number processes node by node.
-    return next(value for first, value in reversed(everyone[: rank() + 1]) if first)
+    return next(value for (value,) in reversed(list(filter(None, everyone[: rank() + 1]))))
 
 
-def _while_others_wait(work: Callable[[], Value] | None) -> Value | None:
-    """Do `work`, where it is not None, until all processes have done theirs."""
-    values: list[Value] = []
-    errors: list[Exception] = []
-
-    def guarded() -> None:
+def _done_by(mine: bool, work: Callable[[], Value]) -> list[Value | None]:
+    """Values of all processes of which this one works if it is `mine`; None of the others."""
+    value = error = None
+    if mine:
         try:
-            values.append(work())
-        except Exception as error:
-            errors.append(error)
+            value = work()
+        except Exception as raised:
+            error = raised
+    outcomes: list = [None] * world_size()
+    dist.all_gather_object(outcomes, (value, _picklable(error)), group=side_group())
+    for found in (error, *(error for _, error in outcomes)):  # its own first, with the traceback
+        if found is not None:
+            raise found
+    return [value for value, _ in outcomes]
 
-    thread = threading.Thread(target=guarded, daemon=True)
-    if work is not None:
-        thread.start()
-    working = True
-    while working:  # a barrier would time out during long work, so the processes meet at every heartbeat
-        if work is not None:
-            thread.join(HEARTBEAT)
-        busy = thread.is_alive()
-        states = gather_objects((busy, str(errors[0]) if errors else None))
-        working = any(busy for busy, _ in states)
-    if errors:
-        raise errors[0]
-    message = next((message for _, message in states if message is not None), None)
-    if message is not None:
-        raise ValueError(message)
-    return values[0] if values else None
+
+def _picklable(error: Exception | None) -> Exception | None:
+    try:
+        pickle.loads(pickle.dumps(error))  # an error with keywords of its own cannot be made anew
+    except Exception:
+        return ValueError(str(error))
+    return error

@@ -1,5 +1,6 @@
 """Joining the process group of `torchrun` or `accelerate launch`, or working alone."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -15,7 +16,11 @@ def processes() -> Iterator[torch.device]:
 
     NCCL with GPUs, gloo without, one process when started as plain `python`.
     """
-    state = PartialState(cpu=not torch.cuda.is_available())  # without it, Accelerate starts no gloo group
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    # Shares of files differ in the time that they take, and the first to be done waits for the last.
+    waiting = {"timeout": distributed.LONGEST_WAIT} if several else {}
+    # Without `cpu`, Accelerate starts no gloo group.
+    state = PartialState(cpu=not torch.cuda.is_available(), **waiting)
     distributed.watch_peers()
     yield state.device
     peers.leave()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterable, Iterator
 
 import torch
 from torch.utils.data import DataLoader
 
+from common import signals
 from data.source import Source
 from data.stream import Batch, EvalStream, TrainStream
 
@@ -106,7 +106,7 @@ def _loader(
 ) -> DataLoader:
     if num_workers < 0:
         raise ValueError(f"num_workers={num_workers} must not be negative")
-    return DataLoader(
+    return _Loader(
         stream,
         batch_sampler=batches,  # positions, not indices
         num_workers=num_workers,
@@ -123,9 +123,16 @@ def _already_a_batch(batch: Batch) -> Batch:
     return batch
 
 
+class _Loader(DataLoader):
+    """Workers outlive signals to the whole process group: the main process needs their batches until it stops."""
+
+    def __iter__(self) -> Iterator[Batch]:
+        with signals.held_back():  # from the first instruction of a worker on
+            return super().__iter__()
+
+
 def _start_worker(worker: int) -> None:
-    # Ctrl-C reaches the whole process group; the main process decides what happens and ends the workers.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signals.obey_parent()
 
 
 def _check_process(num_processes: int, process_index: int) -> None:

@@ -179,7 +179,7 @@ class TarImages(EncodedImages):
     def __init__(self, shards: Sequence[Path], *, source: str, transform: Transform | None = None) -> None:
         self._shards = [str(shard) for shard in shards]
         # One process reads the headers for all.
-        self._places, names, labels = distributed.from_main(lambda: _list_shards(self._shards))
+        self._places, names, labels = distributed.on_main(lambda: _list_shards(self._shards))
         if labels and None not in labels:
             self.labels = np.array(labels, dtype=np.int64)
         self._files = OpenFiles()

@@ -8,16 +8,26 @@ from typing import Any
 
 from common.config import REPOSITORY, find_file, first_difference, load_settings, read_yaml, to_tree
 from common.console import say
+from common.signals import PassedOn
 
 # Sections of a run that decide its result; paths and evaluation do not.
 DECIDING = ("tokenizer", "generator", "losses", "discriminator", "optimizer", "schedule", "training")
 
 
 def launch(program: str, arguments: Sequence[str]) -> None:
-    """Run an entry point in a new process; raises ValueError if it fails, after it has printed why."""
-    done = subprocess.run([sys.executable, str(REPOSITORY / program), *arguments])
-    if done.returncode:
-        raise ValueError(f"{program} {' '.join(arguments)} ended with code {done.returncode}; see above")
+    """Run an entry point in a new process, and stop with it.
+
+    Raises:
+        ValueError: it failed, after it has printed why.
+        SystemExit: a signal came, and the program has stopped.
+    """
+    child = subprocess.Popen([sys.executable, str(REPOSITORY / program), *arguments])
+    with PassedOn(child, program) as signals:
+        code = child.wait()
+    if signals.signal:
+        sys.exit(128 + signals.signal)
+    if code:
+        raise ValueError(f"{program} {' '.join(arguments)} ended with code {code}; see above")
 
 
 def finished(folder: Path, settings: type, arguments: Sequence[str]) -> bool:

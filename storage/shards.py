@@ -17,6 +17,8 @@ from torch.distributed import checkpoint
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from common import distributed
+
 
 def write_shards(folder: Path, tensors: Mapping[str, torch.Tensor]) -> None:
     """Write tensors into a new folder; every process gives the same names, and of sharded tensors its part.
@@ -26,7 +28,8 @@ def write_shards(folder: Path, tensors: Mapping[str, torch.Tensor]) -> None:
     """
     try:
         writer = checkpoint.HuggingFaceStorageWriter(str(folder), save_distributed=True)
-        checkpoint.save(dict(tensors), storage_writer=writer)
+        group = distributed.side_group() if distributed.is_active() else None  # a disk may take its time
+        checkpoint.save(dict(tensors), storage_writer=writer, process_group=group)
     except CheckpointException as error:
         raise OSError(_reason(error)) from error
 

@@ -1,6 +1,5 @@
 """Tiny models with deterministic random weights, as run folders; entry points run inside the test process."""
 
-import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -137,7 +136,6 @@ def tiny_token_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def engine() -> Iterator[None]:
     """For tests that train inside the test process: undoes what a training sets for its whole process."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     precision, tf32 = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     flash, benchmark = torch.backends.cuda.flash_sdp_enabled(), torch.backends.cudnn.benchmark
 
@@ -148,8 +146,6 @@ def engine() -> Iterator[None]:
     forget()
     yield
     forget()
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
     torch.set_float32_matmul_precision(precision)
     torch.backends.cudnn.allow_tf32 = tf32
     torch.backends.cuda.enable_flash_sdp(flash)

@@ -1,10 +1,11 @@
 """Processes and devices of a training run."""
 
 import os
+from datetime import timedelta
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
 from common import distributed
 from common.build import ConfigError
@@ -24,7 +25,10 @@ def start(training: TrainingSettings, experiment: ExperimentSettings) -> Acceler
         cpu=several and not torch.cuda.is_available(),
         mixed_precision="no",  # training/precision.py; Accelerate has one loss scale for all modules
         gradient_accumulation_steps=training.gradient_accumulation_steps,
-        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],  # no second copy
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(gradient_as_bucket_view=True),  # no second copy
+            InitProcessGroupKwargs(timeout=timedelta(minutes=training.timeout_minutes)),
+        ],
     )
     if several and accelerator.num_processes == 1:
         raise ConfigError("WORLD_SIZE is above 1, but the processes are not joined; start them with torchrun")

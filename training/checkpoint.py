@@ -17,7 +17,7 @@ Layout of a run folder:
 import json
 import shutil
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -82,56 +82,59 @@ class CheckpointFolder:
         info: dict,
         shards: Mapping[str, State] | None = None,
     ) -> Path:
-        """Write one checkpoint, then remove the oldest ones beyond `keep`.
-
-        The main process calls it alone, or all processes if there are `shards`, which they write together.
+        """Write one checkpoint, then remove the oldest ones beyond `keep`; every process calls it, and waits.
 
         Args:
-            states: {file stem: state dict}; written by the main process, as are `optimizers`.
+            states: {file stem: state dict}; the main process writes its own, and its `optimizers`.
             info: JSON-able facts; `config` in it is stored as YAML.
-            shards: {file stem: state dict} of sharded tensors.
+            shards: {file stem: state dict} of sharded tensors, which all processes write together.
 
         Raises:
             CheckpointError: the disk is full or not writable, or a number is not finite. Earlier checkpoints stay.
         """
         target, shards = self.path(step), shards or {}
         self._require_savable(step, states, shards)
-        main = not shards or distributed.is_main()
+        facts = {"step": step, **{k: v for k, v in info.items() if k != "config"}}
         try:
-            with atomic_folder(target) if main else nullcontext() as folder:  # renamed when whole
-                if shards:  # the folder of the main process, now that it is there
-                    folder = distributed.gather_objects(folder)[0]
+            with ExitStack() as stack:
+                # The main process makes the folder, which is removed when this block fails anywhere, ...
+                folder = distributed.on_main(lambda: stack.enter_context(atomic_folder(target)))
                 for stem, state in shards.items():
                     write_shards(folder / f"{stem}{SHARDS}", state)
-                if main:
+
+                def finish() -> None:
                     for stem, state in states.items():
                         write_weights(folder / f"{stem}.safetensors", state)
                     torch.save(optimizers, folder / "optimizers.pt")
                     write_yaml(folder / "config.yaml", info["config"])
-                    facts = {"step": step, **{k: v for k, v in info.items() if k != "config"}}
                     write_json(folder / "state.json", facts)
+                    stack.close()  # ... and renamed when it is whole
+
+                distributed.on_main(finish)
         except (OSError, RuntimeError) as error:
             # torch.save reports a full disk as a RuntimeError that does not say so.
             guess = "is the disk full? " if isinstance(error, RuntimeError) else ""
             reason = f"{guess}{error}; {self._last()}"
             raise CheckpointError(f"cannot save checkpoint {target}: {reason}") from error
-        if main:
-            self._prune()  # after the new one is whole
+        distributed.on_main(self._prune)  # after the new one is whole
         return target
 
     def _require_savable(self, step: int, states: Mapping[str, State], shards: Mapping[str, State]) -> None:
-        """Raise CheckpointError, with shards on all processes alike, if a number is not finite or the disk too full."""
-        problem = _not_finite(step, {**states, **shards})  # a run must not be able to resume from NaN
+        """Raise CheckpointError, on all processes alike, if a number is not finite or shards do not fit on the disk."""
+        # A run must not be able to resume from NaN.
+        problem = distributed.on_main(lambda: _not_finite(step, states) or self._no_room(step, shards))
         if shards:
-            if problem is None and distributed.is_main():
-                size = sum(t.numel() * t.element_size() for s in shards.values() for t in s.values())
-                if free_bytes(self.folder) < size:
-                    problem = (
-                        f"step {step}: {self.folder} has no room for a checkpoint of {size / 2**20:.0f} MiB"
-                    )
-            problem = next((p for p in distributed.gather_objects(problem) if p is not None), None)
+            problem = next(
+                filter(None, [problem, *distributed.gather_objects(_not_finite(step, shards))]), None
+            )
         if problem is not None:
             raise CheckpointError(f"{problem}; it is not saved, {self._last()}")
+
+    def _no_room(self, step: int, shards: Mapping[str, State]) -> str | None:
+        size = sum(t.numel() * t.element_size() for state in shards.values() for t in state.values())
+        if free_bytes(self.folder) < size:
+            return f"step {step}: {self.folder} has no room for a checkpoint of {size / 2**20:.0f} MiB"
+        return None
 
     def _last(self) -> str:
         steps = self.steps()

@@ -113,14 +113,23 @@ class TrainingSettings:
     save_every: int = option(50000)
     keep_checkpoints: int = option(2, "newest checkpoints to keep")
     milestone_every: int = option(0, "checkpoints at multiples of this are never deleted; 0 = none")
+    timeout_minutes: float = option(
+        60.0, "a process that lets the others wait for so long has failed; saving and previews do not count"
+    )
     max_skipped: float = option(0.01, "share of unreadable samples at which the run stops")
 
     def __post_init__(self) -> None:
         for key in ("max_steps", "per_gpu_batch_size", "gradient_accumulation_steps", "keep_checkpoints"):
             if getattr(self, key) < 1:
                 raise ConfigError(f"training.{key}={getattr(self, key)} must be at least 1")
+        if not self.timeout_minutes > 0:
+            raise ConfigError(f"training.timeout_minutes={self.timeout_minutes} must be positive")
         if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
             raise ConfigError(f"training.ema_decay={self.ema_decay} must be in [0, 1)")
+
+    def due(self, every: int, step: int) -> bool:
+        """Whether what happens every `every` steps (0 = never) and at the end happens after `step`."""
+        return step >= self.max_steps or (every > 0 and step % every == 0)
 
     @property
     def global_batch(self) -> int:

@@ -41,10 +41,7 @@ class RunState:
             elif distributed.is_main():
                 on_cpu = {n: {k: t.cpu() for k, t in values.items()} for n, values in state.items()}
                 optimizers[name] = {"state": on_cpu}
-        if shards or distributed.is_main():
-            saved = {"optimizers": optimizers, "scaler": scaler}
-            checkpoints.save(step, states, saved, info, shards)
-        distributed.barrier()  # no process trains on before the checkpoint is whole
+        checkpoints.save(step, states, {"optimizers": optimizers, "scaler": scaler}, info, shards)
 
     def load(self, checkpoints: CheckpointFolder, step: int) -> Any:
         """Read a checkpoint, each process its parts; returns `scaler`. Errors as `CheckpointFolder.load_module`."""

@@ -54,22 +54,22 @@ class Tracker:
     """
 
     def __init__(self, folder: Path, experiment: ExperimentSettings, *, config: dict, step: int) -> None:
-        mirrors = experiment.trackers
-        for mirror in mirrors:
+        for mirror in experiment.trackers:
             if importlib.util.find_spec(mirror) is None:
                 raise ConfigError(f"experiment.trackers: {mirror} is not installed; `pip install {mirror}`")
         self.path = Path(folder) / METRICS_FILE
         self.board = self.wandb = self.file = None
-        if not distributed.is_main():
-            return
+        distributed.on_main(lambda: self._open(folder, experiment, config, step))  # mirrors may take long
+
+    def _open(self, folder: Path, experiment: ExperimentSettings, config: dict, step: int) -> None:
         kept = [r for r in read_metrics(self.path) if r["step"] <= step] if step else []
         write_text(self.path, "".join(json.dumps(record) + "\n" for record in kept))
         self.file = self.path.open("ab", buffering=0)  # nothing is left in a buffer when the disk is full
-        if "tensorboard" in mirrors:
+        if "tensorboard" in experiment.trackers:
             from torch.utils.tensorboard import SummaryWriter
 
             self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=step or None)
-        if "wandb" in mirrors:
+        if "wandb" in experiment.trackers:
             import wandb
 
             known = os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_MODE") or wandb.api.api_key
@@ -96,6 +96,13 @@ class Tracker:
                 self.board.add_scalar(f"{kind}/{name}", value, step)
         if self.wandb is not None:
             self.wandb.log({f"{kind}/{name}": value for name, value in scalars.items()}, step=step)
+
+    def recorded(self, step: int, kind: str) -> dict[str, float] | None:
+        """The scalars that were recorded after `step` under `kind`, if there are any."""
+        for record in read_metrics(self.path):
+            if (record["step"], record["kind"]) == (step, kind):
+                return {name: value for name, value in record.items() if name not in ("step", "kind")}
+        return None
 
     def picture(self, step: int, name: str, image: torch.Tensor) -> None:
         """Mirror a picture [3, H, W] in [0, 1]."""

@@ -3,7 +3,9 @@
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from accelerate import Accelerator
@@ -16,11 +18,12 @@ from common.images import to_float
 from data.loaders import train_loader
 from data.source import Source
 from data.stream import Batch
-from storage.files import require_space, save_png, write_json, write_yaml
+from storage.files import require_space, write_json, write_yaml
 from storage.weights import write_weights
 from training.checkpoint import CheckpointFolder
-from training.compiler import compile_by_units, eagerly, use_compile
+from training.compiler import compile_by_units, use_compile
 from training.ema import EMA
+from training.observer import Observer
 from training.optim import build_optimizer
 from training.precision import Precision
 from training.randomness import ExampleRandom, seed_step
@@ -58,8 +61,7 @@ class Trainer:
         self.phases: list[Phase] = task.phases()
         self.precision = Precision(training.mixed_precision, self.device)
         self.meters, self.skipped = Meters(), SkippedSamples(training.max_skipped)
-        self.measured: dict[str, float] | None = None
-        self.stop = StopRequest()
+        self.stop = StopRequest(self._last_checkpoint)
         self.sharded: ShardedModel | None = None
 
     @property
@@ -72,46 +74,65 @@ class Trainer:
 
         Raises:
             ConfigError, CheckpointError: the run folder cannot be used; before any training.
-            SystemExit: after SIGTERM or SIGINT, with a checkpoint saved.
+            SystemExit: after a stop signal, with a checkpoint saved.
         """
-        if self._finished():
+        step = distributed.on_main(self._first_step)  # listings of a network disk may differ
+        if step is None:
             say(f"{self.folder} is finished ({self.training.max_steps} steps); nothing to do")
             return
-        step = self._prepare()
+        self._prepare(step)
         examples = len(self.source)
         announce(self.experiment, self.training, self.raw, step=step, examples=examples, device=self.device)
-        self.stop.catch()
         self.tracker = Tracker(self.folder, self.experiment, config=self.config, step=step)
-        batches = self._batches(step)
+        self.observer = Observer(
+            task=self.task,
+            model=self.model,
+            device=self.device,
+            folder=self.folder,
+            tracker=self.tracker,
+            training=self.training,
+            sharded=self.sharded,
+        )
         progress = Progress(self.training.max_steps, step, self.training.global_batch, self.device)
+        with self.stop:
+            self._train(step, progress)
+        self._finish()
+
+    def _train(self, step: int, progress: Progress) -> None:
+        self.stop.step = self.saved = step
+        if step:  # it was saved before it was looked at
+            self._look(step, resumed=True)
+            if self.stop.agreed(now=True):
+                self._leave(step)
+        batches = self._batches(step)
         while step < self.training.max_steps:
             rates = self._follow_schedules(step)
             seed_step(self.experiment.seed, step)  # no generator state is carried over steps: exact resume
             self._update(step, batches, progress)
             step += 1
+            self.stop.step = step
             self._after_step(step, rates, progress)
-        if self.measured is None:  # stopped between the last checkpoint and the result
-            with eagerly():
-                self._evaluate(step, self._whole_model())
-        self._finish()
 
     # ---- preparation -------------------------------------------------------------------------------------------
 
-    def _finished(self) -> bool:
+    def _first_step(self) -> int | None:
+        """Step of the newest checkpoint, 0 without one; None if the run is finished."""
         steps, result = self.checkpoints.steps(), self.folder / "model.safetensors"
         if steps:
             self.checkpoints.require_same_run(steps[-1], self._info())
         elif result.is_file():
             raise ConfigError(f"{result} has no checkpoint beside it; choose another experiment.output_dir")
-        return bool(steps) and steps[-1] >= self.training.max_steps and result.is_file()
+        if steps and steps[-1] >= self.training.max_steps and result.is_file():
+            return None
+        return steps[-1] if steps else 0
 
-    def _prepare(self) -> int:
-        """Restore the newest checkpoint, hand modules and optimizers to Accelerate; returns the step."""
-        task, steps = self.task, self.checkpoints.steps()
-        step = steps[-1] if steps else 0
+    def _prepare(self, step: int) -> None:
+        """Restore the checkpoint of `step` (0: there is none), hand modules and optimizers to Accelerate."""
+        task = self.task
         size = sum(p.numel() * p.element_size() for m in task.modules.values() for p in m.parameters())
-        if distributed.is_main():  # 5: weights, averaged weights, two moments, and the final export
-            require_space(self.folder, 5 * size, "a checkpoint", key="experiment.output_dir")
+        # 5: weights, averaged weights, two moments, and the final export
+        needed, key = 5 * size, "experiment.output_dir"
+        distributed.on_main(lambda: require_space(self.folder, needed, "a checkpoint", key=key))
         self.raw = dict(task.modules)
         if use_sharding(self.training, task):
             self.sharded = ShardedModel(self.raw["model"], self.training, self.device)
@@ -121,8 +142,7 @@ class Trainer:
         decay, model = self.training.ema_decay, self.raw["model"]
         copied = self.sharded.with_tensors(model.state_dict()) if self.sharded else model
         self.ema = EMA(copied, decay) if decay is not None else None
-        if distributed.is_main():
-            write_yaml(self.folder / "config.yaml", self.config)
+        distributed.on_main(lambda: write_yaml(self.folder / "config.yaml", self.config))
         if use_compile(self.training.compile, self.device):
             for module in self.raw.values():
                 compile_by_units(module)
@@ -135,7 +155,6 @@ class Trainer:
         self.state = RunState({**self.raw, **task.state, **averaged}, self.optimizers)
         if step:
             self.precision.load(self.state.load(self.checkpoints, step))
-        return step
 
     def _info(self) -> dict:
         identity = {s: self.config[s] for s in IDENTITY_SECTIONS if s in self.config}
@@ -217,31 +236,34 @@ class Trainer:
     # ---- after a step: fixed order -----------------------------------------------------------------------------
 
     def _after_step(self, step: int, rates: dict[str, float], progress: Progress) -> None:
-        settings = self.training
-        last = step == settings.max_steps
         if self.ema:
             self.ema.update(self.raw["model"], step)  # before anything below measures or saves it
-
-        def due(every: int) -> bool:
-            return last or (every > 0 and step % every == 0)
-
-        if due(settings.log_every) or step == 1:
+        settings = self.training
+        if step == 1 or settings.due(settings.log_every, step):
             self._log(step, rates, progress)
-        stop = self.stop.agreed(step, self.device)  # the same answer on every process, or saving would hang
-        with progress.pause(), eagerly():
-            if due(settings.evaluate_every) or due(settings.preview_every):
-                model = self._whole_model()
-                if due(settings.evaluate_every):
-                    self._evaluate(step, model)
-                if due(settings.preview_every) and distributed.is_main():
-                    self._preview(step, model)
-                del model  # if it was gathered, its memory is needed
-            if due(settings.save_every) or stop:
+        save, look = settings.due(settings.save_every, step), self.observer.due(step)
+        stop = self.stop.agreed(now=save or look)  # the same answer on every process, or saving would hang
+        with progress.pause():
+            if save or stop:
                 self._save(step)
-        if stop and not last:
-            number = self.stop.signal
-            say(f"stopped by signal {number} after step {step}; run the same command again to resume")
-            sys.exit(self.stop.exit_code)
+            if look and not stop:  # a run that was stopped looks when it resumes
+                self._look(step)
+                stop = self.stop.agreed(now=True)
+                if stop and self.saved != step:
+                    self._save(step)
+        if stop:
+            self._leave(step)
+
+    def _leave(self, step: int) -> NoReturn:
+        say(f"stopped by signal {self.stop.signal} after step {step}; run the same command again to resume")
+        sys.exit(self.stop.exit_code)
+
+    def _look(self, step: int, resumed: bool = False) -> None:
+        look = partial(self.observer.look, step, resumed=resumed)
+        self.stop.aside("the evaluation", look, saved=self.saved == step)
+
+    def _last_checkpoint(self) -> str:
+        return f"the last checkpoint is step {self.saved}" if self.saved else "there is no checkpoint yet"
 
     def _log(self, step: int, rates: dict[str, float], progress: Progress) -> None:
         scalars, wrong = self.meters.take(self.device)
@@ -255,32 +277,18 @@ class Trainer:
         for text in self.task.warnings(step, scalars):
             warn(text)
 
-    def _whole_model(self) -> nn.Module:
-        """The module to evaluate, gathered if it is sharded."""
-        return self.sharded.whole(self.model) if self.sharded else self.model
-
-    @torch.no_grad()
-    def _evaluate(self, step: int, model: nn.Module) -> None:
-        self.measured = self.task.evaluate(model.eval(), self.device)
-        self.tracker.log(step, "evaluate", self.measured)
-        say(f"step {step:>6} evaluate | " + " | ".join(f"{n} {v:.4g}" for n, v in self.measured.items()))
-
-    @torch.no_grad()
-    def _preview(self, step: int, model: nn.Module) -> None:
-        for picture in self.task.preview(model.eval(), self.device):
-            save_png(self.folder / "previews" / f"{picture.name}-{step:08d}.png", picture.image)
-            save_png(self.folder / f"{picture.name}.png", picture.image)
-            self.tracker.picture(step, picture.name, picture.image)
-
     def _save(self, step: int) -> None:
         self.state.save(self.checkpoints, step, self._info(), self.precision.state())
+        self.saved = step
 
     def _finish(self) -> None:
         state = gathered_state(self.model)
-        if distributed.is_main():
-            write_json(self.folder / "metrics.json", self.measured)
+
+        def write() -> None:
+            write_json(self.folder / "metrics.json", self.observer.measured)
             draw_curves({self.experiment.name: self.folder}, self.folder / "curves.png")
             write_weights(self.folder / "model.safetensors", state)  # last: it marks a finished run
-        self.tracker.close()
-        distributed.barrier()
+            self.tracker.close()
+
+        distributed.on_main(write)
         say(f"finished: load {self.folder} as a model (model.safetensors and config.yaml)")

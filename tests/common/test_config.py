@@ -238,7 +238,6 @@ def test_main_gets_the_settings(monkeypatch):
     [
         (ValueError("two\n  lines"), "error: two lines"),
         (FileNotFoundError(2, "No such file", "a.txt"), "error: [Errno 2] No such file: 'a.txt'"),
-        (KeyboardInterrupt(), "stopped by the user"),
         (
             ValueError(
                 "Caught ConfigError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n"

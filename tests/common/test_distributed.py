@@ -7,6 +7,7 @@ import torch
 from torch import multiprocessing
 
 from common import distributed
+from common.build import ConfigError
 
 GROUP_SECONDS = 10  # of the time-out of collectives
 
@@ -50,7 +51,6 @@ def _worker(rank: int, store: str) -> None:
 def _wait_for_others(rank: int) -> None:
     """Work of one process, or of one of every node, that takes longer than a collective may."""
     os.environ["LOCAL_RANK"] = str((0, 1, 0)[rank])  # two nodes: processes 0 and 1, and process 2
-    distributed.HEARTBEAT = 0.5
 
     def work() -> str:
         if rank == 0:
@@ -58,11 +58,23 @@ def _wait_for_others(rank: int) -> None:
         return f"of {rank}"
 
     assert distributed.on_local_main(work) == f"of {(0, 0, 2)[rank]}"
-    assert distributed.from_main(lambda: rank * 7 + 1) == 1
-    for together in (distributed.on_local_main, distributed.from_main, distributed.on_main):
-        own = rank == 0 or (rank == 2 and together is distributed.on_local_main)
-        with pytest.raises(KeyError if own else ValueError, match="a key"):
-            together(lambda: {}["a key"])
+    assert distributed.on_main(lambda: rank * 7 + 1) == 1
+    for together in (distributed.on_local_main, distributed.on_main):
+        with pytest.raises(ConfigError, match="training.max_steps is wrong"):
+            together(lambda: _fail(ConfigError("training.max_steps is wrong")))
+        with pytest.raises(Spelled if rank == 0 else ValueError, match="twice twice"):
+            distributed.on_main(lambda: _fail(Spelled(word="twice")))
+
+
+class Spelled(Exception):
+    """Cannot be pickled, as errors with keywords cannot."""
+
+    def __init__(self, *, word: str) -> None:
+        super().__init__(f"{word} {word}")
+
+
+def _fail(error: Exception) -> None:
+    raise error
 
 
 @pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")

@@ -1,5 +1,9 @@
 """Order of examples: the same for any number of workers and processes, and after a resume."""
 
+import itertools
+import signal
+import subprocess
+
 import numpy as np
 import pytest
 import torch
@@ -44,6 +48,23 @@ def same(left: list[dict], right: list[dict]) -> bool:
 
 def numbers(batches: list[dict]) -> list[int]:
     return [n for batch in batches for n in batch["images"][:, 0, 0, 0].tolist()]
+
+
+@pytest.mark.parametrize("make", [train_loader, eval_loader])
+def test_workers_outlive_signals_to_the_process_group(make):
+    """Schedulers signal every process of a job, and the main process needs batches until it has saved."""
+    options = {"seed": 0} if make is train_loader else {}
+    batches = iter(make(Numbers(200), batch_size=4, num_workers=2, **options))
+    workers = [str(worker.pid) for worker in batches._workers]
+    for moment in ("while they start", "while they work"):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            # From another process: the parent itself may end its workers.
+            subprocess.run(["kill", f"-{int(number)}", *workers], check=True)
+        assert len(list(itertools.islice(batches, 20))) == 20, moment
+    assert all(worker.is_alive() for worker in batches._workers)
+    batches._workers[0].terminate()
+    batches._workers[0].join(60)
+    assert batches._workers[0].exitcode == 0
 
 
 def test_every_epoch_shows_every_example_once_in_another_order():

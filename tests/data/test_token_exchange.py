@@ -12,7 +12,6 @@ import pytest
 import torch
 from torch import multiprocessing
 
-from common import distributed
 from data import token_exchange, token_lines
 from data.token_exchange import (
     ImportOptions,
@@ -317,7 +316,6 @@ def test_open_tokens_refuses_what_it_cannot_know_or_must_not_replace(tmp_path, l
 
 def _worker(rank: int, store: str, good: str, bad: str) -> None:
     torch.set_num_threads(1)
-    distributed.HEARTBEAT = 0.01  # so that the others wait for several of them
     load = token_exchange.import_jsonl
     entered = []
     token_exchange.import_jsonl = lambda *a, **k: (entered.append(a), time.sleep(0.2), load(*a, **k))
