@@ -1,5 +1,6 @@
 """What README.md and docs/ tell people to type exists: programs, options, files, links; figures are the catalog's."""
 
+import dataclasses
 import functools
 import importlib
 import re
@@ -13,6 +14,7 @@ from braceexpand import braceexpand
 from common.build import build_dataclass, check_options, choose
 from common.config import REPOSITORY, merge_arguments
 from data import DATASETS
+from jobs.plan import PlanOptions
 from modeling.factory import GENERATORS, QUANTIZERS, TOKENIZERS
 from modeling.losses import DISCRIMINATORS
 from modeling.pretrained.catalog import RELEASES, Release
@@ -120,7 +122,14 @@ def check_parts(options: dict) -> None:
 def check_command(program: str, arguments: list[str]) -> None:
     """As the program itself would, with everything but the files that a reader brings along."""
     assert (REPOSITORY / program).is_file(), f"{program} does not exist"
-    if program == "scripts/show_config.py":  # it takes the arguments of the training programs
+    if program == "scripts/plan.py":  # its own options beside those of the training programs
+        own = [a for a in arguments if a.split("=")[0] in {f.name for f in dataclasses.fields(PlanOptions)}]
+        build_dataclass(PlanOptions, merge_arguments(own))
+        arguments = [a for a in arguments if a not in own]
+    if program in (
+        "scripts/show_config.py",
+        "scripts/plan.py",
+    ):  # it takes the arguments of the training programs
         program = "train_rar.py" if "generator" in merge_arguments(arguments) else "train_titok.py"
     if program.endswith(".sh") or program not in PROGRAMS or "--help" in arguments:
         assert program.endswith(".sh") or "--help" in arguments or not arguments, (
