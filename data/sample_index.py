@@ -162,6 +162,8 @@ def _make(place: Path, shards: Shards, stamp: str, limits: Mapping[str, float | 
         with suppress(OSError):  # without locks several nodes may make it, each for itself
             place.parent.mkdir(parents=True, exist_ok=True)
             stack.enter_context(exclusive(lock))
+            for left in place.parent.glob(f".{place.name}.*.part"):  # by a killed process
+                shutil.rmtree(left, ignore_errors=True)
         if _head(place).get("stamp") == stamp:  # made while this process waited
             return
         try:

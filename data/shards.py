@@ -20,7 +20,7 @@ class Shards:
     Args:
         paths: local paths and URLs.
         cache: where remote shards are kept.
-        open_shards: how many stay open in each process.
+        window: shards whose samples are read at one time.
         label_key, keep_index: as for ``data.tar_index.open_index``.
     """
 
@@ -29,7 +29,7 @@ class Shards:
         paths: Sequence[str],
         *,
         cache: ShardCache,
-        open_shards: int,
+        window: int,
         label_key: str | None = None,
         keep_index: bool = True,
     ) -> None:
@@ -39,7 +39,8 @@ class Shards:
             cache.folder if self.any_remote else Path(self.paths[0]).parent
         )  # of what is kept about them all
         self.label_key, self._keep_index = label_key, keep_index
-        self._files = OpenFiles(open_shards, self._open)
+        # An open shard stays in the cache: those of this window and of the last one. Local ones cost a descriptor only.
+        self._files = OpenFiles(2 * window if self.any_remote else max(2 * window, 256), self._open)
         self._last: tuple[int, ShardIndex] | None = None  # whose names were asked for
 
     def __getstate__(self) -> dict:

@@ -105,8 +105,7 @@ class WebDataset(Source):
             cache=ShardCache(folder, cache_gigabytes),
             label_key=label_key,
             keep_index=keep_index,
-            # An open shard stays in the cache: this window's and the last one's.
-            open_shards=2 * shuffle_window,
+            window=shuffle_window,
         )
         self._index = open_samples(self._shards, keep=keep_index, **limits)
         if not self._index.facts.images:

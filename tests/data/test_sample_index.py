@@ -33,6 +33,7 @@ def refuse(monkeypatch):
 def test_is_made_once_and_anew_when_a_shard_changes(tmp_path, pattern, monkeypatch):
     first = WebDataset(path=pattern, image_size=8)
     (folder,) = kept(tmp_path)
+    (tmp_path / f".{folder.name}.0123.part").mkdir()  # left by a killed process
     with monkeypatch.context() as patched:
         refuse(patched)
         second = WebDataset(path=pattern, image_size=8)
