@@ -265,8 +265,7 @@ def _report(error: Exception) -> str | int | None:
 
     A process that only lost contact with one that failed is silent: the other one has the cause.
     """
-    if peers.follows(error):
-        return peers.end()
+    peers.yield_to_cause(error)
     text, mistake = one_line(error), isinstance(error, (ValueError, OSError))
     same = peers.fail(text if mistake else f"{type(error).__name__}: {text}")
     if not mistake or os.environ.get("TRACEBACK"):

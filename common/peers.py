@@ -9,6 +9,7 @@ import atexit
 import contextlib
 import ipaddress
 import json
+import math
 import os
 import secrets
 import selectors
@@ -18,9 +19,9 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any, NoReturn
+from typing import Any
 
-GRACE = 3.0  # seconds in which the launcher can see which process failed first, before the others end, too
+GRACE = 3.0  # seconds until the others end; the launcher sees meanwhile which process failed first
 PATIENCE = 5.0  # seconds to wait for the reason of a broken connection
 LIMIT = 20.0  # seconds that a failed process may take to end by itself (trackers, threads of libraries)
 KEEP_ALIVE = {
@@ -60,6 +61,7 @@ class Peers:
         self.first: Failure | None = None  # the failure that ends the job
         self.known, self.lock = threading.Event(), threading.RLock()
         self.own = False  # this process ends by itself
+        self.deadline = math.inf  # then it is ended; no timer, since there may be no memory for a new thread
         self.links: dict[socket.socket, tuple[int, str]] = {}  # (rank, host) at the other end
         self.unread: dict[socket.socket, bytes] = {}
         self.selector = selectors.DefaultSelector()
@@ -106,13 +108,16 @@ class Peers:
     # ---- the thread --------------------------------------------------------------------------------------------
 
     def _watch(self) -> None:
-        while True:
-            for key, _ in self.selector.select():
+        while time.monotonic() < self.deadline:
+            for key, _ in self.selector.select(timeout=1.0):
                 if key.fileobj is self.listener:
                     link, _ = self.listener.accept()
                     self._add(link, -1, "")  # unknown until it has named the token
                 else:
                     self._read(key.fileobj)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(1)
 
     def _read(self, link: socket.socket) -> None:
         rank, host = self.links[link]
@@ -171,7 +176,7 @@ class Peers:
         ):  # once per machine: the first that lives
             print(f"error: {failure}; all processes stop", file=sys.stderr, flush=True)
         note_for_launcher(str(failure), GRACE)
-        exit_after(GRACE)
+        self.deadline = time.monotonic() + GRACE
 
     # ---- connections -------------------------------------------------------------------------------------------
 
@@ -240,32 +245,28 @@ def leave() -> None:
     _peers = None
 
 
-def follows(error: BaseException) -> bool:
-    """Whether an error is only what the end of another process looks like in a collective; waits for the news of it."""
+def yield_to_cause(error: BaseException) -> None:
+    """End this process silently if an error is only what the end of another one looks like in a collective."""
     if _peers is None:
-        return False
+        return
     text, names = str(error).lower(), {kind.__name__ for kind in type(error).__mro__}
     broken = "DistError" in names or ("RuntimeError" in names and any(word in text for word in BROKEN))
-    return broken and _peers.known.wait(PATIENCE)
-
-
-def end() -> NoReturn:
-    """End this process after another one, when the launcher has seen that one fail."""
-    time.sleep(GRACE)
-    exit_now()
+    if broken and _peers.known.wait(PATIENCE):
+        time.sleep(2 * LIMIT)  # the thread ends the process
 
 
 def fail(error: str) -> bool:
     """Tell all processes that this one ends by an error, in one line, which also goes to the launcher's summary.
 
-    Returns whether another process has failed by the same error before.
+    Returns whether the same error is told by another process of this machine.
     """
     first = _peers.fail(error) if _peers else None
     other = first is not None and first.rank != _peers.rank
     note_for_launcher(str(first) if other else error, GRACE if other else 0.0)
-    if first is not None:
-        exit_after(LIMIT)
-    return other and first.error == error
+    if _peers:
+        _peers.deadline = time.monotonic() + LIMIT
+    here = other and (first.host == socket.gethostname() or os.environ.get("LOCAL_RANK", "0") != "0")
+    return here and first.error == error
 
 
 def note_for_launcher(text: str, later: float = 0.0) -> None:
@@ -278,20 +279,6 @@ def note_for_launcher(text: str, later: float = 0.0) -> None:
         details = {"py_callstack": text, "timestamp": str(int(time.time() + later))}
         with open(path, "w") as file:
             json.dump({"message": {"message": text, "extraInfo": details}}, file)
-
-
-def exit_now() -> NoReturn:
-    """End this process with exit code 1, without waiting for threads or connections."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(1)
-
-
-def exit_after(seconds: float) -> None:
-    """Likewise after some seconds, whatever the process does then."""
-    timer = threading.Timer(seconds, exit_now)
-    timer.daemon = True
-    timer.start()
 
 
 def _own_address() -> str:

@@ -9,6 +9,7 @@ from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwar
 
 from common import distributed
 from common.build import ConfigError
+from common.launch import require_joined
 from training.settings import ExperimentSettings, TrainingSettings
 
 
@@ -30,8 +31,7 @@ def start(training: TrainingSettings, experiment: ExperimentSettings) -> Acceler
             InitProcessGroupKwargs(timeout=timedelta(minutes=training.timeout_minutes)),
         ],
     )
-    if several and accelerator.num_processes == 1:
-        raise ConfigError("WORLD_SIZE is above 1, but the processes are not joined; start them with torchrun")
+    require_joined(accelerator.num_processes)
     distributed.watch_peers()
     torch.set_float32_matmul_precision(training.matmul_precision)
     torch.backends.cudnn.allow_tf32 = training.matmul_precision != "highest"

@@ -37,7 +37,7 @@ def test_a_cluster_job_is_stopped_and_goes_on_elsewhere(tmp_path, program, tiny_
     """Slurm stops four processes on two machines; two go on, one is killed; one process finishes: as never stopped."""
     run, log = tmp_path / "run", tmp_path / "log"
     common = [*RAR, f"data.tokens={tiny_token_file}"]
-    options = [*common, f"experiment.output_dir={run}", "training.max_steps=100000", "training.num_workers=0"]
+    options = [*common, f"experiment.output_dir={run}", "training.max_steps=100000", "training.num_workers=2"]
     with two_machines(tmp_path) as (first, second):
         # The port that follows from the job's number is taken; the script finds the next one.
         taken = first.start([os.sys.executable, "-m", "http.server", "20077"], tmp_path / "taken")
