@@ -15,7 +15,7 @@ from common.images import to_float
 from data import DATASETS
 from data.loaders import eval_loader, train_loader
 from data.source import Source
-from modeling.pretrained.teachers import build_network, prepared
+from modeling.pretrained.teachers import build_network, colour_statistics, prepared
 from storage.files import write_json
 from storage.weights import write_weights
 
@@ -49,9 +49,10 @@ def train_teacher(
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, scale)
         loader, bar = train_loader(source, seed=seed, batch_size=batch_size), range(steps)
+        colours = colour_statistics(network)
         for _, batch in zip(progress(bar, "training the teacher", unit="step"), loader, strict=False):
             # The head keeps its published size; rows beyond the classes stay unused.
-            logits = network(prepared(to_float(batch["images"]), network, input_size))[:, :classes]
+            logits = network(prepared(to_float(batch["images"]), *colours, input_size))[:, :classes]
             loss = F.cross_entropy(logits, batch["labels"], label_smoothing=0.1)
             optimizer.zero_grad()
             loss.backward()
@@ -63,9 +64,9 @@ def train_teacher(
 @torch.inference_mode()
 def classification_accuracy(network: nn.Module, source: Source, *, input_size: int) -> float:
     """Share of the images, in 0..1, whose label has the largest logit among the classes of `source`."""
-    right, classes = 0, len(source.class_names)
+    right, classes, colours = 0, len(source.class_names), colour_statistics(network)
     for batch in eval_loader(source, batch_size=64):
-        logits = network(prepared(to_float(batch["images"]), network, input_size))[:, :classes]
+        logits = network(prepared(to_float(batch["images"]), *colours, input_size))[:, :classes]
         right += int((logits.argmax(dim=-1) == batch["labels"]).sum())
     return right / len(source)
 

@@ -227,7 +227,8 @@ class Trainer:
     def _to_device(self, batch: Batch) -> Batch:
         self.skipped.add(batch.pop("skipped"), len(batch["positions"]))
         for key, value in batch.items():
-            if torch.is_tensor(value) and key != "positions":  # random numbers are drawn on the CPU
+            # Random numbers are drawn and captions made on the CPU; reading these back would wait for the device.
+            if torch.is_tensor(value) and key not in ("positions", "labels"):
                 batch[key] = value.to(self.device, non_blocking=True)
         if "images" in batch:  # uint8 until here: a quarter of the transfer
             batch["images"] = to_float(batch["images"])

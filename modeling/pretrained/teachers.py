@@ -45,6 +45,9 @@ class Teacher(nn.Module):
             raise ValueError("project=true needs a vision transformer that ends in a linear layer")
         self.network, self.input_size, self.project = network, input_size, project
         self.width: int = head.out_features if project else network.num_features  # channels of the features
+        # Not among the weights: files of others lack them.
+        for name, values in zip(("mean", "std"), colour_statistics(network), strict=True):
+            self.register_buffer(name, values, persistent=False)
         self.grid: int = grid or input_size // network.feature_info[-1]["reduction"]
         self.requires_grad_(False).eval()
 
@@ -55,7 +58,7 @@ class Teacher(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """[B, 3, H, W] in [0, 1] -> [B, width, grid, grid]."""
         with torch.autocast(images.device.type, enabled=False):
-            images = prepared(images.float(), self.network, self.input_size)
+            images = prepared(images.float(), self.mean, self.std, self.input_size)
             return _resized(self._map(self.network.forward_features(images)), self.grid)
 
     def _map(self, features: torch.Tensor) -> torch.Tensor:
@@ -75,10 +78,14 @@ class Teacher(nn.Module):
         return features.transpose(1, 2).unflatten(2, (side, side))  # [B, N, C] -> [B, C, h, w]
 
 
-def prepared(images: torch.Tensor, network: nn.Module, side: int) -> torch.Tensor:
-    """Images [B, 3, H, W] in [0, 1], normalised and resized for a network of timm, [B, 3, side, side]."""
-    config = network.pretrained_cfg
-    mean, std = (images.new_tensor(config[key])[:, None, None] for key in ("mean", "std"))
+def colour_statistics(network: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and standard deviation [3, 1, 1] of the colours that a network of timm expects."""
+    mean, std = (torch.tensor(network.pretrained_cfg[key])[:, None, None] for key in ("mean", "std"))
+    return mean, std
+
+
+def prepared(images: torch.Tensor, mean: torch.Tensor, std: torch.Tensor, side: int) -> torch.Tensor:
+    """Images [B, 3, H, W] in [0, 1], normalised and resized for a network, [B, 3, side, side]."""
     return _resized((images - mean) / std, side)
 
 

@@ -47,7 +47,7 @@ class TextEncoder(nn.Module):
     def encode(self, captions: Sequence[str]) -> torch.Tensor:
         """Features of captions, float32 [B, T, width], on the device of the weights."""
         device = self.tower.positional_embedding.device
-        tokens = self._tokenize(list(captions)).to(device)
+        tokens = self._tokenize(list(captions)).to(device, non_blocking=True)
         with torch.autocast(device.type, enabled=False):  # float32 inside bf16 training too
             # After the final LayerNorm, causal, padding included, neither projected nor pooled: what released TA-TiTok
             # decoders were trained with.

@@ -113,8 +113,8 @@ class TokenPredictionTask(Task):
 
     def labels_of(self, batch: Batch, context: StepContext, chance: torch.Tensor) -> torch.Tensor:
         """The batch's labels, dropped where `chance` [B] in [0, 1) is below the share of the settings."""
-        chance, none = chance.to(context.device), context.raw["model"].none_label
-        return drop_labels(batch["labels"], chance, self.settings.class_label_dropout, none)
+        share, none = self.settings.class_label_dropout, context.raw["model"].none_label
+        return drop_labels(batch["labels"], chance, share, none).to(context.device, non_blocking=True)
 
     def evaluate(self, model: nn.Module, device: torch.device) -> dict[str, float]:
         """Mean of `held_out_loss` over all held-out tokens, and metrics of samples; each process its share."""
@@ -179,7 +179,7 @@ class RARTask(TokenPredictionTask):
         orders = None
         if ratio > 0:
             noise = random.uniform("permutation", tokens.shape[1])
-            orders = sample_orders(chance[:, 0], noise, ratio).to(context.device)
+            orders = sample_orders(chance[:, 0], noise, ratio).to(context.device, non_blocking=True)
         logits = context.modules["model"](tokens, self.labels_of(batch, context, chance[:, 1]), orders)
         loss, accuracy = next_token_loss(context.raw["model"], logits, permute_tokens(tokens, orders))
         return loss, {"total_loss": loss, "accuracy": accuracy, "randomness": ratio}
@@ -202,7 +202,7 @@ class MaskGITTask(TokenPredictionTask):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Tokens with the mask id at random places, and those places, both [B, N]."""
         share, noise = random.uniform("mask share"), random.uniform("mask places", tokens.shape[1])
-        mask = sample_masks(share, noise).to(tokens.device)
+        mask = sample_masks(share, noise).to(tokens.device, non_blocking=True)
         return torch.where(mask, mask_token, tokens), mask
 
     def token_loss(self, batch: Batch, context: StepContext) -> tuple[torch.Tensor, Scalars]:

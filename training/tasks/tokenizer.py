@@ -145,10 +145,12 @@ class TokenizerTask(Task):
         if not tokenizer.is_discrete:
             shape = (tokenizer.quantize.code_dim, 1, tokenizer.num_tokens)
             # Drawn here, not in the model: the same numbers on any number of processes, and after a resume.
-            options["noise"] = context.random.normal("bottleneck", *shape).to(context.device)
+            noise = context.random.normal("bottleneck", *shape)
+            options["noise"] = noise.to(context.device, non_blocking=True)
         share = self.settings.quantized_share(context.step)
         if share < 1:
-            options["bypass"] = (context.random.uniform("bypass") >= share).to(context.device)
+            bypass = context.random.uniform("bypass") >= share
+            options["bypass"] = bypass.to(context.device, non_blocking=True)
         if context.step == 0 and not tokenizer.codebook_started:  # codes that start at latents: one pass more
             with torch.no_grad():
                 tokenizer.start_codebook(model(batch["images"], **options))

@@ -4,10 +4,10 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from modeling.quantizers import QUANTIZERS
 from modeling.quantizers.base import Quantizer
+from tests.host_traffic import HostTraffic
 from tests.modeling.quantizers.steps import step
 
 TABLE = dict(codebook_size=16, code_dim=4)
@@ -97,23 +97,6 @@ def test_revived_codes_are_counted_and_their_places_survive_a_file(case: str) ->
     fresh = [tuple(row.tolist()) in rows for row in quantizer.embedding.weight]
     assert all(fresh[:3]) and updates[0].revived == updates[1].revived == sum(fresh)
     assert not torch.equal(quantizer.embedding.weight, before)
-
-
-class HostTraffic(TorchDispatchMode):
-    """Names the operations that read from the device, or bring something to it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[str] = []
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        result = function(*args, **(kwargs or {}))
-        given = [a.device.type for a in args if isinstance(a, torch.Tensor)]
-        made = [result.device.type] if isinstance(result, torch.Tensor) else []
-        read_or_listed = function._overloadpacket.__name__ in ("_local_scalar_dense", "item", "lift_fresh")
-        if read_or_listed or len({*given, *made}) > 1:
-            self.found.append(str(function))
-        return result
 
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])
