@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -17,7 +18,8 @@ class OpenFiles:
     """
 
     def __init__(self, limit: int = 256, opener: Callable[[str], int] | None = None) -> None:
-        self._limit, self._opener = limit, opener
+        allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]  # 256 on some systems
+        self._limit, self._opener = min(limit, max(allowed // 4, 1)), opener
         self._forget()
 
     def __reduce__(self) -> tuple:
@@ -30,7 +32,13 @@ class OpenFiles:
     def read(self, path: str, offset: int, size: int) -> bytes:
         """Bytes of a file, fewer at its end; raises OSError."""
         file = self._open(path)  # held until the end of the read: another thread may close it otherwise
-        return read_at(file.number, offset, size)
+        try:
+            return read_at(file.number, offset, size)
+        except OSError:  # a network file system may have forgotten what was open
+            with self._lock:
+                self._files.pop(path, None)
+            file = self._open(path)
+            return read_at(file.number, offset, size)
 
     def close(self) -> None:
         """Close all files that no thread reads at this moment."""

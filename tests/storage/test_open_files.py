@@ -41,6 +41,18 @@ def test_a_file_is_opened_once_and_few_stay_open(paths):
         files.read(paths[0] + "x", 0, 1)
 
 
+def test_a_descriptor_that_has_become_invalid_is_replaced(paths, tmp_path):
+    opened = []
+
+    def opener(path):
+        opened.append(path)
+        return os.open(tmp_path if len(opened) == 1 else path, os.O_RDONLY)  # a folder cannot be read
+
+    assert OpenFiles(4, opener).read(paths[3], 0, 2) == b"\3\3" and len(opened) == 2
+    with pytest.raises(IsADirectoryError):
+        OpenFiles(4).read(str(tmp_path), 0, 1)
+
+
 def test_threads_share_the_files(paths):
     files, draws = OpenFiles(2), np.random.default_rng(0).integers(0, 10, 2000)
     with ThreadPoolExecutor(8) as pool:
