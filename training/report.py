@@ -10,6 +10,7 @@ from torch import nn
 from common import distributed
 from common.build import ConfigError
 from common.console import Clock, banner, count, duration, warn
+from storage.shards import local
 from training.settings import ExperimentSettings, TrainingSettings
 from training.tracker import METRICS_FILE, read_metrics
 
@@ -37,6 +38,8 @@ def announce(
         "examples": f"{examples}, {training.max_steps * batch / examples:.1f} epochs",
         "steps": f"{step} done of {training.max_steps}",
     }
+    if training.sharding != "none":
+        rows["sharding"] = training.sharding
     for name, module in modules.items():
         for child, part in module.named_children():
             rows[f"{name}.{child}"] = f"{count(sum(p.numel() for p in part.parameters()))} parameters"
@@ -162,6 +165,6 @@ def first_broken(modules: Mapping[str, nn.Module]) -> str:
     """The first parameter or buffer that is not finite, as a clause of a message."""
     for name, module in modules.items():
         for key, tensor in module.state_dict().items():
-            if tensor.is_floating_point() and not tensor.isfinite().all():
+            if tensor.is_floating_point() and not local(tensor).isfinite().all():
                 return f" (by now, tensor {name}.{key} {list(tensor.shape)} is not finite)"
     return " (all weights still are: the input, the loss or a gradient broke)"

@@ -150,7 +150,7 @@ class Trainer:
         for name, module in self.raw.items():  # after sharding, which replaces parameters
             self.precision.cast(name, module)
             self.optimizers[name] = build_optimizer(module, task.optimizers[name])
-            self.modules[name] = self.accelerator.prepare_model(module, evaluation_mode=is_sharded(module))
+            self.modules[name] = module if is_sharded(module) else self.accelerator.prepare_model(module)
         averaged = {"ema": self.ema.module} if self.ema else {}
         self.state = RunState({**self.raw, **task.state, **averaged}, self.optimizers)
         if step:

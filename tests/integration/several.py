@@ -2,7 +2,7 @@
 
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -10,24 +10,22 @@ from accelerate.state import AcceleratorState, GradientState
 from torch import multiprocessing
 
 from common.config import load_settings
-from training.generator_run import GeneratorRun, train_generator
-from training.tokenizer_run import TokenizerRun, train_tokenizer
+from training import trainer
 
 needs_fork = pytest.mark.skipif(
     "fork" not in multiprocessing.get_all_start_methods(), reason="starting interpreters takes seconds"
 )
-PROGRAMS = {"train_rar": (GeneratorRun, train_generator), "train_titok": (TokenizerRun, train_tokenizer)}
-Run = tuple[str, list[str]]  # a program and its arguments
+Run = tuple[Callable, type, Sequence[str]]  # a program, its settings and its arguments
 
 
 def _train(rank: int, runs: Sequence[Run], environment: dict[str, str]) -> None:
     torch.set_num_threads(1)
+    trainer.draw_curves = lambda folders, output: False  # takes longer than a training
     os.environ |= environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-    for program, arguments in runs:
+    for program, settings, arguments in runs:
         AcceleratorState._reset_state(reset_partial_state=True)
         GradientState._reset_state()
-        settings, train = PROGRAMS[program]
-        train(load_settings(settings, arguments))
+        program(load_settings(settings, list(arguments)))
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 

@@ -2,15 +2,23 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from common.config import REPOSITORY, read_yaml
+from jobs.fit_codebook import fit_codebook
 from modeling.pretrained.loading import load_generator
 from storage.weights import CheckpointError
+from tests.conftest import Finished
 from tests.integration.several import Run, needs_fork, train_together
+from tests.integration.test_debug_twins import TWINS, teacher_weights, train  # noqa: F401, two fixtures
+from training.generator_run import GeneratorRun, train_generator
+from training.tokenizer_run import TokenizerRun, train_tokenizer
 
 pytestmark = needs_fork
 
@@ -18,23 +26,26 @@ STEPS = 4  # saved after two, too
 # As in test_processes: without dropout, and with an epsilon above rounding errors. Every kind of model that is sharded:
 # with orders and averages, with long skips, with a discriminator and codes that move to latents, with codes that are
 # averages, and all matrices by Muon.
+GENERATOR, TOKENIZER = (train_generator, GeneratorRun), (train_tokenizer, TokenizerRun)
+FEW = [f"data.{part}.validation_fraction=0.01" for part in ("train", "validation")]
 CASES = {
-    "rar": ("train_rar", ["generator.dropout=0", "generator.attention_dropout=0"]),
-    "uvit": ("train_rar", []),
-    "maskgit": ("train_rar", ["generator.dropout=0", "generator.attention_dropout=0"]),
-    "gpt": ("train_rar", ["generator.dropout=0", "generator.activation_checkpointing=true"]),
-    "titok": ("train_titok", ["losses.discriminator_start=2"]),
+    "rar": (GENERATOR, ["generator.dropout=0", "generator.attention_dropout=0"]),
+    "uvit": (GENERATOR, []),
+    "maskgit": (GENERATOR, ["generator.dropout=0", "generator.attention_dropout=0"]),
+    "gpt": (GENERATOR, ["generator.dropout=0", "generator.activation_checkpointing=true"]),
+    "titok": (TOKENIZER, ["losses.discriminator_start=2", *FEW]),
     "vqgan": (
-        "train_titok",
+        TOKENIZER,
         [
             "losses.adaptive_weight=false",
             "discriminator=null",
+            *FEW,
             "tokenizer.quantizer={name: ema_vq, codebook_size: 32, code_dim: 8, revive_below: 0.985}",
         ],
     ),
 }
 MUON, BF16 = "optimizer.muon_learning_rate=0.02", "training.mixed_precision=bf16"
-FULL, HYBRID = "training.sharding=full", "training.sharding=hybrid"
+FULL, HYBRID, NONE = (f"training.sharding={kind}" for kind in ("full", "hybrid", "none"))
 
 
 class Bench:
@@ -47,14 +58,11 @@ class Bench:
         program, own = CASES[twin]
         arguments = [f"config=configs/debug/{twin}.yaml", *own, f"experiment.output_dir={self.folder / name}"]
         arguments += [f"training.max_steps={STEPS}", "training.save_every=2", "training.log_every=1"]
-        arguments += [
-            "optimizer.epsilon=1e-3",
-            "schedule.warmup_steps=1",
-            f"training.per_gpu_batch_size={16 // count}",
-        ]
-        if program == "train_rar":
+        arguments += ["optimizer.epsilon=1e-3", "schedule.warmup_steps=1"]
+        arguments += [f"training.per_gpu_batch_size={16 // count}"]
+        if program is GENERATOR:
             arguments.append(f"data.tokens={self.tokens}")
-        return program, [*arguments, *options]
+        return *program, [*arguments, *options]
 
     def halved(self, name: str, copy: str) -> None:
         """Copy a run as it was after two steps."""
@@ -96,10 +104,13 @@ def bench(tmp_path_factory: pytest.TempPathFactory, tiny_token_file: Path) -> Be
     two = [run("rar", "rar-4-on-2", 2, FULL), run("rar", "rar-4-ddp", 2)]
     two += [run("titok", "titok-2", 2, FULL), run("vqgan", "vqgan-2", 2, FULL)]
     two += [run("maskgit", "muon-ddp", 2, MUON), run("maskgit", "muon-2", 2, MUON, FULL)]
-    two += [run("gpt", "gpt-ddp", 2, BF16), run("gpt", "gpt-2", 2, BF16, FULL)]
+    halves = [BF16, "training.gradient_accumulation_steps=2", "training.per_gpu_batch_size=4"]
+    two += [run("gpt", "gpt-ddp", 2, *halves), run("gpt", "gpt-2", 2, *halves, FULL)]
     train_together(2, two)
-    bench.halved("muon-ddp", "muon-ddp-on-2")
-    train_together(2, [run("maskgit", "muon-ddp-on-2", 2, MUON, FULL)])
+    resumed = [f"{case}-on-2" for case in ("muon-ddp", "muon-2")]
+    for name in resumed:
+        bench.halved(name.removesuffix("-on-2"), name)
+    train_together(2, [run("maskgit", name, 2, MUON, FULL) for name in resumed])
     one = [run(twin, f"{twin}-1", 1) for twin in ("rar", "uvit", "titok", "vqgan")]
     train_together(1, [*one, run("rar", "rar-4-on-1", 1, FULL)])
     return bench
@@ -115,9 +126,9 @@ def test_shards_of_four_processes_go_on(bench, case):
     bench.assert_alike("rar-1", case)
 
 
-@pytest.mark.parametrize("case", ["muon-2", "muon-ddp-on-2"])
-def test_muon_sees_whole_matrices(bench, case):
-    """It amplifies rounding errors, so the comparison is with the same processes: bit for bit."""
+@pytest.mark.parametrize("case", ["muon-2", "muon-2-on-2", "muon-ddp-on-2"])
+def test_the_same_processes_give_the_same_bits(bench, case):
+    """Sharded or data-parallel, stopped or not; Muon sees whole matrices, or it would amplify every difference."""
     bench.assert_alike("muon-ddp", case, weights=0, losses=0)
 
 
@@ -163,3 +174,48 @@ def test_a_lost_part_is_noticed(bench, tmp_path):
         part.unlink()
     with pytest.raises(CheckpointError, match=r"ema\.shards is damaged .* a file is missing"):
         load_generator(broken)
+
+
+@pytest.fixture
+def program() -> Callable:
+    """Stands for the fixture that runs programs: notes trainings in `runs`."""
+
+    def note(main: Callable | ModuleType, settings: type, *arguments: str) -> Finished:
+        if main is fit_codebook:
+            train_together(1, [(main, settings, arguments)])
+        else:
+            note.runs.append((getattr(main, "main", main), settings, arguments))
+        return Finished(0, "", "")
+
+    note.runs = []
+    return note
+
+
+@pytest.mark.slow
+def test_every_twin_trains_sharded_as_data_parallel(train, program, tmp_path):  # noqa: F811
+    pairs = {}
+    for twin in TWINS:
+        options = ["training.max_steps=3", "schedule.warmup_steps=1", "training.per_gpu_batch_size=4"]
+        tree = read_yaml(REPOSITORY / "configs" / "debug" / f"{twin}.yaml")
+        if tree.get("discriminator"):
+            options.append("losses.discriminator_start=1")
+        if tree.get("losses", {}).get("adaptive_weight"):
+            options.append("losses.adaptive_weight=false")
+        pairs[twin] = train(twin, f"{twin}-ddp", *options), train(twin, f"{twin}-full", *options, FULL)
+    train_together(2, program.runs)
+    for twin, (ddp, full) in pairs.items():
+        assert (full / "checkpoints/step-00000003/model.shards").is_dir(), twin
+        first, second = load_file(ddp / "model.safetensors"), load_file(full / "model.safetensors")
+        for name in first:
+            difference = (first[name].float() - second[name].float()).abs().max()
+            assert difference == 0, f"{twin}: {name} differs by {difference:.1e}"
+
+
+@pytest.mark.slow
+def test_compiled_blocks_can_be_sharded(bench):
+    compiled = [
+        bench.run("rar", f"compiled-{kind[9:]}", 2, kind, "training.compile=true") for kind in (FULL, NONE)
+    ]
+    train_together(2, compiled)
+    bench.assert_alike("rar-1", "compiled-sharding=full", weights=1e-4, losses=1e-4)
+    bench.assert_alike("compiled-sharding=none", "compiled-sharding=full")

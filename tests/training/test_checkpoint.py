@@ -4,14 +4,20 @@ import errno
 import os
 import shutil
 import subprocess
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Shard, distribute_tensor
 
+from common import distributed
 from common.config import read_yaml
 from storage.weights import CheckpointError, read_weights
+from tests.evaluator.processes import in_two_processes, needs_fork
 from training import checkpoint
 from training.checkpoint import CheckpointFolder
 
@@ -189,3 +195,40 @@ def test_folders_that_cannot_be_written_are_named(tmp_path):
     (tmp_path / "checkpoints").write_text("a file stands in the way")
     with pytest.raises(CheckpointError, match="cannot save checkpoint"):
         CheckpointFolder(tmp_path, keep=1).save(1, states(), optimizers(), INFO)
+
+
+def _save_shards(rank: int, root: Path) -> None:
+    """Two processes with a tensor of two rows each, of which one breaks down in the second checkpoint."""
+    checkpoints = CheckpointFolder(root, keep=1)
+    rows = distribute_tensor(torch.arange(8.0).view(4, 2), init_device_mesh("cpu", (2,)), [Shard(0)])
+    shards = {"model": {"weight": rows, "count": torch.tensor(3)}}
+    checkpoints.save(1, {"critic": {"weight": torch.ones(3)}}, optimizers(), INFO, shards)
+    read = {"weight": distribute_tensor(torch.zeros(4, 2), rows.device_mesh, [Shard(0)])}
+    checkpoints.load_shards(1, "model", read)
+    assert torch.equal(read["weight"].to_local(), rows.to_local())
+    for values, message in [
+        ({"weight": rows * (float("nan") if rank else 1)}, "'weight' of model is not finite"),
+        ({"weight": rows, "huge": torch.empty(2**50, device="meta")}, "no room for a checkpoint"),
+    ]:
+        full = pytest.MonkeyPatch.context() if "huge" in values else nullcontext()
+        with (
+            full as patch,
+            pytest.raises(CheckpointError, match=f"step 2: .*{message}.* last complete .*00001"),
+        ):
+            if patch:
+                patch.setattr(checkpoint, "_not_finite", lambda *_: None)  # a tensor without values
+            checkpoints.save(2, {}, optimizers(), INFO, {"model": values})  # raised on both processes
+    distributed.barrier()
+    assert folders(root) == ["step-00000001"]
+    (root / "checkpoints/step-00000001/model.shards").rename(root / "elsewhere") if rank == 0 else None
+    distributed.barrier()
+    with pytest.raises(CheckpointError, match=r"model\.shards cannot be used"):
+        checkpoints.load_shards(1, "model", read)
+
+
+@needs_fork
+def test_shards_are_saved_by_all_processes_or_by_none(tmp_path):
+    in_two_processes(partial(_save_shards, root=tmp_path), tmp_path)
+    assert {p.name for p in (tmp_path / "checkpoints/step-00000001").iterdir()} == {
+        *("critic.safetensors", "optimizers.pt", "state.json", "config.yaml")
+    }
