@@ -25,6 +25,7 @@ from common.console import Clock, duration, say, warn
 from data.remote_files import RemoteError, Version, read_from, require_readable, version_of
 from storage.files import write_json
 from storage.locks import exclusive
+from storage.open_files import OpenFiles
 
 _TRIES = 6  # in a row without a byte
 _FIRST_PAUSE = 1.0  # seconds before the second try; doubled each time
@@ -39,17 +40,20 @@ class ShardCache:
     Args:
         folder: on a disk of the node, with room for ``gigabytes``.
         gigabytes: of whole and unfinished shards together, 10^9 bytes; the least recently used ones go, never one that
-            a process reads.
+            a process has open.
+        open_shards: how many stay open in each process.
     """
 
-    def __init__(self, folder: Path, gigabytes: float) -> None:
-        self.folder, self.gigabytes = folder, gigabytes
+    def __init__(self, folder: Path, gigabytes: float, open_shards: int = 64) -> None:
+        self.folder, self.gigabytes, self._open_shards = folder, gigabytes, open_shards
+        self._room = folder / ".room.lock"  # held while shards are counted, and get or lose their names
+        self._files = OpenFiles(open_shards, self.open)
         self._waiting: deque[str] = deque()
         self._thread: threading.Thread | None = None
         self._thread_of = os.getpid()
 
     def __reduce__(self) -> tuple:
-        return type(self), (self.folder, self.gigabytes)
+        return type(self), (self.folder, self.gigabytes, self._open_shards)
 
     def place(self, url: str) -> Path:
         """Where the whole shard is, or would be."""
@@ -68,6 +72,10 @@ class ShardCache:
         """Note the version that an index or a copy is of."""
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(_beside(self.place(url), "json"), {"url": url, **asdict(version)})
+
+    def read(self, url: str, offset: int, size: int) -> bytes:
+        """Bytes of a shard, fewer at its end; raises OSError, and as ``open``."""
+        return self._files.read(url, offset, size)
 
     def open(self, url: str) -> int:
         """Descriptor of a shard, which stays in the cache until it is closed; fetches it first if necessary.
@@ -106,6 +114,7 @@ class ShardCache:
             if not wait:
                 return
             if not place.exists():
+                self._files.close()  # the other one may wait for room
                 time.sleep(_POLL)
 
     def expect(self, *groups: Sequence[str]) -> None:
@@ -162,8 +171,9 @@ class ShardCache:
                     raise RemoteError(f"shard {url} cannot be fetched: {error} ({failures} tries)") from error
                 time.sleep(_FIRST_PAUSE * 2 ** (failures - 1))
         os.fsync(file)
-        os.replace(_beside(place, "part"), place)
-        _beside(place, "room").unlink(missing_ok=True)
+        with exclusive(self._room):  # a listing made meanwhile could miss it under both names
+            os.replace(_beside(place, "part"), place)
+            _beside(place, "room").unlink(missing_ok=True)
 
     def _agreed_version(self, url: str, file: int) -> Version:
         """The version at the URL; an unfinished shard of another one is begun anew."""
@@ -187,12 +197,13 @@ class ShardCache:
         clock, said = Clock(), False
         limit = self.gigabytes * 1e9
         while True:
-            with exclusive(self.folder / ".room.lock"):
+            with exclusive(self._room):
                 if self._evict(limit - needed, place):
                     _beside(place, "room").touch()
                     return True
             if not wait:
                 return False
+            self._files.close()  # else two processes could wait for each other's open shards
             if needed > limit or clock.elapsed() > _PATIENCE:
                 raise RemoteError(
                     f"cache_gigabytes={self.gigabytes:g} has no room for {place.name} ({needed / 1e9:.3g} GB) in"
@@ -250,6 +261,8 @@ def _removed(path: Path) -> bool:
         return True
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not _is_at(file, path):  # replaced since it was opened
+            return False
         if path.suffix == ".part":
             path.with_suffix(".room").unlink(missing_ok=True)
         path.unlink(missing_ok=True)
@@ -260,15 +273,21 @@ def _removed(path: Path) -> bool:
         os.close(file)
 
 
+def _is_at(file: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(file))
+    except FileNotFoundError:
+        return False
+
+
 @contextmanager
 def _claimed(part: Path) -> Iterator[int | None]:
     """The unfinished file, locked; None while another process has it."""
     file = os.open(part, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # It may have got its name, or been removed, since it was opened.
-        claimed = part.exists() and os.path.samestat(os.stat(part), os.fstat(file))
-    except (BlockingIOError, FileNotFoundError):
+        claimed = _is_at(file, part)  # it may have got its name, or been removed, since it was opened
+    except BlockingIOError:
         claimed = False
     try:
         yield file if claimed else None

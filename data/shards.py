@@ -20,7 +20,6 @@ class Shards:
     Args:
         paths: local paths and URLs.
         cache: where remote shards are kept.
-        window: shards whose samples are read at one time.
         label_key, keep_index: as for ``data.tar_index.open_index``.
     """
 
@@ -29,7 +28,6 @@ class Shards:
         paths: Sequence[str],
         *,
         cache: ShardCache,
-        window: int,
         label_key: str | None = None,
         keep_index: bool = True,
     ) -> None:
@@ -39,15 +37,11 @@ class Shards:
             cache.folder if self.any_remote else Path(self.paths[0]).parent
         )  # of what is kept about them all
         self.label_key, self._keep_index = label_key, keep_index
-        # An open shard stays in the cache: those of this window and of the last one. Local ones cost a descriptor only.
-        self._files = OpenFiles(2 * window if self.any_remote else max(2 * window, 256), self._open)
+        self._files = OpenFiles()
         self._last: tuple[int, ShardIndex] | None = None  # whose names were asked for
 
     def __getstate__(self) -> dict:
         return vars(self) | {"_last": None}
-
-    def _open(self, path: str) -> int:
-        return self.cache.open(path) if is_remote(path) else os.open(path, os.O_RDONLY)
 
     def stamp(self, path: str) -> str:
         """What changes with the content of a local shard; a remote one is compared when it is fetched.
@@ -112,7 +106,8 @@ class Shards:
             OSError: a local shard cannot be read.
             RemoteError: a remote one cannot be fetched.
         """
-        return self._files.read(self.paths[number], offset, size)
+        path = self.paths[number]
+        return (self.cache if is_remote(path) else self._files).read(path, offset, size)
 
     def name(self, number: int, offset: int) -> str:
         """Shard and member of the image at an offset, from the shard's own index: names are not held in memory."""

@@ -102,10 +102,10 @@ class WebDataset(Source):
         folder = user_cache_folder() / "remote_shards" if cache is None else Path(cache).expanduser()
         self._shards = Shards(
             expand_shards(path),
-            cache=ShardCache(folder, cache_gigabytes),
+            # An open shard stays in the cache: those of this window and of the last one.
+            cache=ShardCache(folder, cache_gigabytes, open_shards=2 * shuffle_window),
             label_key=label_key,
             keep_index=keep_index,
-            window=shuffle_window,
         )
         self._index = open_samples(self._shards, keep=keep_index, **limits)
         if not self._index.facts.images:

@@ -41,8 +41,10 @@ class OpenFiles:
             return read_at(file.number, offset, size)
 
     def close(self) -> None:
-        """Close all files that no thread reads at this moment."""
-        self._forget()
+        """Close all files, once no thread reads them."""
+        if self._process == os.getpid():
+            with self._lock:
+                self._files.clear()
 
     def _open(self, path: str) -> _Descriptor:
         if self._process != os.getpid():  # the lock may have been held when the process was forked

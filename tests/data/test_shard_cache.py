@@ -2,6 +2,7 @@
 
 import errno
 import os
+import random
 import signal
 import threading
 import time
@@ -170,6 +171,22 @@ def test_a_shard_that_lost_its_room_is_waited_for(tmp_path, web):
     assert whole(tmp_path / "cache") == ["1.tar"]
 
 
+def test_processes_that_wait_for_room_let_go_of_their_own(tmp_path, files, web):
+    """Each holds what the other one's shard would take the place of."""
+    address, _ = web
+    cache = ShardCache(tmp_path / "cache", 110_000 / 1e9)  # two shards
+    children = []
+    for number in (0, 1):
+        children.append(os.fork())
+        if children[-1] == 0:
+            cache.read(f"{address}/{number}.tar", 0, 1)
+            (tmp_path / f"holds{number}").touch()
+            _until((tmp_path / f"holds{1 - number}").exists)
+            got = cache.read(f"{address}/{number + 2}.tar", 0, 10**6)
+            os._exit(0 if got == (files / f"{number + 2}.tar").read_bytes() else 1)
+    assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0, 0]
+
+
 def test_unfinished_shards_count_with_their_whole_size_and_go_when_abandoned(tmp_path, web, monkeypatch):
     address, faults = web
     cache = ShardCache(tmp_path / "cache", 120_000 / 1e9)
@@ -205,6 +222,54 @@ def test_processes_share_one_download_and_a_killed_one_blocks_nobody(tmp_path, f
     faults.hold.set()
     assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in others] == [0, 0, 0]
     assert [span for _, span in faults.downloads()] == ["bytes=0-", "bytes=1000-"]
+
+
+@pytest.mark.slow
+def test_processes_killed_at_random_leave_whole_shards_within_the_bound(tmp_path, files, web):
+    """Six processes read six shards through a cache of four, connections end early, and a process is killed again and again."""
+    address, faults = web
+    contents = [(files / f"{number}.tar").read_bytes() for number in range(6)]
+    limit = 4.2 * 50_000
+    deadline, running, killed, draws = time.monotonic() + 40, {}, 0, random.Random(0)
+
+    def read(seed: int) -> int:
+        cache, choose = ShardCache(tmp_path / "cache", limit / 1e9, open_shards=2), random.Random(seed)
+        for _ in range(100):
+            number = choose.randrange(6)
+            if choose.random() < 0.2:
+                cache.expect([f"{address}/{n}.tar" for n in choose.sample(range(6), 2)])
+            if cache.read(f"{address}/{number}.tar", 0, 10**6) != contents[number]:
+                return 1
+        return 0
+
+    while running or killed < 30:
+        assert time.monotonic() < deadline + 120
+        while killed < 30 and len(running) < 6:
+            seed = draws.randrange(10**9)
+            child = os.fork()
+            if child == 0:
+                try:
+                    os._exit(read(seed))
+                except BaseException as error:
+                    os.write(2, f"{error}\n".encode())
+                    os._exit(2)
+            running[child] = None
+        time.sleep(draws.random() * 0.1)
+        faults.cut_after.append(draws.randrange(50_000))
+        if killed < 30 and draws.random() < 0.5:
+            os.kill(draws.choice([*running]), signal.SIGKILL)
+            killed += 1
+        if (tmp_path / "cache").is_dir():
+            with shard_cache.exclusive(tmp_path / "cache/.room.lock"):
+                held = [
+                    p.stat().st_size for p in (tmp_path / "cache").iterdir() if p.suffix in (".tar", ".part")
+                ]
+            assert sum(held) <= limit
+        for child in [*running]:
+            done, status = os.waitpid(child, os.WNOHANG)
+            if done:
+                assert os.waitstatus_to_exitcode(status) in (0, -signal.SIGKILL)
+                del running[child]
 
 
 def _until(condition) -> None:
