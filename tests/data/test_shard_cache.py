@@ -226,11 +226,11 @@ def test_processes_share_one_download_and_a_killed_one_blocks_nobody(tmp_path, f
 
 @pytest.mark.slow
 def test_processes_killed_at_random_leave_whole_shards_within_the_bound(tmp_path, files, web):
-    """Six processes read six shards through a cache of four, connections end early, and a process is killed again and again."""
+    """Six processes read six shards through a cache of four; connections end early, and thirty processes are killed."""
     address, faults = web
     contents = [(files / f"{number}.tar").read_bytes() for number in range(6)]
     limit = 4.2 * 50_000
-    deadline, running, killed, draws = time.monotonic() + 40, {}, 0, random.Random(0)
+    deadline, running, killed, draws = time.monotonic() + 160, {}, 0, random.Random(0)
 
     def read(seed: int) -> int:
         cache, choose = ShardCache(tmp_path / "cache", limit / 1e9, open_shards=2), random.Random(seed)
@@ -243,7 +243,7 @@ def test_processes_killed_at_random_leave_whole_shards_within_the_bound(tmp_path
         return 0
 
     while running or killed < 30:
-        assert time.monotonic() < deadline + 120
+        assert time.monotonic() < deadline
         while killed < 30 and len(running) < 6:
             seed = draws.randrange(10**9)
             child = os.fork()
@@ -261,15 +261,20 @@ def test_processes_killed_at_random_leave_whole_shards_within_the_bound(tmp_path
             killed += 1
         if (tmp_path / "cache").is_dir():
             with shard_cache.exclusive(tmp_path / "cache/.room.lock"):
-                held = [
-                    p.stat().st_size for p in (tmp_path / "cache").iterdir() if p.suffix in (".tar", ".part")
-                ]
+                held = [_size(p) for p in (tmp_path / "cache").iterdir() if p.suffix in (".tar", ".part")]
             assert sum(held) <= limit
         for child in [*running]:
             done, status = os.waitpid(child, os.WNOHANG)
             if done:
                 assert os.waitstatus_to_exitcode(status) in (0, -signal.SIGKILL)
                 del running[child]
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:  # an unfinished one without room
+        return 0
 
 
 def _until(condition) -> None:
