@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from common.build import nearest
 from common.config import one_line
+from modeling.layers.half import as_weights
 from storage.weights import CheckpointError, read_weights
 
 FLEXIBLE = {"dynamic_img_size": True}  # lets timm's vision transformers take other image sizes than their own
@@ -58,8 +59,8 @@ class Teacher(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """[B, 3, H, W] in [0, 1] -> [B, width, grid, grid]."""
         with torch.autocast(images.device.type, enabled=False):
-            images = prepared(images.float(), self.mean, self.std, self.input_size)
-            return _resized(self._map(self.network.forward_features(images)), self.grid)
+            images = as_weights(prepared(images.float(), self.mean, self.std, self.input_size), self)
+            return _resized(self._map(self.network.forward_features(images)).float(), self.grid)
 
     def _map(self, features: torch.Tensor) -> torch.Tensor:
         """Output of the network as [B, C, h, w]."""

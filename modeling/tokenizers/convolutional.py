@@ -73,7 +73,8 @@ class ConvolutionalTokenizer(Tokenizer):
             codes = self.quantize.lookup(tokens.flatten(1))  # [B, C, 1, h w]
         else:
             size, codes = _grid(tokens.shape[2:]), tokens
-        return self.decode_latents(codes.reshape(*codes.shape[:2], *size)).clamp(0.0, 1.0)  # [B, C, h, w]
+        images = self.decode_latents(codes.reshape(*codes.shape[:2], *size))  # of codes [B, C, h, w]
+        return images.clamp(0.0, 1.0).float()
 
     def forward(
         self, images: torch.Tensor, noise: torch.Tensor | None = None, bypass: torch.Tensor | None = None

@@ -9,6 +9,7 @@ from abc import abstractmethod
 import torch
 from torch import nn
 
+from modeling.layers.half import as_weights
 from modeling.tokenizers.base import Tokenizer, TokenizerOutput
 
 
@@ -87,7 +88,7 @@ class FeatureTokenizer(Tokenizer):
             size = (math.isqrt(size[0]),) * 2
             if size[0] ** 2 != tokens.shape[1]:
                 raise ValueError(f"{tokens.shape[1]} tokens do not form a square; pass them as [B, h, w]")
-        return self._decoded(self.quantize.lookup(tokens.flatten(1)).squeeze(2).unflatten(2, size))
+        return self._decoded(self.quantize.lookup(tokens.flatten(1)).squeeze(2).unflatten(2, size)).float()
 
     def forward(
         self, images: torch.Tensor, noise: torch.Tensor | None = None, bypass: torch.Tensor | None = None
@@ -101,5 +102,5 @@ class FeatureTokenizer(Tokenizer):
 
     def _decoded(self, quantized: torch.Tensor) -> torch.Tensor:
         if self.pixel_decoder is not None:
-            return self.pixel_decoder(quantized)
-        return self.decode_features(quantized)
+            return self.pixel_decoder(as_weights(quantized, self))
+        return self.decode_features(as_weights(quantized, self))

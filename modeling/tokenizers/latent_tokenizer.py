@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import nn
 
+from modeling.layers.half import as_weights
 from modeling.layers.initialization import init_vit_weights, scaled_embedding
 from modeling.quantizers.base import Quantizer
 from modeling.tokenizers.base import Tokenizer
@@ -60,7 +61,7 @@ class LatentTokenizer(Tokenizer):
             raise ValueError(
                 f"images must be [B, 3, {size}, {size}] for this tokenizer, got {tuple(images.shape)}"
             )
-        return self.encoder(images, self.latent_tokens)
+        return self.encoder(as_weights(images, self), self.latent_tokens)
 
     @torch.no_grad()
     def encode(self, images: torch.Tensor) -> torch.Tensor:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
+from modeling.layers.half import as_weights
 from modeling.quantizers.base import Quantizer
 from modeling.tokenizers.convolutional import ConvolutionalTokenizer
 from modeling.tokenizers.magvit2_parts import MAGVIT2Decoder, MAGVIT2Encoder
@@ -32,7 +33,7 @@ class MAGVIT2(ConvolutionalTokenizer):
         self.quantize = quantizer
 
     def _encode_pixels(self, pixels: torch.Tensor) -> torch.Tensor:
-        return self.encoder(2.0 * pixels - 1.0)  # networks work in [-1, 1]
+        return self.encoder(as_weights(2.0 * pixels - 1.0, self))  # networks work in [-1, 1]
 
     def decode_latents(self, quantized: torch.Tensor) -> torch.Tensor:
-        return (self.decoder(quantized) + 1.0) / 2.0
+        return (self.decoder(as_weights(quantized, self)) + 1.0) / 2.0

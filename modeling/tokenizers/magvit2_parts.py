@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from modeling.layers.conv import blocks_to_space
+from modeling.layers.half import as_weights
 from modeling.layers.trainable import CompileUnit
 from modeling.tokenizers.vqgan_parts import check_widths, group_norm
 
@@ -63,8 +64,8 @@ class AdaptiveGroupNorm(CompileUnit):
         style = codes.float().flatten(2)  # [B, code_dim, positions]
         positions = style.shape[2]
         variance = style.var(dim=2, correction=1 if positions > 1 else 0)  # 0, not NaN, for one position
-        scale = self.gamma((variance + STYLE_EPS).sqrt())  # [B, channels]
-        shift = self.beta(style.mean(dim=2))
+        scale = self.gamma(as_weights((variance + STYLE_EPS).sqrt(), self))  # [B, channels]
+        shift = self.beta(as_weights(style.mean(dim=2), self))
         return scale[..., None, None] * self.norm(x) + shift[..., None, None]
 
 

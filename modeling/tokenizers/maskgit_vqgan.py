@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from modeling.layers.conv import SameConv2d
+from modeling.layers.half import as_weights
 from modeling.layers.trainable import CompileUnit
 from modeling.quantizers.base import CodebookQuantizer, QuantizerOutput
 from modeling.quantizers.vq import squared_distances
@@ -164,10 +165,10 @@ class MaskGITVQGAN(ConvolutionalTokenizer):
         self.quantize = PixelCodebook(codebook_size=codebook_size, code_dim=code_dim)
 
     def _encode_pixels(self, pixels: torch.Tensor) -> torch.Tensor:
-        return self.encoder(pixels)  # in [0, 1], unlike other VQGANs
+        return self.encoder(as_weights(pixels, self))  # in [0, 1], unlike other VQGANs
 
     def decode_latents(self, quantized: torch.Tensor) -> torch.Tensor:
-        return self.decoder(quantized)
+        return self.decoder(as_weights(quantized, self))
 
 
 def check_base_channels(base_channels: int) -> None:

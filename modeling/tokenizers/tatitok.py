@@ -5,6 +5,7 @@ from typing import Literal
 
 import torch
 
+from modeling.layers.half import as_weights
 from modeling.quantizers.base import Quantizer
 from modeling.tokenizers.base import TokenizerOutput
 from modeling.tokenizers.latent_tokenizer import LatentTokenizer, init_part
@@ -81,12 +82,12 @@ class TATiTok(LatentTokenizer):
 
     def decode_latents(self, quantized: torch.Tensor, text: torch.Tensor | None) -> torch.Tensor:
         self._check_text(text, len(quantized))  # for direct callers
-        return self.decoder(quantized, text)  # [B, 3, S, S], not clamped
+        return self.decoder(as_weights(quantized, self), as_weights(text, self))  # [B, 3, S, S], not clamped
 
     @torch.no_grad()
     def decode(self, tokens: torch.Tensor, text: torch.Tensor | None = None) -> torch.Tensor:
         self._check_text(text, len(tokens))
-        return self.decode_latents(self._lookup(tokens), text)  # tokens, or latents [B, C, 1, N]
+        return self.decode_latents(self._lookup(tokens), text).float()  # tokens, or latents [B, C, 1, N]
 
     def forward(
         self,

@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 from torch import nn
 
+from modeling.layers.half import as_weights
 from modeling.quantizers.base import Quantizer
 from modeling.tokenizers.base import TokenizerOutput
 from modeling.tokenizers.latent_tokenizer import LatentTokenizer, init_part
@@ -125,14 +126,14 @@ class TiTok(LatentTokenizer):
 
     def decode_latents(self, quantized: torch.Tensor) -> torch.Tensor:
         """Decoder input [B, C, 1, N] -> images [B, 3, S, S], not clamped (proxy: logits [B, K, g, g])."""
-        decoded = self.decoder(quantized)
+        decoded = self.decoder(as_weights(quantized, self))
         if self.copies_teacher:
             return self.pixel_decoder(self.pixel_quantize.mix(decoded))  # soft codes carry gradient
         return decoded
 
     @torch.no_grad()
     def decode(self, tokens: torch.Tensor) -> torch.Tensor:
-        return self.decode_latents(self._lookup(tokens))
+        return self.decode_latents(self._lookup(tokens)).float()
 
     def forward(
         self, images: torch.Tensor, noise: torch.Tensor | None = None, bypass: torch.Tensor | None = None

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
+from modeling.layers.half import as_weights
 from modeling.quantizers.base import Quantizer
 from modeling.tokenizers.convolutional import ConvolutionalTokenizer
 from modeling.tokenizers.vqgan_parts import VQGANDecoder, VQGANEncoder, coarsest, connector
@@ -49,7 +50,7 @@ class VQGAN(ConvolutionalTokenizer):
         self.post_quant_conv = connector(quantizer.code_dim, mirrored, z_channels)
 
     def _encode_pixels(self, pixels: torch.Tensor) -> torch.Tensor:
-        return self.quant_conv(self.encoder(2.0 * pixels - 1.0))  # networks work in [-1, 1]
+        return self.quant_conv(self.encoder(as_weights(2.0 * pixels - 1.0, self)))  # networks work in [-1, 1]
 
     def decode_latents(self, quantized: torch.Tensor) -> torch.Tensor:
-        return (self.decoder(self.post_quant_conv(quantized)) + 1.0) / 2.0
+        return (self.decoder(self.post_quant_conv(as_weights(quantized, self))) + 1.0) / 2.0

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from modeling.layers.half import as_weights
 from modeling.layers.mlp import MLP
 from modeling.layers.trainable import Block
 from modeling.quantizers.base import Quantizer
@@ -114,7 +115,8 @@ class GridTransformer(nn.Module):
         table = rest.transpose(1, 2).unflatten(2, (side, side))  # [1, D, g, g]
         scale = ((height + 0.1) / side, (width + 0.1) / side)
         table = F.interpolate(table, scale_factor=scale, mode="bicubic", align_corners=False)
-        return torch.cat([first, table[..., :height, :width].flatten(2).transpose(1, 2)], dim=1)
+        table = table[..., :height, :width].flatten(2).transpose(1, 2)
+        return torch.cat([first, table], dim=1).to(self.pos_embed.dtype)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:  # [B, C, H, W] -> normalised patches [B, h, w, D]
         x = self.patch_embed(x)
@@ -205,9 +207,9 @@ class VQKD(FeatureTokenizer):
                 f"images must be [B, 3, H, W] with sides that are multiples of {self.patch_size}, got"
                 f" {tuple(images.shape)}"
             )
-        hidden = self.encoder(2 * images - 1)  # [B, h, w, D]
+        hidden = self.encoder(as_weights(2 * images - 1, self))  # [B, h, w, D]
         with torch.autocast(images.device.type, enabled=False):  # rounding here changes codes
-            return self.encode_task_layer(hidden.float()).permute(0, 3, 1, 2)
+            return self.encode_task_layer(as_weights(hidden, self)).permute(0, 3, 1, 2)
 
     def decode_features(self, quantized: torch.Tensor) -> torch.Tensor:
         return self.decode_task_layer(self.decoder(quantized)).permute(0, 3, 1, 2)  # [B, F, h, w]
