@@ -40,6 +40,7 @@ class TokenHeader:
     image_size: int  # side of the images it saw
     class_names: list[str]  # a name per label
     source: str = ""  # for imported tokens, what the file of the other program was (``data.token_exchange``)
+    precision: str = "float32"  # of the tokenizer's computation
 
     def __post_init__(self) -> None:
         for key in ("num_images", "crops", "num_tokens", "codebook_size", "image_size"):
@@ -84,7 +85,10 @@ class _Layout:
 
 
 def _encode(header: TokenHeader, missing: int = 0) -> bytes:
-    text = json.dumps(asdict(header)).encode()
+    facts = asdict(header)
+    if header.precision == "float32":  # as in files from before there was a choice
+        del facts["precision"]
+    text = json.dumps(facts).encode()
     return _PREAMBLE.pack(_MAGIC, len(text), zlib.crc32(text), missing) + text
 
 
@@ -200,15 +204,21 @@ class TokenWriter:
         self._labels, self._tokens = RowFile(layout.labels(self._part)), RowFile(layout.tokens(self._part))
 
     @staticmethod
+    def unfinished(path: Path) -> TokenHeader | None:
+        """The header of what an interrupted job has written for ``path``, if there is something."""
+        part = _part(Path(path))
+        try:
+            return _read_layout(part).header if part.exists() else None
+        except ValueError:
+            return None  # left behind by a job that died while making it
+
+    @staticmethod
     def create(path: Path, header: TokenHeader) -> None:
         """Make the unfinished file, with disk space for all rows. Raises OSError if the disk is full."""
         path, part = Path(path), _part(Path(path))
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            if part.exists() and _read_layout(part).header == header:
-                return
-        except ValueError:
-            pass  # left behind by a job that died while making it
+        if TokenWriter.unfinished(path) == header:
+            return
         layout = _layout(header)
         try:
             with open(part, "wb") as file:

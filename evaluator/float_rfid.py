@@ -19,9 +19,9 @@ from evaluator.metrics import result_name
 from evaluator.metrics.fid import frechet_distance
 from evaluator.moments import Moments
 from evaluator.networks import extractor_facts
+from modeling.layers.half import HALF_PRECISIONS, PRECISIONS
 
 Device = torch.device | str
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class FloatExtractor(Protocol):
@@ -35,16 +35,18 @@ class FloatExtractor(Protocol):
 
 
 class FloatInception(FastInception):
-    """The feature network for float images of any size, in "float32", or "bfloat16" for an approximation."""
+    """The feature network for float images of any size, in "float32", or an approximation in half precision."""
 
     def __init__(
         self, network: InceptionV3, *, weights_hash: str, precision: str = "float32", device: Device = "cpu"
     ) -> None:
-        if precision not in DTYPES:
-            raise ValueError(f"precision={precision!r}: images that are not 8 bit take {', '.join(DTYPES)}")
-        super().__init__(network, device=device, dtype=DTYPES[precision])
+        if precision not in PRECISIONS:
+            raise ValueError(
+                f"precision={precision!r}: images that are not 8 bit take {', '.join(PRECISIONS)}"
+            )
+        super().__init__(network, device=device, dtype=PRECISIONS[precision])
         self.weights_hash, self.precision = weights_hash, precision
-        self.official, self.approximate = weights_hash == OFFICIAL_SHA256, precision == "bfloat16"
+        self.official, self.approximate = weights_hash == OFFICIAL_SHA256, precision in HALF_PRECISIONS
         self.dims = {"pool": DIMS["pool"]}
 
     @torch.no_grad()

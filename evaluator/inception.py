@@ -15,9 +15,10 @@ from evaluator.inception_weights import (
     load_inception_weights,
     sha256_of_weights,
 )
+from modeling.layers.half import HALF_PRECISIONS, PRECISIONS
 
-Precision = Literal["float64", "float32", "bfloat16"]
-PRECISIONS = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16}
+FeaturePrecision = Literal["float64", "float32", "bfloat16", "float16"]
+FEATURE_PRECISIONS = {"float64": torch.float64, **PRECISIONS}
 # Images that go through the plain network at once; it is exact, not fast, and its maps are large.
 PLAIN_BATCH = 16
 
@@ -34,13 +35,13 @@ class FeatureExtractor:
         network: Callable[[torch.Tensor], InceptionFeatures],
         *,
         weights_hash: str,
-        precision: Precision,
+        precision: FeaturePrecision,
         device: torch.device | str,
     ) -> None:
         self._network = network
         self.weights_hash, self.precision, self.device = weights_hash, precision, torch.device(device)
         self.official = weights_hash == OFFICIAL_SHA256
-        self.approximate = precision == "bfloat16"
+        self.approximate = precision in HALF_PRECISIONS
         self.dims = dict(DIMS)
 
     def __call__(self, images: torch.Tensor) -> InceptionFeatures:
@@ -66,24 +67,24 @@ def load_inception(
     weights: str | Path | None = None,
     *,
     device: torch.device | str = "cpu",
-    precision: Precision = "float32",
+    precision: FeaturePrecision = "float32",
 ) -> FeatureExtractor:
     """The feature network of FID, sFID and the Inception Score with its weights.
 
     Args:
         weights: weight file; None looks at `$INCEPTION_WEIGHTS`, in torch's hub folder, and downloads.
-        precision: "float32" as the tools compute; "float64", layer by layer as published, exact and slow; "bfloat16",
-            an approximation.
+        precision: "float32" as the tools compute; "float64", layer by layer as published, exact and slow; "bfloat16"
+            and "float16", approximations.
 
     Raises:
         ValueError: the precision is unknown.
         FileNotFoundError: the weights are not there and cannot be downloaded.
         CheckpointError: they are damaged or belong to another network.
     """
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision is {precision!r}; expected one of {', '.join(PRECISIONS)}")
+    if precision not in FEATURE_PRECISIONS:
+        raise ValueError(f"precision is {precision!r}; expected one of {', '.join(FEATURE_PRECISIONS)}")
     network, weights_hash = read_inception(weights)
-    dtype = PRECISIONS[precision]
+    dtype = FEATURE_PRECISIONS[precision]
     exact = precision == "float64"  # the fast network does not have it
     run = (
         _plain(network, torch.device(device)) if exact else FastInception(network, device=device, dtype=dtype)

@@ -27,6 +27,7 @@ from evaluator.inception_network import (
     flatten_spatial,
 )
 from evaluator.resize import resize_tf1_rows
+from modeling.layers.half import PRECISIONS
 
 
 class FusedConv:
@@ -75,7 +76,7 @@ class FastInception:
     """`InceptionV3` for evaluation, made once from a loaded network; called like it.
 
     Args:
-        dtype: float32, or bfloat16 for an approximation (features off by 7e-3 relative).
+        dtype: float32, or bfloat16 (features off by 7e-3 relative) or float16 for an approximation.
         batch: images that go through the later layers at once.
         stem_batch: images that go through the first layers at once; None: 1 on a processor, else `batch`.
 
@@ -92,8 +93,8 @@ class FastInception:
         batch: int = 16,
         stem_batch: int | None = None,
     ) -> None:
-        if dtype not in (torch.float32, torch.bfloat16):
-            raise ValueError(f"dtype is {dtype}; the fast network computes in float32 or bfloat16")
+        if dtype not in PRECISIONS.values():
+            raise ValueError(f"dtype is {dtype}; the fast network computes in {', '.join(PRECISIONS)}")
         self.device, self.dtype, self.batch = torch.device(device), dtype, batch
         if stem_batch is None:
             stem_batch = 1 if self.device.type == "cpu" else batch
@@ -214,7 +215,8 @@ def _can_pack(device: torch.device, dtype: torch.dtype) -> bool:
         return False
     if not all(hasattr(ops, name) for name in ("_convolution_pointwise", "_reorder_convolution_weight")):
         return False
-    return dtype == torch.float32 or ops._is_mkldnn_bf16_supported()
+    supported = {torch.bfloat16: "_is_mkldnn_bf16_supported", torch.float16: "_is_mkldnn_fp16_supported"}
+    return dtype == torch.float32 or getattr(ops, supported[dtype], bool)()
 
 
 def full_precision(device: torch.device) -> AbstractContextManager:

@@ -17,6 +17,7 @@ from evaluator.evaluator import Evaluator
 from evaluator.image_files import open_images
 from evaluator.image_set import ImageSet
 from evaluator.image_stream import Transform
+from evaluator.inception import FeaturePrecision
 from evaluator.metrics import METRICS, check_metrics, check_names, usual_metrics
 from evaluator.metrics.base import Metric
 from evaluator.metrics.image_quality import QualityName
@@ -25,6 +26,7 @@ from evaluator.protocol import PROTOCOLS
 from evaluator.provenance import image_facts, network_warnings, sampler_facts, warnings_about
 from evaluator.reference import Reference, image_reference, open_reference, write_reference
 from jobs.measuring import ReconstructionMeasurement, batches, found, pass_through, tokenizer_facts
+from modeling.layers.half import Precision
 from modeling.pipeline import load_tokenizer
 from modeling.tokenizers.base import Tokenizer
 from storage.files import write_json
@@ -54,7 +56,8 @@ class EvaluateOptions:
     make_ref: str | None = option(None, "write a reference of the samples to this .npz and measure nothing")
     keep_images: int = option(0, "images stored in the reference, for precision and recall; ADM: 10000")
     inception_weights: str | None = option(None, "file; null = INCEPTION_WEIGHTS, torch's cache, or download")
-    precision: Literal["float64", "float32", "bfloat16"] = option("float32", "bfloat16 is approximate")
+    feature_precision: FeaturePrecision = option("float32", "of Inception; half precision is approximate")
+    precision: Precision = option("float32", "of the tokenizer's weights and computation (docs/precision.md)")
     dino_weights: str | None = option(None, "file for fd_dinov2; null = timm downloads them")
     lpips_weights: list[str] | None = option(None, "files for lpips: VGG-16 trunk and linear heads")
 
@@ -62,6 +65,10 @@ class EvaluateOptions:
         check_least(self, batch_size=1, keep_images=0)
         if self.tokenizer is None and (self.image_size is None) != (self.crop in (None, "no")):
             raise ValueError(f"crop={self.crop} and image_size={self.image_size} go together")
+        if self.precision != "float32" and self.tokenizer is None:
+            raise ValueError(
+                f"precision={self.precision} is for a tokenizer; feature_precision is for the network behind metrics"
+            )
         if self.make_ref is not None and (self.reference is not None or self.tokenizer is not None):
             raise ValueError("make_ref takes neither a reference nor a tokenizer: it describes the samples")
         if self.tokenizer is not None and self.reference_set is not None and self.reference is None:
@@ -99,8 +106,11 @@ class Run:
 
     def __init__(self, options: EvaluateOptions, device: torch.device) -> None:
         self.options, self.device = options, device
-        tokenizer = None if options.tokenizer is None else load_tokenizer(options.tokenizer, device)
-        self.tokenizer = tokenizer
+        self.tokenizer = tokenizer = (
+            None
+            if options.tokenizer is None
+            else load_tokenizer(options.tokenizer, device, precision=options.precision)
+        )
         if tokenizer is not None and tokenizer.needs_text:
             name = f"tokenizer={options.tokenizer}"
             raise ValueError(f"{name} decodes with captions; scripts/reconstruct.py measures it")
@@ -157,7 +167,7 @@ class Run:
             "dinov2": options.dino_weights,
             "lpips": options.lpips_weights,
         }
-        return load_networks(self.metrics, weights, device=self.device, precision=options.precision)
+        return load_networks(self.metrics, weights, device=self.device, precision=options.feature_precision)
 
     def measure(self, evaluator: Evaluator) -> dict[str, float]:
         """Pass all images through, and the reference images if they have no statistics."""
@@ -186,7 +196,8 @@ class Run:
         facts: dict[str, Any] = {"samples": image_facts(self.samples), "crop": self.crop}
         facts["sampler"] = sampler_facts(found(self.options.samples))
         if self.tokenizer is not None:
-            facts["tokenizer"] = tokenizer_facts(self.options.tokenizer, self.tokenizer)
+            precision = self.options.precision
+            facts["tokenizer"] = tokenizer_facts(self.options.tokenizer, self.tokenizer, precision=precision)
         if self.reference is not None:
             facts["reference"] = self.reference.facts()
         elif self.tokenizer is not None:

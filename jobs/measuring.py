@@ -42,8 +42,10 @@ def pass_through(
         update(*batch)
 
 
-def tokenizer_facts(name: str, tokenizer: Tokenizer, image_size: int | None = None) -> dict[str, Any]:
-    """Name, weights and rate of a tokenizer, for a result."""
+def tokenizer_facts(
+    name: str, tokenizer: Tokenizer, image_size: int | None = None, precision: str = "float32"
+) -> dict[str, Any]:
+    """Name, weights and rate of a tokenizer, for a result; its precision unless that is float32."""
     # Only convolutional tokenizers take other sizes; their tokens grow with the number of pixels.
     share = 1 if image_size is None else (image_size / tokenizer.image_size) ** 2
     bits = tokenizer.bits_per_image
@@ -52,6 +54,7 @@ def tokenizer_facts(name: str, tokenizer: Tokenizer, image_size: int | None = No
         "weight_hash": weight_hash(tokenizer),
         "tokens_per_image": round(tokenizer.num_tokens * share),
         "bits_per_image": None if bits is None else bits * share,
+        **({} if precision == "float32" else {"precision": precision}),
     }
 
 

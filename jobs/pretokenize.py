@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from data.still import Part, share_batches, still_source
 from data.token_memmap import TokenHeader, TokenMemmap, TokenWriter
 from data.transforms import ten_crop, ten_crop_side
 from evaluator.codebook_usage import CodebookUsage
+from modeling.layers.half import Precision
 from modeling.pipeline import load_tokenizer
 from modeling.pretrained.model_names import open_model, shown_name
 from modeling.tokenizers.base import Tokenizer
@@ -35,6 +36,7 @@ class PretokenizeOptions:
     data: dict | None = option(None, "data set section; null = that of the tokenizer's run")
     split: Literal["train", "validation"] = option("train", "which data set of the tokenizer's run")
     crops: Literal["plain", "flip", "ten_crop"] = option("plain", "stored versions of every image")
+    precision: Precision = option("float32", "of the tokenizer's weights and computation (docs/precision.md)")
     batch_size: int = option(64, "images per process and batch, each with all its crops")
     num_workers: int = option(4, "data loading processes per process")
     max_skipped: float = option(0.01, "the job stops when a larger share of the images cannot be read")
@@ -61,7 +63,15 @@ def open_source(options: PretokenizeOptions, image_size: int) -> Source:
 
 
 def is_done(output: Path, header: TokenHeader, source: Source, overwrite: bool) -> bool:
-    """Whether the file holds these tokens; raises ValueError if it holds others and `overwrite` is off."""
+    """Whether the file holds these tokens; raises ValueError if it, or what was begun, holds others.
+
+    With `overwrite`, others do not matter.
+    """
+    begun = TokenWriter.unfinished(output)
+    if begun is not None and not overwrite and (other := differences(_nameless(begun), _nameless(header))):
+        raise ValueError(
+            f"{output} was begun with other settings ({other}); go on with those, or overwrite=true begins anew"
+        )
     if not output.exists():
         return False
     try:
@@ -70,14 +80,16 @@ def is_done(output: Path, header: TokenHeader, source: Source, overwrite: bool) 
         if overwrite:
             return False
         raise
-    # The name of the tokenizer may change; its weight hash is compared.
-    old, new = asdict(found.header) | {"tokenizer": ""}, asdict(header) | {"tokenizer": ""}
-    other = differences(old, new)
+    other = differences(_nameless(found.header), _nameless(header))
     if not other and len(found) == len(source) and not np.array_equal(found.labels, source.labels):
         other = "other images"
     if other and not overwrite:
         raise ValueError(f"{output} holds other tokens ({other}); overwrite=true replaces it")
     return not other
+
+
+def _nameless(header: TokenHeader) -> dict[str, Any]:
+    return asdict(header) | {"tokenizer": ""}  # its name may change; its weight hash is compared
 
 
 def tokenize(
@@ -108,7 +120,7 @@ def tokenize(
 def pretokenize(options: PretokenizeOptions) -> None:
     """Write the token file, or the rows that an interrupted job left out."""
     with processes() as device:
-        tokenizer = load_tokenizer(options.tokenizer, device)
+        tokenizer = load_tokenizer(options.tokenizer, device, precision=options.precision)
         if tokenizer.codebook_size is None:
             name = shown_name(options.tokenizer)
             raise ValueError(f"{name} has a continuous bottleneck; only discrete tokens can be stored")
@@ -122,6 +134,7 @@ def pretokenize(options: PretokenizeOptions) -> None:
             weight_hash=weight_hash(tokenizer),
             image_size=tokenizer.image_size,
             class_names=list(source.class_names),
+            precision=options.precision,
         )
         if is_done(output, header, source, options.overwrite):
             say(f"{output} already holds the tokens of these {len(source)} images; nothing to do")

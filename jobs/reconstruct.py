@@ -25,6 +25,7 @@ from evaluator.float_rfid import FloatRFID, load_float_inception
 from evaluator.metrics.image_quality import ImageQuality, QualityName
 from evaluator.networks import load_networks
 from jobs.measuring import ReconstructionMeasurement
+from modeling.layers.half import Precision
 from modeling.pipeline import decode, encode, load_tokenizer, reconstruct_any_size
 from modeling.pretrained.model_names import open_model
 from modeling.pretrained.text import TextEncoder, class_captions, load_text_encoder
@@ -47,6 +48,7 @@ class ReconstructOptions:
     split: Literal["train", "validation"] = option("validation", "which data set of the tokenizer's run")
     max_images: int | None = option(None, "first files, or evenly chosen examples of a data set; null = all")
     batch_size: int = option(32, "images per batch; 1 with original_size")
+    precision: Precision = option("float32", "of the tokenizer's weights and computation (docs/precision.md)")
     original_size: bool = option(
         False, "keep the sizes of `input`, for convolutional tokenizers (vqgan, ...)"
     )
@@ -170,7 +172,7 @@ def reconstruct(options: ReconstructOptions) -> None:
     """Reconstruct all images and write pictures, tokens and measurements."""
     with processes() as device:
         config = open_model(options.tokenizer, "tokenizer").config
-        tokenizer = load_tokenizer(options.tokenizer, device)
+        tokenizer = load_tokenizer(options.tokenizer, device, precision=options.precision)
         encoder = load_text_encoder(options.text_encoder, device) if tokenizer.needs_text else None
         total, batches = open_images(options, config, tokenizer.image_size)
         folder = Path(options.output)
@@ -204,7 +206,8 @@ def reconstruct(options: ReconstructOptions) -> None:
         pairs = [torch.stack(side) for side in zip(*shown[:SHOWN], strict=True)]
         save_png(folder / "reconstructions.png", side_by_side(*pairs))
         measured = quality.result() | measurement.result()
-        write_report(folder, records, latents, measured)
+        about = {} if options.precision == "float32" else {"precision": options.precision}
+        write_report(folder, records, latents, {"mean": measured, **about})
         bits = "" if tokenizer.bits_per_image is None else f" ({tokenizer.bits_per_image:.0f} bits)"
         each = f"{tokenizer.num_tokens} tokens{bits} each"
         say(f"{len(records)} images as {'tokens for their own sizes' if options.original_size else each}")
@@ -227,11 +230,12 @@ def write_pairs(folder: Path, names: list[str], images: torch.Tensor, results: t
 
 
 def write_report(
-    folder: Path, records: list[dict[str, Any]], latents: list[torch.Tensor], measured: dict[str, float]
+    folder: Path, records: list[dict[str, Any]], latents: list[torch.Tensor], whole: dict[str, Any]
 ) -> None:
-    """Write reconstructions.json with means, then a line per image; latents of one size go to latents.npy."""
+    """Write reconstructions.json: lines of `whole`, then a line per image. Latents of one size go to latents.npy."""
     if len({latent.shape for latent in latents}) == 1:  # none of discrete tokenizers
         np.save(folder / "latents.npy", torch.stack(latents).numpy())
     lines = ",\n".join(json.dumps(record) for record in records)
-    text = f'{{"mean": {json.dumps(measured)},\n"images": [\n{lines}\n]}}\n'
+    head = "".join(f'"{key}": {json.dumps(value)},\n' for key, value in whole.items())
+    text = f'{{{head}"images": [\n{lines}\n]}}\n'
     write_text(folder / "reconstructions.json", text)

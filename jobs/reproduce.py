@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -17,9 +17,10 @@ from common.launch import processes
 from common.requirements import require_all, require_files
 from data.remote_files import is_remote
 from data.transforms import CROPS
-from evaluator.float_rfid import DTYPES, load_float_inception
+from evaluator.float_rfid import load_float_inception
 from evaluator.image_files import open_images
 from evaluator.image_stream import ImageStream
+from evaluator.inception import FeaturePrecision
 from evaluator.inception_weights import find_inception_weights
 from evaluator.networks import load_networks
 from evaluator.provenance import image_facts, warnings_about
@@ -28,6 +29,7 @@ from jobs.evaluate import EvaluateOptions, Run
 from jobs.measuring import ReconstructionMeasurement, SourceImages, found, tokenizer_facts
 from jobs.published import REFERENCE, conclude, family_measurement, family_of, report
 from jobs.sampling import SampleOptions, draw_samples
+from modeling.layers.half import PRECISIONS, Precision
 from modeling.pipeline import load_tokenizer
 from modeling.pretrained.catalog import find_release
 from modeling.pretrained.model_names import open_model
@@ -56,7 +58,8 @@ class ReproduceOptions:
     seed: int = option(0, "random seed of the samples")
     batch_size: int = option(64, "per process")
     inception_weights: str | None = option(None, "file; null = INCEPTION_WEIGHTS, torch's cache, or download")
-    precision: Literal["float64", "float32", "bfloat16"] = option("float32", "bfloat16 is approximate")
+    feature_precision: FeaturePrecision = option("float32", "of Inception; half precision is approximate")
+    precision: Precision = option("float32", "of the model's weights and computation (docs/precision.md)")
     text_encoder: str | None = option(None, "tatitok: weights of the CLIP text tower; null = from the hub")
     overwrite: bool = option(False, "measure again; replace samples made with other settings")
 
@@ -76,7 +79,7 @@ class ReproduceOptions:
 
     def evaluation(self, **options: Any) -> EvaluateOptions:
         """The options of `jobs.evaluate` for the same measurement."""
-        shared = ("inception_weights", "precision", "batch_size")
+        shared = ("inception_weights", "feature_precision", "batch_size")
         return EvaluateOptions(**{key: getattr(self, key) for key in shared}, **options)
 
 
@@ -88,9 +91,10 @@ def check_kind(options: ReproduceOptions, release: Release) -> None:
     for key in wrong:
         if getattr(options, key) is not None:
             raise ValueError(f"{key} is given, but {release.name} is a {release.kind}, which takes {takes}")
-    if release.kind == "tokenizer" and family_of(release.name).float_rfid and options.precision not in DTYPES:
-        known = " or ".join(DTYPES)
-        raise ValueError(f"precision={options.precision}: rFID of {release.name} is computed in {known}")
+    unknown = options.feature_precision not in PRECISIONS  # float64
+    if release.kind == "tokenizer" and family_of(release.name).float_rfid and unknown:
+        known = f"rFID of {release.name} is computed in {', '.join(PRECISIONS)}"
+        raise ValueError(f"feature_precision={options.feature_precision}: {known}")
 
 
 def pieces(options: ReproduceOptions, release: Release) -> dict[str, Callable[[], Any]]:
@@ -193,9 +197,9 @@ def open_measurement(
     family, network = family_of(options.model), None
     metrics = [*family.on_stored, *(["lpips"] if options.lpips_weights is not None else [])]
     weights = {"inception": options.inception_weights, "lpips": options.lpips_weights}
-    networks = load_networks(metrics, weights, device=device, precision=options.precision)
+    networks = load_networks(metrics, weights, device=device, precision=options.feature_precision)
     if family.float_rfid:
-        weights, precision = options.inception_weights, options.precision
+        weights, precision = options.inception_weights, options.feature_precision
         network = load_float_inception(weights, device=device, precision=precision)
     return family_measurement(
         family,
@@ -210,7 +214,7 @@ def open_measurement(
 def measure_tokenizer(options: ReproduceOptions, release: Release, device: torch.device) -> dict[str, Any]:
     """Reconstruct and measure in one pass; returns the content of `result.json`."""
     config, family = open_model(release.name, "tokenizer").config, family_of(release.name)
-    tokenizer = load_tokenizer(release.name, device)
+    tokenizer = load_tokenizer(release.name, device, precision=options.precision)
     size, own = check_size(options, tokenizer), tokenizer.image_size
     encoder = load_text_encoder(options.text_encoder, device) if tokenizer.needs_text else None
     stream, captions = open_validation(options, config, tokenizer)
@@ -221,7 +225,7 @@ def measure_tokenizer(options: ReproduceOptions, release: Release, device: torch
         "crop": f"{family.crop} {size}",
         "captions": captions(torch.tensor([0]))[0] if encoder is not None else None,
         "reference": image_reference(stream, "originals").facts(),
-        "tokenizer": tokenizer_facts(release.name, tokenizer, size),
+        "tokenizer": tokenizer_facts(release.name, tokenizer, size, options.precision),
     }
     notes = warnings_about(
         facts["samples"],
@@ -239,7 +243,9 @@ def measure_tokenizer(options: ReproduceOptions, release: Release, device: torch
 def measure_generator(options: ReproduceOptions, release: Release, device: torch.device) -> dict[str, Any]:
     """Draw the missing samples and measure all; returns the content of `result.json`."""
     folder = str(Path(options.output).expanduser() / "samples")
-    kept = {key: getattr(options, key) for key in ("num_samples", "seed", "batch_size", "overwrite")}
+    kept = {
+        key: getattr(options, key) for key in ("num_samples", "seed", "batch_size", "precision", "overwrite")
+    }
     draw_samples(SampleOptions(generator=release.name, output=folder, png=False, **kept), device)
     distributed.barrier()  # the main process has written the NPZ
     run = Run(options.evaluation(samples=folder, reference=options.reference, protocol="adm"), device)

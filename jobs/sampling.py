@@ -11,6 +11,7 @@ from common.distributed import is_main, world_size
 from common.image_rows import GRID_COLUMNS, GRID_ROWS, class_rows
 from common.launch import processes
 from compat.sampling import translate_sampling
+from modeling.layers.half import Precision, stated
 from modeling.pipeline import find_classes, generate_into, load_image_model
 from modeling.sampling.draw import numbers_needed, settings_type
 from modeling.sampling.settings import MaskedSamplingSettings, SamplingSettings
@@ -44,6 +45,7 @@ class SampleOptions:
     num_steps: int | None = option(None, "masked generators: steps in which the tokens are filled in")
     softmax_annealing: bool | None = option(None, "masked generators: sharpen the choice towards the end")
     seed: int = option(0, "random seed; a sample depends on it and its index only")
+    precision: Precision = option("float32", "of the models' weights and computation (docs/precision.md)")
     batch_size: int = option(64, "samples per process and batch; affects speed and memory only")
     png: bool = option(True, "write a PNG file per sample")
     npz: bool = option(True, "write samples.npz for evaluators")
@@ -66,7 +68,7 @@ def sample_images(options: SampleOptions) -> None:
 
 def draw_samples(options: SampleOptions, device: torch.device) -> None:
     """Draw the missing samples, then write the final files; call it on every process."""
-    model = load_image_model(options.generator, options.tokenizer, device)
+    model = load_image_model(options.generator, options.tokenizer, device, precision=options.precision)
     given = {k: v for k in SAMPLING if (v := getattr(options, k)) is not None}
     settings = build_dataclass(settings_type(model.generator), model.sampling | given, "sampling")
     numbers_needed(model.generator, settings)  # raises for settings that do not fit
@@ -74,6 +76,7 @@ def draw_samples(options: SampleOptions, device: torch.device) -> None:
     classes = find_classes(options.classes, model.class_names)
     labels = torch.tensor(classes)[torch.arange(options.num_samples) % len(classes)]  # int64 [num_samples]
     facts = {"num_samples": options.num_samples, "classes": classes, "seed": options.seed}
+    facts["precision"] = stated(options.precision)
     hashes = {"generator": weight_hash(model.generator), "tokenizer": weight_hash(model.tokenizer)}
     store = SampleStore(
         options.output,

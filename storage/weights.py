@@ -173,8 +173,11 @@ def _checked(
 def weight_hash(module: nn.Module) -> str:
     """Sixteen hex digits that identify weights: of a SHA-256 over name, type, shape and bytes of all state entries.
 
-    Token files carry the hash of their tokenizer: tokens of one tokenizer mean nothing to another.
+    Token files carry the hash of their tokenizer: tokens of one tokenizer mean nothing to another. A module that was
+    loaded in another precision has the hash of its weights as they were stored (`loaded_hash`).
     """
+    if getattr(module, "loaded_hash", None):
+        return module.loaded_hash
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
         tensor = tensor.detach().cpu().contiguous()

@@ -133,3 +133,18 @@ def test_bad_input_is_one_clear_error_that_leaves_nothing_in_the_way(
     with pytest.raises((ValueError, OSError), match=message):
         run(tiny_generator_run, tmp_path / "out", **options)
     run(tiny_generator_run, tmp_path / "out", num_samples=1)
+
+
+def test_precision_is_part_of_what_samples_are(tiny_generator_run, one_process, tmp_path):
+    run(tiny_generator_run, tmp_path, precision="bfloat16")
+    facts, exact = (json.loads((f / "samples.json").read_text()) for f in (tmp_path, one_process))
+    assert facts["precision"] == "bfloat16" and exact["precision"] is None
+    assert all(
+        facts[key] == exact[key] for key in ("generator", "tokenizer")
+    )  # hashes of the weights as stored
+    tokens, others = (arrays_of(folder)["tokens"] for folder in (tmp_path, one_process))
+    assert (tokens == others).mean() > 0.5
+    with pytest.raises(ValueError, match="other settings .precision 'bfloat16' instead of None"):
+        run(tiny_generator_run, tmp_path)
+    with pytest.raises(ValueError, match="other settings .precision None instead of 'float16'"):
+        run(tiny_generator_run, one_process, png=True, precision="float16")

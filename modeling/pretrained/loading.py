@@ -13,6 +13,7 @@ from torch import nn
 from common.build import ConfigError
 from modeling.factory import build_generator, build_tokenizer
 from modeling.generators.base import Generator
+from modeling.layers.half import PRECISIONS, Precision
 from modeling.pretrained.llamagen import adapt_llama, adapt_llamagen
 from modeling.pretrained.magvit2_formats import MAGVIT2_FORMATS
 from modeling.pretrained.model_names import ModelName, open_model
@@ -30,24 +31,35 @@ BUILDERS: dict[str, Callable[[Mapping[str, Any]], nn.Module]] = {
 }
 
 
-def load_tokenizer(name: ModelName, device: torch.device | str = "cpu", config: Config = None) -> Tokenizer:
+def load_tokenizer(
+    name: ModelName,
+    device: torch.device | str = "cpu",
+    config: Config = None,
+    precision: Precision = "float32",
+) -> Tokenizer:
     """A trained tokenizer in eval mode, without gradients.
 
     Args:
         name: "titok-l32", a run or checkpoint folder, a weight file, a Hub repository, ...: all ways are listed in
             `modeling.pretrained.model_names`.
         config: configuration, ours or the original's, of a weight file that has none beside it.
+        precision: of weights and computation (`modeling.layers.half`); images and the choice of codes stay float32.
 
     Raises:
         OSError: the folder, its configuration or its weights do not exist or cannot be downloaded.
-        ValueError: the name is another kind of model, or its weights are damaged or do not fit.
+        ValueError: the name is another kind of model, or its weights are damaged or do not fit; an unknown precision.
     """
-    return _load(open_model(name, "tokenizer", config), "tokenizer", device)
+    return _cast(_load(open_model(name, "tokenizer", config), "tokenizer", device), precision)
 
 
-def load_generator(name: ModelName, device: torch.device | str = "cpu", config: Config = None) -> Generator:
+def load_generator(
+    name: ModelName,
+    device: torch.device | str = "cpu",
+    config: Config = None,
+    precision: Precision = "float32",
+) -> Generator:
     """A trained generator in eval mode, without gradients; arguments and errors as `load_tokenizer`."""
-    return _load(open_model(name, "generator", config), "generator", device)
+    return _cast(_load(open_model(name, "generator", config), "generator", device), precision)
 
 
 def load_files(files: ModelFiles, device: torch.device | str = "cpu") -> nn.Module:
@@ -66,6 +78,15 @@ def _load(files: ModelFiles, kind: str, device: torch.device | str) -> Any:
         read = partial(_read_foreign, translate=FORMATS[written], section=section)
     load_weights(files.weights, module, files.drop, read)
     return module.to(device).eval().requires_grad_(False)
+
+
+def _cast(module: Any, precision: Precision) -> Any:
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision={precision!r} is unknown; choose {', '.join(PRECISIONS)}")
+    if precision != "float32":
+        module.loaded_hash = weight_hash(module)  # it is still the model that files are made by and for
+        module.to(PRECISIONS[precision])
+    return module
 
 
 # Translations of other projects' state dicts to ours; their keyword arguments are options of the model's section.
@@ -108,11 +129,12 @@ def load_image_model(
     tokenizer: ModelName | None = None,
     device: torch.device | str = "cpu",
     config: Config = None,
+    precision: Precision = "float32",
 ) -> ImageModel:
     """Load a generator and its tokenizer, and check that they belong together.
 
-    Models are named as in `load_tokenizer`, `config` describes the generator's weight file. `tokenizer` None is the one
-    that the generator's run names or that was released with it.
+    Models are named as in `load_tokenizer`, `config` describes the generator's weight file, and `precision` is that of
+    both. `tokenizer` None is the one that the generator's run names or that was released with it.
 
     Raises:
         OSError, ValueError: as `load_tokenizer`; ValueError also if the generator learned another tokenizer's tokens.
@@ -138,7 +160,8 @@ def load_image_model(
             f" {tokenizer_files.name} has {loaded.num_tokens} of {loaded.codebook_size}"
         )
     names = [str(name) for name in origin.get("class_names") or range(module.num_classes)]
-    return ImageModel(module, loaded, names, dict(files.config.get("sampling") or {}))
+    sampling = dict(files.config.get("sampling") or {})
+    return ImageModel(_cast(module, precision), _cast(loaded, precision), names, sampling)
 
 
 def _view(tokenizer: Tokenizer, factors: Sequence[int], name: str) -> SubTokenView:

@@ -142,12 +142,13 @@ def test_loaded_extractor_knows_what_it_is(weight_file, arrays, capsys):
     assert relative(features.pool, arrays["pool"][1:2]) < 1.5e-6
 
 
-def test_bfloat16_is_an_approximation_and_says_so(weight_file, arrays):
-    extractor = load_inception(weight_file, precision="bfloat16")
-    assert extractor.approximate and extractor.precision == "bfloat16"
+@pytest.mark.parametrize(("precision", "error"), [("bfloat16", (1e-4, 2e-2)), ("float16", (1e-5, 2e-3))])
+def test_half_precision_is_an_approximation_and_says_so(weight_file, arrays, precision, error):
+    extractor = load_inception(weight_file, precision=precision)
+    assert extractor.approximate and extractor.precision == precision
     features = extractor(image(arrays, 2))
     assert features.pool.dtype == torch.float32
-    assert 1e-4 < relative(features.pool, arrays["pool"][2:3]) < 2e-2
+    assert error[0] < relative(features.pool, arrays["pool"][2:3]) < error[1]
 
 
 @pytest.mark.slow

@@ -128,10 +128,23 @@ def test_a_tokenizer_may_be_measured_against_other_images_too(tiny_tokenizer_run
         run(tmp_path, folder, metrics=["rfid"], reference_set="training", **options)
 
 
+def test_precision_is_that_of_the_tokenizer(tiny_tokenizer_run, tmp_path):
+    folder = write_folder(tmp_path / "val", REAL[:4])
+    options = {"metrics": ["psnr"], "tokenizer": str(tiny_tokenizer_run)}
+    exact, half = (run(tmp_path, folder, precision=p, **options) for p in ("float32", "bfloat16"))
+    assert half["protocol"]["tokenizer"]["precision"] == "bfloat16"
+    assert half["protocol"]["tokenizer"] | {"precision": "?"} == exact["protocol"]["tokenizer"] | {
+        "precision": "?"
+    }
+    assert half["metrics"]["psnr"] == pytest.approx(exact["metrics"]["psnr"], abs=0.1)
+    with pytest.raises(ValueError, match="precision=float16 is for a tokenizer; feature_precision is for"):
+        run(tmp_path, folder, precision="float16")
+
+
 def test_tokenizers_that_read_captions_are_refused(tiny_tokenizer_run, tmp_path, monkeypatch):
     tokenizer = load_tokenizer(tiny_tokenizer_run)
     tokenizer.needs_text = True
-    monkeypatch.setattr("jobs.evaluate.load_tokenizer", lambda *_: tokenizer)
+    monkeypatch.setattr("jobs.evaluate.load_tokenizer", lambda *_, **__: tokenizer)
     with pytest.raises(ValueError, match="decodes with captions"):
         run(tmp_path, write_folder(tmp_path / "val", REAL[:4]), tokenizer=str(tiny_tokenizer_run))
 

@@ -164,3 +164,19 @@ def test_wrong_input_is_refused_before_work_starts(tiny_tokenizer_run, tiny_gene
     (tmp_path / "a").write_text("no tokens")
     with pytest.raises(ValueError, match="not a token file"):
         run(tiny_tokenizer_run, tmp_path / "a", split="validation")
+
+
+def test_precision_is_part_of_what_tokens_are(tiny_tokenizer_run, data, tmp_path):
+    exact = run(tiny_tokenizer_run, tmp_path / "exact.tokens", data=data)
+    half = run(tiny_tokenizer_run, tmp_path / "half.tokens", data=data, precision="bfloat16")
+    assert (half.header.precision, exact.header.precision) == ("bfloat16", "float32")
+    assert half.header.weight_hash == exact.header.weight_hash
+    assert (all_tokens(half) == all_tokens(exact)).float().mean() > 0.8
+    assert b"precision" not in (tmp_path / "exact.tokens").read_bytes()  # as in older files
+    with pytest.raises(ValueError, match="holds other tokens .precision 'bfloat16' instead of 'float32'"):
+        run(tiny_tokenizer_run, tmp_path / "half.tokens", data=data)
+    TokenWriter.create(tmp_path / "begun.tokens", half.header)  # as an interrupted job leaves it
+    with pytest.raises(ValueError, match="was begun with other settings .precision 'bfloat16' instead"):
+        run(tiny_tokenizer_run, tmp_path / "begun.tokens", data=data)
+    again = run(tiny_tokenizer_run, tmp_path / "begun.tokens", data=data, overwrite=True)
+    assert torch.equal(all_tokens(again), all_tokens(exact))

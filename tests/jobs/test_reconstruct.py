@@ -55,6 +55,14 @@ def test_one_file_and_the_data_of_the_run_agree_with_the_tokenizer(
     ]
 
 
+def test_the_report_names_a_precision_other_than_float32(tiny_tokenizer_run, image_folder, tmp_path):
+    folder = str(image_folder / "blue")
+    half = run(tiny_tokenizer_run, tmp_path / "half", input=folder, precision="float16")
+    exact = run(tiny_tokenizer_run, tmp_path / "exact", input=folder)
+    assert half["precision"] == "float16" and "precision" not in exact
+    assert half["mean"]["psnr"] == pytest.approx(exact["mean"]["psnr"], abs=0.05)
+
+
 def test_unreadable_files_are_skipped_and_named(tiny_tokenizer_run, image_folder, tmp_path, capsys):
     folder = shutil.copytree(image_folder / "blue", tmp_path / "in")
     files = sorted(folder.iterdir())
