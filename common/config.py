@@ -248,9 +248,12 @@ def run_script(main: Callable[[Any], None], cls: type, usage: str) -> NoReturn |
     try:
         with SignalWatch() as watch:
             main(load_settings(cls, arguments))
-    except SystemExit:
+    except SystemExit as end:
         if watch.signal:
             peers.fail(f"stopped by {signal_name(watch.signal)}")
+        elif isinstance(end.code, int) and end.code > 128:  # all processes have agreed to stop
+            peers.note_for_launcher(f"stopped by {signal_name(end.code - 128)}")
+            peers.leave()
         raise
     except Exception as error:
         if (message := _report(error)) is None:

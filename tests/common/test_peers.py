@@ -56,6 +56,10 @@ def finish() -> None:
     pass
 
 
+def stop_as_agreed() -> None:
+    sys.exit(128 + signal.SIGTERM)
+
+
 def be_visited() -> None:
     """Somebody else connects to the port of process 0."""
     for message in (b"GET / HTTP/1.0\r\n\r\n", b"\n", b'{"token": "guessed", "rank": 1, "host": "x"}\n'):
@@ -138,8 +142,8 @@ def test_processes_may_finish_at_different_times_and_strangers_are_ignored(tmp_p
     codes, said, notes = job(tmp_path, be_visited, finish, finish)
     assert codes == [0, 0, 0] and said == notes == ["", "", ""]
     (tmp_path / "again").mkdir()
-    codes, said, _ = job(tmp_path / "again", finish, lambda: time.sleep(1), finish)
-    assert codes == [0, 0, 0] and said == ["", "", ""]
+    codes, said, notes = job(tmp_path / "again", stop_as_agreed, lambda: time.sleep(1), finish)
+    assert codes == [143, 0, 0] and said == ["", "", ""] and notes == ["stopped by SIGTERM", "", ""]
 
 
 def test_alone_nothing_is_watched(monkeypatch, tmp_path):
