@@ -21,15 +21,20 @@ def require_all(needed: Mapping[str, Callable[[], Any]], name: str) -> None:
     Raises:
         FileNotFoundError: something is missing.
     """
-    missing: dict[str, str] = {}
-    for what, find in needed.items() if distributed.is_main() else ():
-        try:
-            find()
-        except (OSError, ValueError) as error:
-            missing[what] = one_line(error)
-    for what, reason in missing.items():  # after the loop: libraries print about failed attempts in between
-        print(f"missing: {what}: {reason}", file=sys.stderr, flush=True)
-    missing = distributed.gather_objects(missing)[0]
+
+    def look() -> dict[str, str]:
+        missing = {}
+        for what, find in needed.items():
+            try:
+                find()
+            except (OSError, ValueError) as error:
+                missing[what] = one_line(error)
+        # After the loop: libraries print about failed attempts in between.
+        for what, reason in missing.items():
+            print(f"missing: {what}: {reason}", file=sys.stderr, flush=True)
+        return missing
+
+    missing = distributed.on_main(look)  # a download may take longer than processes wait for each other
     if missing:
         raise FileNotFoundError(
             f"{len(missing)} of {len(needed)} things that {name} needs are missing (each is explained above):"

@@ -100,7 +100,7 @@ class SampleIndex:
 def open_samples(shards: Shards, *, keep: bool, **limits: float | None) -> SampleIndex:
     """Index of all samples within the limits of ``ShardIndex.within``.
 
-    The first process of every node finds or makes it, and the others wait.
+    Every process calls it; the first one of every node finds or makes it, and the others wait.
 
     Args:
         keep: beside the first shard, with remote shards in their cache; in the user's cache folder if it is read-only.

@@ -29,7 +29,7 @@ from storage.files import user_cache_folder
 
 
 class WebDataset(Source):
-    """Images of tar shards; the other options are those of ``ImageTransform``.
+    """Images of tar shards, opened by all processes together; the other options are those of ``ImageTransform``.
 
     Args:
         path: shards as a brace pattern, e.g. ``imagenet-train-{0000..0252}.tar``, or a list of patterns; paths or URLs

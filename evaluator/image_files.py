@@ -171,6 +171,8 @@ def member_shape(path: str | Path, name: str) -> tuple[int, ...] | None:
 class TarImages(EncodedImages):
     """Image members of uncompressed tar shards, in the order of the shards and of their members.
 
+    Every process makes it; one reads the headers for all.
+
     Raises:
         FileNotFoundError: a shard does not exist.
         ValueError: a shard is damaged, cut short or compressed, or there is no image.
@@ -178,7 +180,6 @@ class TarImages(EncodedImages):
 
     def __init__(self, shards: Sequence[Path], *, source: str, transform: Transform | None = None) -> None:
         self._shards = [str(shard) for shard in shards]
-        # One process reads the headers for all.
         self._places, names, labels = distributed.on_main(lambda: _list_shards(self._shards))
         if labels and None not in labels:
             self.labels = np.array(labels, dtype=np.int64)
