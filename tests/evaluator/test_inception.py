@@ -158,8 +158,8 @@ def test_float64_extractor_is_exact(weight_file, arrays):
 
 
 def test_wrong_options_are_named(network, weight_file):
-    with pytest.raises(ValueError, match="precision is 'float16'; expected one of float64"):
-        load_inception(weight_file, precision="float16")
+    with pytest.raises(ValueError, match="precision is 'half'; expected one of float64"):
+        load_inception(weight_file, precision="half")
     with pytest.raises(ValueError, match="dtype is torch.float64"):
         FastInception(network, dtype=torch.float64)
     with pytest.raises(ValueError, match="batch is 0"):

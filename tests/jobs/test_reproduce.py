@@ -248,8 +248,8 @@ def test_another_size_has_other_tokens_and_figures(toy, convolutional, image_fol
     assert rows["psnr"] == 21.0 and rows["rfid_7"] is None
     with pytest.raises(ValueError, match="image_size=18: tiny takes multiples of 4 pixels"):
         run("tiny", tmp_path / "18", toy, data=data, image_size=18)
-    with pytest.raises(ValueError, match="precision=float64: rFID of tiny"):
-        run("tiny", tmp_path / "64", toy, data=data, precision="float64")
+    with pytest.raises(ValueError, match="feature_precision=float64: rFID of tiny"):
+        run("tiny", tmp_path / "64", toy, data=data, feature_precision="float64")
 
 
 def test_one_size_only(toy, release, tiny_tokenizer_run, image_folder, tmp_path):
