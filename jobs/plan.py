@@ -75,7 +75,7 @@ class Estimate:
 
 
 def estimate(run: TokenizerRun | GeneratorRun, options: PlanOptions, plan: Plan | None = None) -> Estimate:
-    """The estimate of a run; `plan` may be that of another number of GPUs, whose measurements are used again.
+    """The estimate of a run; `plan` may be its plan for other GPUs, whose measurements are used again.
 
     A global batch that is asked for is split into the largest micro-batches that divide it and are not above that of
     the recipe nor above what fits.
@@ -83,22 +83,24 @@ def estimate(run: TokenizerRun | GeneratorRun, options: PlanOptions, plan: Plan 
     Raises:
         ConfigError: the GPU lacks the precision, or the sizes of the run are not known.
     """
-    training = replace(run.training, mixed_precision=options.precision or run.training.mixed_precision)
+    precision = options.precision or run.training.mixed_precision
+    if precision == "auto":
+        precision = "bf16" if GPUS[options.gpu].bf16 else "fp16"
+    training = replace(run.training, mixed_precision=precision)
     run = replace(in_steps(run, training.max_steps), training=training)
     if not GPUS[options.gpu].peak(training.mixed_precision):
         raise ConfigError(f"gpu={options.gpu} has no {training.mixed_precision}; use precision=fp16")
     sharding = options.sharding or training.sharding
-    fresh = Plan(run, processes=options.gpus, sharding=sharding)
-    if plan is not None:
-        fresh.costs = plan.costs
-    largest = fresh.largest_batch(usable(GPUS[options.gpu]))
+    plan = (plan or Plan(run)).spread(options.gpus, sharding)
+    largest = plan.largest_batch(usable(GPUS[options.gpu]))
     micro, accumulation = training.per_gpu_batch_size, training.gradient_accumulation_steps
-    if options.global_batch is not None:
-        share = max(1, options.global_batch // options.gpus)
-        most = min(micro, share, largest)
+    whole = options.global_batch or training.global_batch_size
+    if whole is not None:
+        share = max(1, whole // options.gpus)
+        most = min(share, largest, *(() if micro == "auto" else (micro,)))
         micro = max((b for b in range(1, most + 1) if share % b == 0), default=1)
         accumulation = math.ceil(share / micro)
-    return Estimate(fresh, options, micro, accumulation, largest)
+    return Estimate(plan, options, micro, accumulation, largest)
 
 
 def plan(arguments: Sequence[str]) -> Iterator[str]:

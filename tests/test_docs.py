@@ -36,6 +36,7 @@ PROGRAMS = {
     "scripts/convert_tokens.py": "jobs.convert_tokens.ConvertTokensOptions",
     "scripts/evaluate.py": "jobs.evaluate.EvaluateOptions",
     "scripts/summarize.py": "jobs.summarize.SummaryOptions",
+    "scripts/scaling_table.py": "jobs.scaling_table.ScalingTableOptions",
 }
 LAUNCHERS = ("python", "accelerate", "torchrun", "sbatch", "bash")
 # A page about another program's files shows its key names on our command lines.
@@ -123,13 +124,12 @@ def check_command(program: str, arguments: list[str]) -> None:
     """As the program itself would, with everything but the files that a reader brings along."""
     assert (REPOSITORY / program).is_file(), f"{program} does not exist"
     if program == "scripts/plan.py":  # its own options beside those of the training programs
-        own = [a for a in arguments if a.split("=")[0] in {f.name for f in dataclasses.fields(PlanOptions)}]
+        names = {field.name for field in dataclasses.fields(PlanOptions)}
+        own = [a for a in arguments if a.split("=")[0] in names]
         build_dataclass(PlanOptions, merge_arguments(own))
         arguments = [a for a in arguments if a not in own]
-    if program in (
-        "scripts/show_config.py",
-        "scripts/plan.py",
-    ):  # it takes the arguments of the training programs
+    of_training = program in ("scripts/show_config.py", "scripts/plan.py")
+    if of_training and "--help" not in arguments:  # they take the arguments of the training programs
         program = "train_rar.py" if "generator" in merge_arguments(arguments) else "train_titok.py"
     if program.endswith(".sh") or program not in PROGRAMS or "--help" in arguments:
         assert program.endswith(".sh") or "--help" in arguments or not arguments, (

@@ -25,6 +25,7 @@ from modeling.tokenizers.base import Tokenizer
 from modeling.tokenizers.sub_tokens import SubTokenView, equal_factors, suggest_factors
 from storage.weights import weight_hash
 from training.accelerator import start
+from training.auto_settings import settle, warn_of_batch
 from training.evaluation import GeneratorEvaluation, SampleEvaluator
 from training.plan_checks import short_generator_run
 from training.run_lengths import begun_again, in_steps
@@ -133,6 +134,7 @@ def train_generator(run: GeneratorRun) -> None:
         ConfigError, FileNotFoundError, CheckpointError: a setting or a file does not fit; before any training.
     """
     accelerator = start(run.training, run.experiment)
+    settle(run, accelerator)
     what = run.data.tokens or "data.images"
     tokenizer, origin = _factored(run, *_open_data(run, accelerator.device))
     for key, size in origin.sizes.items():
@@ -170,6 +172,7 @@ def train_generator(run: GeneratorRun) -> None:
         batch_size=run.training.per_gpu_batch_size,
         samples=_sample_evaluator(run, tokenizer, sampling, accelerator.device),
     )
+    warn_of_batch(run, task, accelerator.device)
     Trainer(
         task=task,
         source=origin.source,

@@ -1,5 +1,6 @@
 """Memory and time of a training run on paper: what a process holds, what a step costs, and on which GPU it fits."""
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,11 +10,9 @@ import torch
 from torch import nn
 
 from modeling.layers.trainable import blocks, replicated
-from training.generator_run import GeneratorRun
 from training.optim import parameter_groups
 from training.step_cost import StepCost, fake_batch, run_phases
-from training.tokenizer_run import TokenizerRun
-from training.unloaded import unloaded
+from training.unloaded import Run, unloaded
 
 Sharding = Literal["none", "full", "hybrid"]
 GPUS_PER_NODE = 8
@@ -96,7 +95,7 @@ class Plan:
 
     def __init__(
         self,
-        run: TokenizerRun | GeneratorRun,
+        run: Run,
         *,
         processes: int = 1,
         sharding: Sharding = "none",
@@ -109,6 +108,13 @@ class Plan:
         self.parameters = {n: sum(p.numel() for p in m.parameters()) for n, m in task.modules.items()}
         self.buffers = sum(map(sizes, task.state.values()))
         self.optimizers = {n: optimizer_bytes(m, task.optimizers[n]) for n, m in task.modules.items()}
+
+    def spread(self, processes: int, sharding: Sharding) -> "Plan":
+        """The same run on other processes; what was measured is used again."""
+        other = copy.copy(self)
+        other.__dict__.pop("held", None)
+        other.processes, other.sharding = processes, sharding
+        return other
 
     @property
     def shards(self) -> int:

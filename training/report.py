@@ -11,9 +11,11 @@ from common import distributed
 from common.build import ConfigError
 from common.console import Clock, banner, count, duration, warn
 from storage.shards import local
+from training.machine import cores
 from training.settings import ExperimentSettings, TrainingSettings
 from training.tracker import METRICS_FILE, read_metrics
 
+WORTH_SAYING = 600.0  # seconds of a run
 FEWEST_JUDGED = 1000  # samples: one unreadable sample in the first batch must not stop a run
 # Not in the curves: these describe the machine, not the training.
 NOT_DRAWN = ("step", "kind", "images", "data_fraction", "seconds_per_step", "images_per_second")
@@ -32,7 +34,7 @@ def announce(
     processes, batch = distributed.world_size(), training.global_batch
     rows: dict[str, object] = {
         "output": experiment.output_dir,
-        "device": f"{processes} x {device.type}, precision {training.mixed_precision}",
+        "device": f"{processes} x {device_name(device)}, precision {training.mixed_precision}",
         "batch": f"{training.per_gpu_batch_size} per process x {processes} processes x "
         f"{training.gradient_accumulation_steps} accumulated = {batch}",
         "examples": f"{examples}, {training.max_steps * batch / examples:.1f} epochs",
@@ -47,6 +49,13 @@ def announce(
     banner(experiment.name, rows)
 
 
+def device_name(device: torch.device) -> str:
+    """'cuda (NVIDIA A100-SXM4-80GB)', 'cpu (2 cores)'."""
+    if device.type == "cuda":
+        return f"cuda ({torch.cuda.get_device_name(device)})"
+    return f"{device.type} ({cores()} cores)"
+
+
 class Progress:
     """Speed of a run over the last window, without the pauses for evaluation, previews and checkpoints."""
 
@@ -54,6 +63,7 @@ class Progress:
         self.total, self.last_step, self.global_batch, self.device = total, step, global_batch, device
         self.clock, self.paused = Clock(), 0.0
         self.waited = 0.0  # seconds spent waiting for data in this window
+        self.windows = 0
 
     @contextmanager
     def pause(self) -> Iterator[None]:
@@ -71,6 +81,7 @@ class Progress:
             "data_fraction": self.waited / seconds,  # share of time spent waiting for data
         }
         self.last_step, self.paused, self.waited = step, 0.0, 0.0
+        self.windows += 1
         return speed
 
     def line(self, step: int, scalars: dict[str, float], rate: float) -> str:
@@ -86,7 +97,17 @@ class Progress:
         if self.device.type == "cuda":
             parts.append(f"{torch.cuda.max_memory_allocated() / 2**30:.1f} GiB")
         parts.append(f"eta {duration((self.total - step) * scalars['seconds_per_step'])}")
-        return " | ".join(parts)
+        return " | ".join(parts) + self._whole_run(scalars["seconds_per_step"])
+
+    def _whole_run(self, seconds: float) -> str:
+        """A second line, once: the first window has the first step in it, which is slower than others."""
+        if self.windows != 2 or seconds * self.total < WORTH_SAYING:
+            return ""
+        processes = distributed.world_size()
+        return (
+            f"\nat this speed the {self.total} steps of the whole run take {duration(seconds * self.total)} on"
+            f" {processes} x {self.device.type}, {seconds:.3g} s each, evaluations and checkpoints not counted"
+        )
 
 
 class SkippedSamples:

@@ -89,9 +89,17 @@ class TrainingSettings:
     """The loop: length, batch, precision, and how often to log, look, evaluate and save (0 = never)."""
 
     max_steps: int = option(help="number of optimizer updates")
-    per_gpu_batch_size: int = option(32, "examples per process and micro-batch")
-    gradient_accumulation_steps: int = option(1)
-    mixed_precision: Literal["no", "fp16", "bf16"] = option("no")
+    per_gpu_batch_size: int | Literal["auto"] = option(
+        32, "examples per process and micro-batch; auto = as many as fit, needs global_batch_size"
+    )
+    gradient_accumulation_steps: int = option(1, "micro-batches per update; follows from global_batch_size")
+    global_batch_size: int | None = option(
+        None,
+        "examples per update, kept on any number of processes by accumulation; null = what the others make",
+    )
+    mixed_precision: Literal["no", "fp16", "bf16", "auto"] = option(
+        "no", "auto = the one that is fastest on this machine"
+    )
     sharding: Literal["none", "full", "hybrid"] = option(
         "none", "of the model over processes (FSDP2); hybrid: within every node, with a copy on each"
     )
@@ -106,7 +114,9 @@ class TrainingSettings:
         False,
         "on GPUs: only kernels that give the same bits in every run; slower, and an operation without one is refused",
     )
-    num_workers: int = option(4, "data loading processes per training process")
+    num_workers: int | Literal["auto"] = option(
+        4, "data loading processes per training process; auto = by the machine's cores"
+    )
     log_every: int = option(50)
     preview_every: int = option(5000)
     evaluate_every: int = option(50000)
@@ -120,8 +130,12 @@ class TrainingSettings:
 
     def __post_init__(self) -> None:
         for key in ("max_steps", "per_gpu_batch_size", "gradient_accumulation_steps", "keep_checkpoints"):
-            if getattr(self, key) < 1:
+            if getattr(self, key) != "auto" and getattr(self, key) < 1:
                 raise ConfigError(f"training.{key}={getattr(self, key)} must be at least 1")
+        if self.per_gpu_batch_size == "auto" and self.global_batch_size is None:
+            raise ConfigError("training.per_gpu_batch_size=auto needs training.global_batch_size")
+        if self.global_batch_size is not None and self.global_batch_size < 1:
+            raise ConfigError(f"training.global_batch_size={self.global_batch_size} must be at least 1")
         if not self.timeout_minutes > 0:
             raise ConfigError(f"training.timeout_minutes={self.timeout_minutes} must be positive")
         if self.ema_decay is not None and not 0 <= self.ema_decay < 1:

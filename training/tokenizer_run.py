@@ -14,6 +14,7 @@ from modeling.pretrained.teachers import network_section
 from modeling.tokenizers import TOKENIZERS
 from modeling.tokenizers.base import Tokenizer
 from training.accelerator import start
+from training.auto_settings import settle, warn_of_batch
 from training.checkpoint import CheckpointFolder
 from training.evaluation import ReconstructionEvaluator
 from training.plan_checks import short_tokenizer_run
@@ -61,6 +62,7 @@ def train_tokenizer(run: TokenizerRun) -> None:
         ConfigError, FileNotFoundError, CheckpointError: a setting or a file does not fit; before any training.
     """
     accelerator = start(run.training, run.experiment)  # first: it seeds the initialisation
+    settle(run, accelerator)
     tokenizer = build_tokenizer(run.tokenizer)
     task = TOKENIZER_TASKS[tokenizer.learns]
     task.check(run, tokenizer)
@@ -81,8 +83,10 @@ def train_tokenizer(run: TokenizerRun) -> None:
         evaluator=ReconstructionEvaluator(run.evaluation, accelerator.device),
         class_names=source.class_names,
     )
+    loaded = task.from_run(steps, setup, accelerator.device)
+    warn_of_batch(run, loaded, accelerator.device)
     Trainer(
-        task=task.from_run(steps, setup, accelerator.device),
+        task=loaded,
         source=source,
         accelerator=accelerator,
         experiment=run.experiment,

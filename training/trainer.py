@@ -23,6 +23,7 @@ from storage.weights import write_weights
 from training.checkpoint import CheckpointFolder
 from training.compiler import compile_by_units, use_compile
 from training.ema import EMA
+from training.heartbeat import Heartbeat
 from training.observer import Observer
 from training.optim import build_optimizer
 from training.precision import Precision
@@ -94,7 +95,7 @@ class Trainer:
             sharded=self.sharded,
         )
         progress = Progress(self.training.max_steps, step, self.training.global_batch, self.device)
-        with self.stop:
+        with self.stop, Heartbeat() as self.heartbeat:
             self._train(step, progress)
         self._finish()
 
@@ -108,7 +109,8 @@ class Trainer:
         while step < self.training.max_steps:
             rates = self._follow_schedules(step)
             seed_step(self.experiment.seed, step)  # no generator state is carried over steps: exact resume
-            self._update(step, batches, progress)
+            with self.heartbeat.during(f"step {step + 1}"):
+                self._update(step, batches, progress)
             step += 1
             self.stop.step = step
             self._after_step(step, rates, progress)

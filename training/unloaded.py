@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import nn
@@ -21,14 +21,19 @@ from modeling.pretrained.text import TEXT_LENGTH, TextEncoder, build_text_tower
 from modeling.token_factors import TokenFactors
 from modeling.tokenizers.base import Tokenizer
 from modeling.tokenizers.sub_tokens import SubTokenView
-from training.generator_run import GeneratorRun
-from training.settings import OptimizerSettings
+from training.settings import ExperimentSettings, OptimizerSettings, TrainingSettings
 from training.task import Task
 from training.tasks import GENERATOR_TASKS, TOKENIZER_TASKS
-from training.tasks.tokenizer import TokenizerSetup
-from training.tokenizer_run import TokenizerRun
+from training.tasks.tokenizer import LearningSettings, TokenizerSetup
 
 Module = TypeVar("Module", bound=nn.Module)
+
+
+class Run(Protocol):
+    """A run of a tokenizer (then it has LearningSettings, training/tokenizer_run.py) or of a generator."""
+
+    experiment: ExperimentSettings
+    training: TrainingSettings  # settled: without `auto`
 
 
 @dataclass(frozen=True)
@@ -45,14 +50,14 @@ class UnloadedTask:
     tokens: int  # per example
 
 
-def unloaded(run: TokenizerRun | GeneratorRun) -> UnloadedTask:
+def unloaded(run: Run) -> UnloadedTask:
     """The task of a run whose lengths are steps; reads no weights, of a token file only its header.
 
     Raises:
         ConfigError: the sizes of a generator's tokens are not known, or a network cannot be built.
     """
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-        return _generator(run, mode) if isinstance(run, GeneratorRun) else _tokenizer(run, mode)
+        return _tokenizer(run, mode) if isinstance(run, LearningSettings) else _generator(run, mode)
 
 
 def _fake(build: Callable[..., Module], *args: Any, **options: Any) -> Module:
@@ -73,7 +78,7 @@ def _fake(build: Callable[..., Module], *args: Any, **options: Any) -> Module:
     return module
 
 
-def _tokenizer(run: TokenizerRun, mode: FakeTensorMode) -> UnloadedTask:
+def _tokenizer(run: Any, mode: FakeTensorMode) -> UnloadedTask:
     tokenizer = _fake(build_tokenizer, run.tokenizer)
     for part in tokenizer.modules():  # what the host would read from the device once
         if getattr(part, "_updates", 0) is None:
@@ -104,7 +109,7 @@ def _tokenizer(run: TokenizerRun, mode: FakeTensorMode) -> UnloadedTask:
     return UnloadedTask(mode, task, frozen, shapes, tokenizer.num_tokens)
 
 
-def _pixel_options(run: TokenizerRun, tokenizer: Tokenizer) -> dict:
+def _pixel_options(run: LearningSettings, tokenizer: Tokenizer) -> dict:
     losses, perceptual, text = run.losses, None, None
     shares = losses.perceptual
     if losses.perceptual_weight:
@@ -136,7 +141,7 @@ def _released(name: object, key: str) -> Tokenizer:
     return _fake(build_tokenizer, {k: v for k, v in section.items() if k != "weights"})
 
 
-def _generator(run: GeneratorRun, mode: FakeTensorMode) -> UnloadedTask:
+def _generator(run: Any, mode: FakeTensorMode) -> UnloadedTask:
     sizes = {key: value for key, value in _sizes(run).items() if key not in run.generator}
     generator = _fake(build_generator, run.generator, **sizes)
     kind, key = GENERATOR_TASKS[generator.kind]
@@ -163,7 +168,7 @@ def _generator(run: GeneratorRun, mode: FakeTensorMode) -> UnloadedTask:
     return UnloadedTask(mode, task, frozen, shapes, generator.num_tokens)
 
 
-def _sizes(run: GeneratorRun) -> dict[str, int]:
+def _sizes(run: Any) -> dict[str, int]:
     """What the section `generator` may leave out: from the token file, else from a released tokenizer."""
     data, wanted = run.data, ("codebook_size", "num_tokens", "num_classes")
     if all(key in run.generator for key in wanted):

@@ -58,3 +58,15 @@ def test_time_follows_from_operations(run, measured):
 def test_what_is_wrong_is_named(arguments, message):
     with pytest.raises(ConfigError, match=message):
         list(plan(arguments))
+
+
+def test_auto_values_suit_the_gpu():
+    auto = (
+        "training.per_gpu_batch_size=auto",
+        "training.global_batch_size=100000",
+        "training.mixed_precision=auto",
+    )
+    run = load_settings(GeneratorRun, [*SMALL, *auto])
+    found = estimate(run, PlanOptions(gpu="t4", gpus=1))
+    assert found.plan.run.training.mixed_precision == "fp16" and found.fits
+    assert found.micro_batch < found.global_batch == 100_000

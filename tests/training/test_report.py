@@ -86,3 +86,23 @@ def test_numbers_that_broke_down_are_named_with_the_first_step():
         require_finite(wrong, {"model": sound})
     with pytest.raises(ConfigError, match=r"tensor discriminator.weight \[2, 2\] is not finite"):
         require_finite(wrong, {"model": sound, "discriminator": broken})
+
+
+def test_the_second_window_says_how_long_the_whole_run_takes():
+    progress = Progress(10_000, 0, 8, torch.device("cpu"))
+    scalars = {"total_loss": 1.0}
+    lines = []
+    for step in (1, 2, 3):
+        progress.lap(step)
+        lines.append(
+            progress.line(
+                step, scalars | {**dict(data_fraction=0, images_per_second=8), "seconds_per_step": 2.0}, 0.1
+            )
+        )
+    assert [line.count("\n") for line in lines] == [0, 1, 0]
+    assert "at this speed the 10000 steps of the whole run take 5h33m on 1 x cpu, 2 s each" in lines[1]
+    short = Progress(100, 0, 8, torch.device("cpu"))
+    short.windows = 2
+    assert "whole run" not in short.line(
+        2, scalars | {"data_fraction": 0, "images_per_second": 8, "seconds_per_step": 2.0}, 0.1
+    )

@@ -1,0 +1,59 @@
+"""Cores and memory that a process may use, by what the kernel says of the machine and of its container."""
+
+import os
+
+import pytest
+import torch
+
+from training import machine
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def container(tmp_path, monkeypatch):
+    """`container({file: text})` stands in for the kernel's files of a container."""
+
+    def files(**texts: str) -> None:
+        for name, text in texts.items():
+            path = tmp_path / name.replace("__", "/")
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text)
+
+    monkeypatch.setattr(machine, "CGROUP", tmp_path)
+    return lambda texts: files(**texts)
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({}, 16),
+        ({"cpu.max": "max 100000"}, 16),
+        ({"cpu.max": "250000 100000"}, 2),
+        ({"cpu.max": "50000 100000"}, 1),
+        ({"cpu.max": "6400000 100000"}, 16),
+        ({"cpu__cpu.cfs_quota_us": "400000", "cpu__cpu.cfs_period_us": "100000"}, 4),
+        ({"cpu__cpu.cfs_quota_us": "-1", "cpu__cpu.cfs_period_us": "100000"}, 16),
+    ],
+)
+def test_cores(container, monkeypatch, files, expected):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)), raising=False)
+    container(files)
+    assert machine.cores() == expected
+
+
+def test_memory_is_what_the_container_leaves_divided_by_its_processes(container, monkeypatch):
+    container({"memory.max": "4000000", "memory.current": "1000000"})
+    assert machine.free_memory(CPU) == 3_000_000
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    assert machine.free_memory(CPU) == 1_000_000
+    assert machine.free_memory(torch.device("meta")) is None
+
+
+def test_a_product_has_a_speed_and_instructions_are_looked_up(monkeypatch):
+    assert machine.operations_per_second(CPU, torch.float32) > 1e8
+    for name in machine.BF16_INSTRUCTIONS:
+        monkeypatch.setattr(torch.cpu, name, lambda: False, raising=False)
+    assert not machine.has_bf16(CPU)
+    monkeypatch.setattr(torch.cpu, machine.BF16_INSTRUCTIONS[0], lambda: True, raising=False)
+    assert machine.has_bf16(CPU)

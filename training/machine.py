@@ -1,0 +1,90 @@
+"""What this machine gives to a training process: cores, memory, and how fast it multiplies."""
+
+import os
+import time
+from pathlib import Path
+
+import torch
+
+CGROUP = Path("/sys/fs/cgroup")
+PROBE_SIDE, PROBE_SECONDS = {"cpu": 512, "cuda": 4096}, 0.025
+# Instructions for bfloat16 products; without one of them a CPU imitates the type, several times slower than float32.
+BF16_INSTRUCTIONS = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+
+
+def local_processes() -> int:
+    """Training processes on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def cores() -> int:
+    """CPU cores that this process and its neighbours may use: by affinity, and by the quota of a container."""
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux only
+    number = len(affinity(0)) if affinity else os.cpu_count() or 1
+    quota = _numbers(CGROUP / "cpu.max") or [
+        *_numbers(CGROUP / "cpu/cpu.cfs_quota_us"),
+        *_numbers(CGROUP / "cpu/cpu.cfs_period_us"),
+    ]
+    if len(quota) == 2 and quota[0] > 0:  # microseconds in every so many
+        number = min(number, max(1, int(quota[0] / quota[1])))
+    return number
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that a process can still take on the device, its share on CPUs; None where that is not known."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    found = []
+    for line in _text(Path("/proc/meminfo")).splitlines():
+        if line.startswith("MemAvailable:"):
+            found.append(1024 * int(line.split()[1]))
+    for limit, used in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        numbers = [*_numbers(CGROUP / limit), *_numbers(CGROUP / used)]
+        if len(numbers) == 2:
+            found.append(max(0, numbers[0] - numbers[1]))
+    return min(found) // local_processes() if found and device.type == "cpu" else None
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
+
+
+def _numbers(path: Path) -> list[int]:
+    """The numbers in a file of the kernel; empty if there is none, or no limit ("max")."""
+    words = _text(path).split()
+    return [int(word) for word in words] if all(w.lstrip("-").isdigit() for w in words) else []
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 by itself."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0) or torch.version.hip is not None
+    found = (getattr(torch.cpu, name, None) for name in BF16_INSTRUCTIONS)
+    return device.type == "cpu" and any(test() for test in found if test is not None)
+
+
+def operations_per_second(device: torch.device, dtype: torch.dtype) -> float:
+    """Speed of one matrix product, the best of as many as fit into 25 ms after the first."""
+    side = PROBE_SIDE.get(device.type, 512)
+    left = torch.ones(side, side, device=device, dtype=dtype)
+    best, spent = float("inf"), 0.0
+    torch.mm(left, left)
+    while spent < PROBE_SECONDS:
+        _wait(device)
+        start = time.perf_counter()
+        torch.mm(left, left)
+        _wait(device)
+        seconds = max(time.perf_counter() - start, 1e-9)
+        best, spent = min(best, seconds), spent + seconds
+    return 2 * side**3 / best
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
