@@ -106,7 +106,15 @@ def on_main(work: Callable[[], Value]) -> Value:
 
     Returns its value on every process, and raises its error there; both are pickled.
     """
-    return _done_by(is_main(), work)[0] if is_active() else work()
+    if not is_active():
+        return work()
+    outcome = list(_outcome(is_main(), work))
+    own = outcome[1]
+    outcome[1] = _picklable(own)
+    dist.broadcast_object_list(outcome, group=side_group())
+    if error := own or outcome[1]:  # its own with the traceback
+        raise error
+    return outcome[0]
 
 
 def on_local_main(work: Callable[[], Value]) -> Value:
@@ -123,18 +131,20 @@ def on_local_main(work: Callable[[], Value]) -> Value:
 
 def _done_by(mine: bool, work: Callable[[], Value]) -> list[Value | None]:
     """Values of all processes of which this one works if it is `mine`; None of the others."""
-    value = error = None
-    if mine:
-        try:
-            value = work()
-        except Exception as raised:
-            error = raised
+    value, error = _outcome(mine, work)
     outcomes: list = [None] * world_size()
     dist.all_gather_object(outcomes, (value, _picklable(error)), group=side_group())
     for found in (error, *(error for _, error in outcomes)):  # its own first, with the traceback
         if found is not None:
             raise found
     return [value for value, _ in outcomes]
+
+
+def _outcome(mine: bool, work: Callable[[], Value]) -> tuple[Value | None, Exception | None]:
+    try:
+        return (work() if mine else None), None
+    except Exception as error:
+        return None, error
 
 
 def _picklable(error: Exception | None) -> Exception | None:
