@@ -4,6 +4,9 @@ from collections.abc import Callable
 
 import torch
 
+# Gradients of a mean over all pixels are below what float16 can hold; the largest weight gradient allowed is 16.
+FLOAT16_SCALE = 2.0**12
+
 
 def adaptive_weight(
     reconstruction_loss: torch.Tensor,
@@ -13,6 +16,7 @@ def adaptive_weight(
     gain: float = 0.8,
     maximum: float = 1e4,  # of the ratio
     average: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    scale: float = 1.0,  # of both losses while their gradients are computed: `FLOAT16_SCALE` for a decoder in float16
 ) -> torch.Tensor:
     """gain * clamp(|grad reconstruction| / (|grad adversarial| + 1e-4), 0, maximum), both at `last_layer`; no gradient.
 
@@ -21,7 +25,9 @@ def adaptive_weight(
     """
     norms = []
     for loss in (reconstruction_loss, adversarial_loss):
-        (gradient,) = torch.autograd.grad(loss, last_layer, retain_graph=True)  # both graphs are needed again
-        gradient = gradient.float()
+        (gradient,) = torch.autograd.grad(
+            scale * loss, last_layer, retain_graph=True
+        )  # both graphs are needed again
+        gradient = gradient.float() / scale
         norms.append((gradient if average is None else average(gradient)).norm())
     return gain * (norms[0] / (norms[1] + 1e-4)).clamp(0.0, maximum).detach()

@@ -11,7 +11,7 @@ from common.config import option
 from common.distributed import all_reduce_mean
 from common.shares import Steps, is_before
 from modeling.losses import RECONSTRUCTION_LOSSES
-from modeling.losses.adaptive import adaptive_weight
+from modeling.losses.adaptive import FLOAT16_SCALE, adaptive_weight
 from modeling.losses.adversarial import DISCRIMINATOR_LOSSES, GENERATOR_LOSSES, LeCam, LeCamForm
 from modeling.losses.perceptual import PerceptualLoss
 
@@ -142,6 +142,7 @@ class TokenizerLoss(nn.Module):
             last_layer: weight of the decoder's last layer, needed with `adaptive_weight`.
         """
         settings = self.settings
+        scale = FLOAT16_SCALE if reconstructions.dtype == torch.float16 else 1.0
         images, reconstructions = images.float(), reconstructions.float()
         compare = RECONSTRUCTION_LOSSES[settings.reconstruction_loss]
         pixel = settings.reconstruction_weight * compare(images, reconstructions)
@@ -167,7 +168,8 @@ class TokenizerLoss(nn.Module):
             weight = settings.discriminator_weight * factor
             if settings.adaptive_weight:
                 visible = scalars["reconstruction_loss"] + scalars.get("perceptual_loss", 0.0)
-                weight = adaptive_weight(visible, gan, last_layer, gain=weight, average=all_reduce_mean)
+                options = {"gain": weight, "average": all_reduce_mean, "scale": scale}
+                weight = adaptive_weight(visible, gan, last_layer, **options)
                 scalars["adaptive_weight"] = weight
             scalars |= {"gan_loss": gan, "weighted_gan_loss": weight * gan}
             total = total + scalars["weighted_gan_loss"]

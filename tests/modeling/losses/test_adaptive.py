@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from modeling.losses.adaptive import adaptive_weight
+from modeling.losses.adaptive import FLOAT16_SCALE, adaptive_weight
 from tests.parity import assert_close, golden
 
 
@@ -40,3 +40,22 @@ def test_norms_are_taken_after_averaging() -> None:
         reconstruction, adversarial, layer, gain=1.0, average=lambda gradient: (gradient + next(other)) / 2
     )
     assert weight.item() == pytest.approx(1e4)  # the adversarial gradients cancel: 8^0.5 / 1e-4, bounded
+
+
+def test_gradients_of_a_decoder_in_float16_do_not_vanish() -> None:
+    random = torch.Generator().manual_seed(0)
+    layer = (0.1 * torch.randn(3, 8, 1, 1, generator=random)).requires_grad_()
+    features = torch.randn(8, 8, 128, 128, generator=random)
+    with torch.no_grad():
+        target = F.conv2d(features, layer) + 0.05 * features[:, :3]
+
+    def weight(dtype: torch.dtype, **options: float) -> float:
+        with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
+            images = F.conv2d(features, layer).float()
+        # As small for every pixel as in a batch of 32 images of 256 x 256.
+        losses = 0.01 * (images - target).square().mean(), 0.003 * (images * features[:, 3:6]).mean()
+        return adaptive_weight(*losses, layer, **options).item()
+
+    exact = weight(torch.float32)
+    assert weight(torch.float16, scale=FLOAT16_SCALE) == pytest.approx(exact, rel=0.03)
+    assert weight(torch.float16) < 0.5 * exact  # what the scale is for
