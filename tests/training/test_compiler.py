@@ -74,6 +74,7 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 
 # Their modules are those of another twin.
 ALIKE = {"cvq", "fsq", "ibq", "tatitok_vae", "titok_vae", "titok_stage1", "cluster_online"}
+ALIKE |= {"cluster_pixels", "vqkd_pixels"}
 
 
 @pytest.mark.parametrize(
