@@ -45,7 +45,7 @@ CASES = {
     ),
 }
 MUON, BF16 = "optimizer.muon_learning_rate=0.02", "training.mixed_precision=bf16"
-FULL, HYBRID, NONE = (f"training.sharding={kind}" for kind in ("full", "hybrid", "none"))
+FULL, HYBRID = "training.sharding=full", "training.sharding=hybrid"
 
 
 class Bench:
@@ -210,13 +210,3 @@ def test_every_twin_trains_sharded_as_data_parallel(train, program, tmp_path):  
         for name in first:
             difference = (first[name].float() - second[name].float()).abs().max()
             assert difference < 1e-7, f"{twin}: {name} differs by {difference:.1e}"  # almost all: 0
-
-
-@pytest.mark.slow
-def test_compiled_blocks_can_be_sharded(bench):
-    compiled = [
-        bench.run("rar", f"compiled-{kind[9:]}", 2, kind, "training.compile=true") for kind in (FULL, NONE)
-    ]
-    train_together(2, compiled)
-    bench.assert_alike("rar-1", "compiled-sharding=full", weights=1e-4, losses=1e-4)
-    bench.assert_alike("compiled-sharding=none", "compiled-sharding=full")
