@@ -225,11 +225,14 @@ class TokenWriter:
                 if hasattr(os, "posix_fallocate"):  # a full disk shows now and not hours later
                     os.posix_fallocate(file.fileno(), 0, layout.file_bytes)
                 file.truncate(layout.file_bytes)
-                file.write(_encode(header))
                 file.seek(layout.labels_at)
                 for start in range(0, header.num_images, 2**20):
                     count = min(2**20, header.num_images - start)
                     file.write(np.full(count, -1, dtype="<i8").tobytes())
+                file.seek(0)
+                file.write(
+                    _encode(header)
+                )  # last: a file with a header says of every row whether it is written
         except OSError:
             part.unlink(missing_ok=True)
             raise

@@ -20,7 +20,6 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib.figure  # noqa: F401 (children draw curves; they are forked from this process, which imports once)
 import torch
 
 from common.config import load_settings, option, run_script
