@@ -187,3 +187,20 @@ def test_tokens_out_of_range_are_refused(file):
     with pytest.raises(CorruptSample, match="row 19"):
         for seed in range(20):
             source.load(19, np.random.default_rng(seed))
+
+
+def test_a_job_killed_while_it_makes_the_file_starts_again(tmp_path, monkeypatch):
+    """A row is missing until it is written: none may look like the tokens 0 of class 0."""
+    path, header = tmp_path / "train.tokens", replace(HEADER, num_images=2**20 + 5)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        full = np.full
+
+        def killed(count, *arguments, **keywords):
+            if count == 5:
+                raise KeyboardInterrupt
+            return full(count, *arguments, **keywords)
+
+        patch.setattr(np, "full", killed)
+        TokenWriter.create(path, header)
+    TokenWriter.create(path, header)
+    assert len(TokenWriter(path).missing_rows()) == header.num_images

