@@ -110,10 +110,9 @@ def _allocate(build: Callable[[Mapping[str, Any]], nn.Module], section: Mapping[
     with torch.device("meta"):  # initialising a billion parameters takes a minute
         module = build(section)
     if any(part._non_persistent_buffers_set for part in module.modules()):
-        with torch.random.fork_rng(
-            devices=[]
-        ):  # whether a model has such buffers must not move a run's numbers
-            return build(section)  # files lack these buffers, so __init__ must compute them
+        # Files lack these buffers, so __init__ must compute them; the random numbers of the run stay where they are.
+        with torch.random.fork_rng(devices=[]):
+            return build(section)
     return module.to_empty(device="cpu")
 
 
