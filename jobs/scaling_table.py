@@ -41,7 +41,11 @@ def scaling_table(options: ScalingTableOptions) -> None:
     old, _, after = rest.partition(END)
     rows = dict(table_rows(old))
     for name in options.recipes or imagenet_recipes():
-        rows[name] = row(name)
+        try:
+            rows[name] = row(name)
+        except ConfigError as error:  # such as a tokenizer that a run has to train first
+            say(f"{name}: {error}")
+            rows[name] = f"| `{name}` |{' – |' * (len(HEAD) - 1)}"
         say(rows[name])
         lines = [f"| {' | '.join(HEAD)} |", "|---" * len(HEAD) + "|", *(rows[n] for n in sorted(rows))]
         write_text(options.output, f"{before}{BEGIN}\n\n" + "\n".join(lines) + f"\n\n{END}{after}")
@@ -97,8 +101,8 @@ def _cell(one: Estimate) -> str:
         return f"{one.plan.held.total / GB:.0f} GB and more: does not fit"
     size = one.plan.total(one.micro_batch) / GB
     days = one.plan.run.training.max_steps * one.step_seconds / 86400
-    sharded = ", sharded" if one.plan.sharding != "none" else ""
-    return f"{one.micro_batch} x {one.accumulation}, {size:.0f} GB, {days:.2g} d{sharded}"
+    sharded = ", sharded" if one.plan.shards > 1 else ""
+    return f"{one.micro_batch} x {one.accumulation}, {size:.0f} GB, {float(f'{days:.2g}'):g} d{sharded}"
 
 
 def global_batch(path: Path) -> int:
