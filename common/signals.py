@@ -23,6 +23,9 @@ STOP = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 REPEAT, LAUNCHED_REPEAT = 0.3, 5.0
 GRACE = 10.0  # seconds for the main thread to end a program, which a wait for other processes may hold
 
+_held_back: list[bool] = []  # an entry per block of `held_back`
+_late: list[int] = []  # signals that arrived inside one
+
 
 class SignalWatch:
     """While the block runs, a first stop signal is announced at once, and a second one ends the program at once.
@@ -87,6 +90,9 @@ class SignalWatch:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self._first(number)
+        if _held_back:  # blocking keeps the signal from this thread only
+            _late.append(number)
+            return
         repeated, self._handled = self._handled, True
         if not (repeated and self.ends):  # a second SystemExit would interrupt what the first one cleans up
             self.react(number)
@@ -161,12 +167,21 @@ class PassedOn(SignalWatch):
 
 @contextlib.contextmanager
 def held_back() -> Iterator[None]:
-    """Block stop signals for processes that are started here; they stay blocked there (see `obey_parent`)."""
+    """Block stop signals for processes that are started here; they stay blocked there (see `obey_parent`).
+
+    This process acts on them after the block, so that it leaves nothing half started.
+    """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP)
+    _held_back.append(True)
     try:
         yield
     finally:
+        _held_back.pop()
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    if _late and not _held_back:
+        number = _late[0]
+        _late.clear()
+        signal.getsignal(number)(number, None)
 
 
 def obey_parent() -> None:
@@ -175,8 +190,17 @@ def obey_parent() -> None:
     Schedulers signal all processes of a job, and the main process needs its children until it has saved.
     """
     signal.set_wakeup_fd(-1)  # that of the parent
+    _held_back.clear()
+    sys.excepthook = _report_if_ours
     if hasattr(signal, "sigwaitinfo"):  # macOS does not say who sent a signal: there, none ends it
         threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+
+
+def _report_if_ours(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    if not issubclass(
+        kind, (ConnectionError, EOFError)
+    ):  # handing over a result that the parent ends without
+        sys.__excepthook__(kind, error, traceback)
 
 
 def _end_with_parent(parent: int) -> None:

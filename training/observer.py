@@ -37,14 +37,12 @@ class Observer:
 
     @torch.no_grad()
     def look(self, step: int, *, resumed: bool) -> None:
-        """Measure and draw what is due after `step`; of a run that `resumed` there, what is missing."""
+        """Measure and draw what is due after `step`; of a run that `resumed` there, what may be missing."""
         evaluate = self.training.due(self.training.evaluate_every, step)
         preview = self.training.due(self.training.preview_every, step)
         if resumed and evaluate:
             self.measured = distributed.on_main(lambda: self.tracker.recorded(step, "evaluate"))
             evaluate = self.measured is None
-        if resumed and preview:
-            preview = not distributed.on_main(lambda: [*self.folder.glob(f"previews/*-{step:08d}.png")])
         if not evaluate and not preview:
             return
         model = self.sharded.whole(self.model) if self.sharded else self.model.eval()

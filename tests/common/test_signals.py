@@ -152,3 +152,18 @@ print(os.waitstatus_to_exitcode(ended[1]))
                 os.kill(child, number)
         out, told = process.communicate("\n", timeout=60)
     assert out == "0\n" and told == ""  # the child writes nothing to the descriptor of its parent
+
+
+def test_what_is_being_started_is_started_before_a_program_ends():
+    code = """
+import threading
+with SignalWatch():
+    with signals.held_back():
+        signal.pthread_kill(threading.enumerate()[1].ident, 15)  # a thread that does not block it
+        deadline = time.monotonic() + 0.2
+        while time.monotonic() < deadline: pass
+        print('started', flush=True)
+    print('not here', flush=True)
+"""
+    with start(code) as process:
+        assert process.wait(60) == 143 and process.stdout.read() == "started\n"

@@ -78,7 +78,7 @@ def prepare(inputs: Path) -> None:
 def programs(inputs: Path) -> dict[str, Program]:
     """All programs by name. Trainings save every second step, so that many signals meet a checkpoint being written."""
     run = [
-        "training.max_steps=24",
+        "training.max_steps=12",
         "training.save_every=2",
         "training.keep_checkpoints=2",
         "training.log_every=4",
@@ -132,7 +132,12 @@ def programs(inputs: Path) -> dict[str, Program]:
 def content(output: Path) -> dict[str, object]:
     """All that a program has written, by file; left out is what describes the machine, or how often it was stopped."""
     found: dict[str, object] = {}
+    checkpoints = sorted(output.glob("checkpoints/step-*"))
     for path in sorted(p for p in output.rglob("*") if p.is_file()):
+        if path.suffix == ".part":  # what a process that was killed had begun to write
+            continue
+        if any(folder in path.parents for folder in checkpoints[:-1]):  # of the step at which it was stopped
+            continue
         name = str(path.relative_to(output))
         if path.name == "metrics.jsonl":
             records = map(json.loads, path.read_text().splitlines())
