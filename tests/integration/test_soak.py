@@ -23,7 +23,7 @@ def test_a_scheduler_stops_a_run_with_data_workers(tmp_path):
         told = []
         for line in process.stdout:
             told.append(line)
-            if line.startswith("step"):
+            if line.startswith("step "):
                 os.killpg(process.pid, signal.SIGTERM)
                 break
         told += process.stdout.readlines()
