@@ -213,7 +213,7 @@ def generate_into(
     """
     todo = torch.from_numpy(store.todo())  # of this process
     bar = progress(None, "sampling", total=len(todo), unit="image")
-    for indices in todo.split(batch_size):
+    for indices in todo.split(batch_size) if len(todo) else ():  # no rows would be split into one empty batch
         # A batch of one runs other kernels than larger ones and rounds differently: draw a single sample twice.
         drawn = indices.repeat(2) if len(indices) == 1 else indices
         options = {"seed": seed, "indices": drawn, "batch_size": max(2, batch_size), **sampling}

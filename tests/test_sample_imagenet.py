@@ -88,6 +88,21 @@ def test_an_interrupted_job_ends_with_the_bytes_of_one_that_was_not(
     assert (tmp_path / "samples.npz").read_bytes() == (one_process / "samples.npz").read_bytes()
 
 
+def test_a_job_killed_after_its_last_sample_writes_the_files(
+    tiny_generator_run, one_process, tmp_path, monkeypatch
+):
+    """As does one of several processes for which no sample is left."""
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(SampleStore, "finish", killed)
+        run(tiny_generator_run, tmp_path, png=True, batch_size=4)
+    run(tiny_generator_run, tmp_path, png=True, batch_size=4)
+    assert (tmp_path / "samples.npz").read_bytes() == (one_process / "samples.npz").read_bytes()
+
+
 def test_labels_have_the_name_of_adm_too(one_process):
     found = arrays_of(one_process)
     assert list(found) == ["arr_0", "arr_1", "labels", "tokens"] and found["arr_1"].dtype == np.int64

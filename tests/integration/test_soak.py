@@ -35,7 +35,7 @@ def test_a_scheduler_stops_a_run_with_data_workers(tmp_path):
 
 
 def test_soak_in_short(tmp_path):
-    arguments = [f"output={tmp_path}", "kills=1", "programs=[tokenizer,tokenizing]"]
+    arguments = [f"output={tmp_path}", "kills=1", "programs=[generator,sampling]"]
     done = subprocess.run([sys.executable, "-m", "tests.soak", *arguments], timeout=600, **PIPES)
     assert done.returncode == 0, done.stdout
     rows = [line for line in done.stdout.splitlines() if line.startswith("| token")]

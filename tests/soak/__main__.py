@@ -9,6 +9,7 @@ the undisturbed run. That repeats until `kills` signals of each kind have met th
 stopped goes on where it was. The table at the end is the result; exit code 1 says that something was wrong.
 """
 
+import contextlib
 import gc
 import importlib
 import json
@@ -51,6 +52,8 @@ def start(program: Program, output: Path, log: Path) -> int:
     sys.stdout.flush()
     child = os.fork()
     if child:
+        with contextlib.suppress(OSError):  # it has done so itself
+            os.setpgid(child, child)
         return child
     os.setpgid(0, 0)
     file = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
