@@ -245,8 +245,9 @@ def run_script(main: Callable[[Any], None], cls: type, usage: str) -> NoReturn |
         print(f"{usage.strip()}\n\nOptions (config=FILE reads them from YAML; key=value overrides):")
         print("\n".join(describe(cls)))
         return None
+    watch = SignalWatch()
     try:
-        with SignalWatch() as watch:
+        with watch:
             main(load_settings(cls, arguments))
     except SystemExit as end:
         if watch.signal:
