@@ -9,6 +9,7 @@ numbers drawn on the device (revived codes, which tests/modeling/quantizers/test
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -82,7 +83,8 @@ def on_cuda(trainer: Trainer, patch: pytest.MonkeyPatch) -> Trainer:
 
     patch.setattr(trainer.precision, "backward", backward)
     patch.setattr(torch.autograd, "grad", lambda loss, weight, **options: (torch.zeros_like(weight),))
-    trainer._prepare()
+    trainer._prepare(step=0)
+    trainer.observer = SimpleNamespace(due=lambda step: False)  # nothing is measured in these steps
     assert {p.device for m in trainer.raw.values() for p in (*m.parameters(), *m.buffers())} == {CUDA}
     return trainer
 
