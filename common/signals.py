@@ -68,6 +68,7 @@ class SignalWatch:
         for number in STOP:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 self._before[number] = signal.signal(number, self._handle)
+        self._unraisable, sys.unraisablehook = sys.unraisablehook, self._again
         threading.Thread(target=self._watch, name="signals", daemon=True).start()
         return self
 
@@ -80,6 +81,7 @@ class SignalWatch:
             for number, handler in self._before.items():
                 signal.signal(number, signal.SIG_DFL if handler is None else handler)
             signal.set_wakeup_fd(self._wakeup)
+            sys.unraisablehook = self._unraisable
             self._writer.close()
         if self.signal and isinstance(error, Exception) and not isinstance(error, (ValueError, OSError)):
             if os.environ.get("TRACEBACK"):
@@ -97,6 +99,13 @@ class SignalWatch:
         if not (repeated and self.ends):  # a second SystemExit would interrupt what the first one cleans up
             self.react(number)
 
+    def _again(self, unraisable: Any) -> None:
+        """Where Python cannot raise an error (in a destructor), it calls this instead: the thread tries once more."""
+        if self.signal and issubclass(unraisable.exc_type, SystemExit):
+            self._handled = False
+        else:
+            self._unraisable(unraisable)
+
     def _first(self, number: int) -> None:
         """Announce what a first signal does: on the thread that gets to it first."""
         with self._lock:
@@ -112,10 +121,13 @@ class SignalWatch:
             return
         self._first(number)
         deadline = time.monotonic() + GRACE
-        time.sleep(REPEAT / 3)
-        if not self._handled:  # the main thread was about to begin a wait, which the signal could not end yet
-            signal.pthread_kill(threading.main_thread().ident, number)
-        time.sleep(self._repeat)
+        for _ in range(3):
+            time.sleep(REPEAT / 3)
+            if (
+                not self._handled
+            ):  # the main thread was about to begin a wait, which the signal could not end yet
+                signal.pthread_kill(threading.main_thread().ident, number)
+        time.sleep(self._repeat - REPEAT)
         self._reader.setblocking(False)
         with contextlib.suppress(BlockingIOError):
             self._reader.recv(64)  # however late this thread wakes up, these are the same request

@@ -167,3 +167,20 @@ with SignalWatch():
 """
     with start(code) as process:
         assert process.wait(60) == 143 and process.stdout.read() == "started\n"
+
+
+def test_a_signal_that_arrives_in_a_destructor_ends_the_program_after_it():
+    code = """
+class Thing:
+    def __del__(self):
+        os.kill(os.getpid(), 15)
+        for _ in range(1000): pass
+        print('not here')
+with SignalWatch():
+    thing = Thing()
+    del thing
+    time.sleep(100)
+"""
+    with start(code) as process:
+        assert process.wait(60) == 143 and process.stdout.read() == ""
+        assert process.stderr.read() == "SIGTERM received: ending; what is complete on the disk stays\n"

@@ -85,14 +85,27 @@ def to_the_end(program: Program, output: Path, log: Path) -> float:
     return time.monotonic() - began
 
 
-def interrupt(program: Program, output: Path, log: Path, number: int, delay: float) -> bool:
+def torn(output: Path, since: float) -> bool:
+    """Whether a checkpoint is being written that was begun after a time (seconds since 1970)."""
+    try:
+        return any(p.stat().st_mtime > since for p in output.glob("checkpoints/.*.part"))
+    except FileNotFoundError:  # it is whole by now
+        return False
+
+
+def interrupt(program: Program, output: Path, log: Path, number: int, delay: float, writing: bool) -> bool:
     """Start a program and send its process group a signal after `delay`; whether the signal met it at work.
+
+    With `writing`, the signal waits until a checkpoint is being written.
 
     Raises:
         Ended: it ended by something else, or with a traceback.
     """
-    child = start(program, output, log)
-    if (code := wait(child, delay)) is None:
+    began, child = time.time(), start(program, output, log)
+    code = wait(child, delay)
+    while code is None and writing and not torn(output, began):
+        code = wait(child, 0)
+    if code is None:
         os.killpg(child, number)
         code = wait(child, LONGEST)
         met = code != 0
@@ -151,16 +164,18 @@ class Soak:
             self.run.mkdir()
             for count in range(done, min(done + IN_A_ROW, self.options.kills)):
                 draw = random.Random(f"{self.options.seed} {self.name} {self.number} {count}")
+                writing = bool(count % 2 and any(self.whole.glob("checkpoints")))
                 try:
-                    met = interrupt(self.program, self.run, self.log, self.number, draw.uniform(0, longest))
+                    met = interrupt(
+                        self.program, self.run, self.log, self.number, draw.uniform(0, longest), writing
+                    )
                 except Ended as error:
                     self.note("wrong", text=str(error))
                     print(f"{self.name}: {error}", flush=True)
                     met = True
                 if not met:  # it was faster than the undisturbed run
                     break
-                torn = any(self.run.glob("checkpoints/.*.part"))
-                self.note("kill", torn=torn)
+                self.note("kill", torn=writing)
             self._compare()
 
     def _compare(self) -> None:
