@@ -163,11 +163,17 @@ class Soak:
             shutil.rmtree(self.run, ignore_errors=True)
             self.run.mkdir()
             for count in range(done, min(done + IN_A_ROW, self.options.kills)):
-                draw = random.Random(f"{self.options.seed} {self.name} {self.number} {count}")
+                life = len(self.records("end"))  # a moment that came too late comes not again
+                draw = random.Random(f"{self.options.seed} {self.name} {self.number} {count} {life}")
                 writing = bool(count % 2 and any(self.whole.glob("checkpoints")))
                 try:
                     met = interrupt(
-                        self.program, self.run, self.log, self.number, draw.uniform(0, longest), writing
+                        self.program,
+                        self.run,
+                        self.log,
+                        self.number,
+                        draw.uniform(0, longest / (1 + writing)),
+                        writing,
                     )
                 except Ended as error:
                     self.note("wrong", text=str(error))
