@@ -14,7 +14,7 @@ from accelerate import Accelerator
 
 from common import distributed
 from common.build import ConfigError
-from common.config import one_line, read_yaml
+from common.config import one_line
 from common.console import duration, say, warn
 from training.checkpoint import CheckpointFolder
 from training.machine import cores, free_memory, has_bf16, local_processes, operations_per_second
@@ -68,10 +68,7 @@ def _chosen(run: Run, device: torch.device) -> dict[str, Any]:
 
 def _stored(folder: Path) -> Mapping[str, Any]:
     """Section `training` of the newest checkpoint; empty without one."""
-    checkpoints = CheckpointFolder(folder, keep=1)
-    steps = checkpoints.steps()
-    path = checkpoints.path(steps[-1]) / "config.yaml" if steps else None
-    return read_yaml(path).get("training", {}) if path is not None and path.is_file() else {}
+    return CheckpointFolder(folder, keep=1).newest_config().get("training", {})
 
 
 def _say(key: str, value: object, why: str) -> None:

@@ -26,7 +26,7 @@ from safetensors import SafetensorError
 
 from common import distributed
 from common.build import ConfigError
-from common.config import first_difference
+from common.config import first_difference, read_yaml
 from common.console import warn
 from storage.files import atomic_folder, free_bytes, write_json, write_yaml
 from storage.shards import local, read_shards, shard_shapes, sharded_as, write_shards
@@ -52,6 +52,11 @@ class CheckpointFolder:
             return []
         names = (p.name.removeprefix(PREFIX) for p in self.folder.glob(f"{PREFIX}*") if p.is_dir())
         return sorted(int(n) for n in names if n.isdigit())
+
+    def newest_config(self) -> dict:
+        """The configuration that the newest checkpoint was made with; empty without one."""
+        path = self.path(steps[-1]) / "config.yaml" if (steps := self.steps()) else None
+        return read_yaml(path) if path is not None and path.is_file() else {}
 
     def path(self, step: int) -> Path:
         return self.folder / f"{PREFIX}{step:08d}"

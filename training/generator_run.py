@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from common import distributed
 from common.build import ConfigError, build_dataclass
 from common.config import option, to_tree
 from common.console import warn
@@ -291,7 +292,8 @@ def _sample_evaluator(
 
 def _warn_of_lengths(run: GeneratorRun, steps: GeneratorRun) -> None:
     lines = short_generator_run(steps.training, steps.schedule, steps.rar)
-    for line in (*lines, *begun_again(run, run.training.max_steps, Path(run.experiment.output_dir))):
+    folder = Path(run.experiment.output_dir)
+    for line in (*lines, *distributed.on_main(lambda: begun_again(run, run.training.max_steps, folder))):
         warn(line)
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from common.build import ConfigError
-from common.config import read_yaml
 from common.shares import Share
 from training.checkpoint import CheckpointFolder
 
@@ -43,11 +42,7 @@ def begun_again(settings: Any, max_steps: int, folder: Path) -> list[str]:
     by `max_steps`.
     """
     checkpoints = CheckpointFolder(folder, keep=1)
-    steps = checkpoints.steps()
-    stored = checkpoints.path(steps[-1]) / "config.yaml" if steps else None
-    if stored is None or not stored.is_file():
-        return []
-    old = read_yaml(stored)
+    old, steps = checkpoints.newest_config(), checkpoints.steps()
     before = old.get("training", {}).get("max_steps")
     if not isinstance(before, int) or before == max_steps:
         return []

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from common import distributed
 from common.build import ConfigError, build
 from common.config import option, to_tree
 from common.console import warn
@@ -71,7 +72,8 @@ def train_tokenizer(run: TokenizerRun) -> None:
     source = build_images("data.train", run.data.train, tokenizer.image_size)
     validation = build_images("data.validation", run.data.validation, tokenizer.image_size)
     # A resumed run has its weights in its checkpoints: the other models may be gone.
-    if not CheckpointFolder(Path(run.experiment.output_dir), keep=1).steps():
+    checkpoints = CheckpointFolder(Path(run.experiment.output_dir), keep=1)
+    if not distributed.on_main(checkpoints.steps):  # listings of a network disk may differ
         task.initialize(run, tokenizer)
     setup = TokenizerSetup(
         tokenizer=tokenizer,
@@ -104,7 +106,8 @@ def _warn_of_lengths(run: TokenizerRun, steps: TokenizerRun, tokenizer: Tokenize
         adversarial=run.discriminator is not None,
         entropy=bool(tokenizer.quantize.entropy_weight),
     )
-    for line in (*lines, *begun_again(run, run.training.max_steps, Path(run.experiment.output_dir))):
+    folder = Path(run.experiment.output_dir)
+    for line in (*lines, *distributed.on_main(lambda: begun_again(run, run.training.max_steps, folder))):
         warn(line)
 
 
