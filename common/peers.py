@@ -61,6 +61,7 @@ class Peers:
         self.first: Failure | None = None  # the failure that ends the job
         self.known, self.lock = threading.Event(), threading.RLock()
         self.own = False  # this process ends by itself
+        self.left = False  # ... because its work is done
         self.deadline = math.inf  # then it is ended; no timer, since there may be no memory for a new thread
         self.links: dict[socket.socket, tuple[int, str]] = {}  # (rank, host) at the other end
         self.unread: dict[socket.socket, bytes] = {}
@@ -101,7 +102,7 @@ class Peers:
 
     def leave(self) -> None:
         """From now on the end of this process is no failure."""
-        self.own = True
+        self.own = self.left = True  # before all are told: those who know hang up
         for link in list(self.links):
             self._send(link, {"end": self.rank})
 
@@ -128,7 +129,7 @@ class Peers:
             received, reason = b"", f"no contact any more ({error.strerror}); is the machine down?"
         if not received:
             self._drop(link)
-            if rank >= 0:
+            if rank >= 0 and not self.left:
                 self._learn(Failure(rank, host, reason, silent=True))
             return
         *lines, self.unread[link] = (self.unread[link] + received).split(b"\n")
@@ -277,8 +278,10 @@ def note_for_launcher(text: str, later: float = 0.0) -> None:
     path = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if path and not os.path.exists(path):
         details = {"py_callstack": text, "timestamp": str(int(time.time() + later))}
-        with open(path, "w") as file:
+        part = f"{path}.{threading.get_ident()}"  # whole or not at all: another thread may end the process meanwhile
+        with open(part, "w") as file:
             json.dump({"message": {"message": text, "extraInfo": details}}, file)
+        os.replace(part, path)
 
 
 def _own_address() -> str:

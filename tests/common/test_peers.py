@@ -146,6 +146,20 @@ def test_processes_may_finish_at_different_times_and_strangers_are_ignored(tmp_p
     assert codes == [143, 0, 0] and said == ["", "", ""] and notes == ["stopped by SIGTERM", "", ""]
 
 
+def test_who_hangs_up_on_a_process_that_has_left_has_not_failed():
+    first = peers.Peers(0, "token")
+    port = first.listen()
+    others = [socket.create_connection(("localhost", port)) for _ in range(2)]
+    links = [first.listener.accept()[0] for _ in others]
+    for rank, link in enumerate(links, start=1):
+        first._add(link, rank, "host")
+    first.leave()
+    others[0].close()
+    first._read(links[0])
+    assert first.first is None and others[1].recv(1000) == b'{"end": 0}\n'
+    first._close()
+
+
 def test_alone_nothing_is_watched(monkeypatch, tmp_path):
     monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "note"))
     peers.yield_to_cause(RuntimeError("NCCL error"))
