@@ -12,13 +12,27 @@ from common import distributed
 def say(text: str = "") -> None:
     """Print on the main process."""
     if distributed.is_main():
-        print(text, flush=True)  # at once, also into a file
+        # What the stream cannot show, such as a file name that is not UTF-8, must not end a program.
+        encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+        print(
+            text.encode(encoding, "backslashreplace").decode(encoding), flush=True
+        )  # at once, also into a file
 
 
 def warn(text: str) -> None:
     """Print a warning on the error stream of the main process."""
     if distributed.is_main():
         print(f"warning: {text}", file=sys.stderr, flush=True)
+
+
+def printable(name: str) -> str:
+    r"""A file name on one line: bytes that are not UTF-8 as ``\xe9``, control characters as ``\n``."""
+    return "".join(c if c.isprintable() else _escaped(c) for c in name)
+
+
+def _escaped(character: str) -> str:
+    byte = ord(character) - 0xDC00  # where Python puts bytes of file names that are not UTF-8
+    return f"\\x{byte:02x}" if 0x80 <= byte <= 0xFF else character.encode("unicode_escape").decode()
 
 
 def duration(seconds: float) -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from data.order import FullShuffle, Order, WindowShuffle
+from storage.left_out import LeftOut
 
 # Up to here all examples are shuffled at once: 4 bytes per example in every worker, 64 MiB at most.
 MOST_SHUFFLED_AT_ONCE = 2**24
@@ -39,6 +41,11 @@ class Source(ABC):
     item_key: str  # "images" (uint8 [3, H, W]) or "tokens" (int64 [N])
     item_shape: tuple[int, ...]
     has_captions: bool = False  # batches then hold them
+
+    @cached_property
+    def left_out(self) -> LeftOut:
+        """What of its files is no example; a source that leaves something out assigns it. Programs print it."""
+        return LeftOut()
 
     def __len__(self) -> int:
         return len(self.labels)

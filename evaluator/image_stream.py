@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ from PIL import Image, UnidentifiedImageError
 
 from common import distributed
 from common.images import IMAGE_SUFFIXES, flatten, pil_to_tensor
+from storage.left_out import LeftOut
 
 LOSSY_SUFFIXES = (".jpg", ".jpeg", ".webp")
 Transform = Callable[[Image.Image], Image.Image]
@@ -42,6 +44,11 @@ class ImageStream(ABC):
     lossy: int = 0  # how many lie in files of a lossy format
     labels: np.ndarray | None = None  # int64 [count]
     has_statistics: bool = False  # the source also holds feature statistics (a reference file)
+
+    @cached_property
+    def left_out(self) -> LeftOut:
+        """What of the files is no image; a stream that leaves something out assigns it. Programs print it."""
+        return LeftOut()
 
     @abstractmethod
     def images(self, positions: range) -> Iterator[torch.Tensor]:
