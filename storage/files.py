@@ -19,6 +19,8 @@ from safetensors import SafetensorError
 
 from common.images import to_uint8
 
+OUTPUT_ROOM = 1 << 20  # bytes: more than any result file takes
+
 
 class WriteError(OSError):
     """A file or folder cannot be written: the disk is full or the place is read-only; the message names it."""
@@ -43,9 +45,7 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
     Several processes may write the same file; the last one wins. Any OSError becomes a `WriteError`.
     """
     path = Path(path)
-    temporary = path.with_name(
-        f".{path.name}.{secrets.token_hex(8)}.part"
-    )  # the same disk: a rename is atomic
+    temporary = _part_of(path)  # the same disk: a rename is atomic
     with errors_named(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -56,6 +56,10 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def _part_of(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
 
 
 @contextmanager
@@ -106,6 +110,71 @@ def save_png(path: str | Path, image: torch.Tensor) -> None:
     pixels = image if image.dtype == torch.uint8 else to_uint8(image)
     with atomic_file(path) as temporary:
         Image.fromarray(pixels.cpu().permute(1, 2, 0).numpy()).save(temporary, format="PNG")
+
+
+def check_output_file(
+    path: str | Path, *, key: str = "output", begins: bytes = b"", room: int = OUTPUT_ROOM
+) -> None:
+    """Make sure, before hours of work, that a file can be written at the end; makes its folder, and writes nothing.
+
+    Args:
+        key: the option that names the file, for messages.
+        begins: how a file of this kind begins, after blanks; an existing one of another kind is not replaced.
+        room: bytes that must be free.
+
+    Raises:
+        ValueError: the path is a folder or a device, a parent is no folder, or the file there is of another kind.
+        WriteError: the folder is read-only, the name is not allowed, or the disk has no room.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"{key}={path} is a folder; name a file, such as {path / f'result{path.suffix}'}")
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{key}={path} is no ordinary file")  # a rename would replace a device
+    if path.is_file() and path.stat().st_size and not _first_bytes(path).lstrip().startswith(begins):
+        raise ValueError(f"{key}={path} exists and is a file of another kind; choose another name")
+    _check_parents(path.parent, f"{key}={path}")
+    with errors_named(Path(f"{key}={path}")):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _try_room(_part_of(path), room)
+
+
+def check_output_folder(path: str | Path, *, key: str = "output", room: int = OUTPUT_ROOM) -> None:
+    """Make a folder, and make sure, before hours of work, that files can be written in it.
+
+    Args and errors are those of `check_output_file`.
+    """
+    path = Path(path)
+    _check_parents(path, f"{key}={path}")
+    with errors_named(Path(f"{key}={path}")):
+        path.mkdir(parents=True, exist_ok=True)
+        _try_room(_part_of(path / "output"), room)
+
+
+def _check_parents(folder: Path, named: str) -> None:
+    for place in (folder, *folder.parents):
+        if place.is_dir():
+            return
+        if place.exists() or place.is_symlink():
+            what = "a link to nothing" if place.is_symlink() and not place.exists() else "a file"
+            raise ValueError(f"{named}: {place} is {what}, not a folder")
+
+
+def _try_room(path: Path, room: int) -> None:
+    """Make a file of `room` bytes and remove it; raises OSError."""
+    try:
+        with open(path, "xb") as file:
+            if hasattr(os, "posix_fallocate"):  # takes the blocks, which a sparse file would not
+                os.posix_fallocate(file.fileno(), 0, room)
+            else:
+                file.write(bytes(room))
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _first_bytes(path: Path) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(64)
 
 
 def require_space(folder: Path, needed: int, what: str, key: str = "") -> None:

@@ -15,6 +15,8 @@ from storage.files import (
     WriteError,
     atomic_file,
     atomic_folder,
+    check_output_file,
+    check_output_folder,
     require_space,
     save_png,
     write_json,
@@ -132,3 +134,61 @@ def test_a_folder_that_cannot_take_its_name_leaves_the_old_one(tmp_path, monkeyp
     ):
         pass
     assert [str(p.relative_to(tmp_path)) for p in sorted(tmp_path.rglob("*"))] == ["a", "a/old"]
+
+
+def test_an_output_that_can_be_written_leaves_nothing_behind(tmp_path):
+    check_output_file(tmp_path / "new" / "deep" / "result.json", begins=b"{")
+    assert list((tmp_path / "new" / "deep").iterdir()) == []
+    write_json(tmp_path / "old.json", {"a": 1})
+    (tmp_path / "empty.json").touch()
+    for name in ("old.json", "empty.json"):  # a result may be replaced
+        check_output_file(tmp_path / name, begins=b"{")
+    assert json.loads((tmp_path / "old.json").read_text()) == {"a": 1}
+    check_output_folder(tmp_path / "folder" / "of" / "results")
+    check_output_folder(tmp_path / "folder")
+    assert list((tmp_path / "folder" / "of" / "results").iterdir()) == []
+
+
+@pytest.mark.parametrize("check", [check_output_file, check_output_folder])
+def test_an_output_below_a_file_is_refused(tmp_path, check):
+    (tmp_path / "file").write_text("{}")
+    (tmp_path / "link").symlink_to(tmp_path / "nothing")
+    for place in ("file/result.json", "file/deep/result.json"):
+        with pytest.raises(
+            ValueError, match=rf"out={tmp_path}/{place}: {tmp_path}/file is a file, not a folder"
+        ):
+            check(tmp_path / place, key="out")
+    with pytest.raises(ValueError, match="link is a link to nothing, not a folder"):
+        check(tmp_path / "link" / "result.json")
+
+
+def test_what_is_there_and_is_no_result_is_not_replaced(tmp_path):
+    save_png(tmp_path / "a.png", torch.zeros(3, 2, 2))
+    with pytest.raises(ValueError, match=r"a.png exists and is a file of another kind"):
+        check_output_file(tmp_path / "a.png", begins=b"{")
+    with pytest.raises(ValueError, match=rf"output={tmp_path} is a folder; name a file"):
+        check_output_file(tmp_path)
+    with pytest.raises(ValueError, match="output=/dev/null is no ordinary file"):
+        check_output_file("/dev/null")
+
+
+@pytest.mark.parametrize("check", [check_output_file, check_output_folder])
+def test_a_full_or_read_only_disk_is_known_before_the_work(tmp_path, monkeypatch, check):
+    def fail(code):
+        def call(*_):
+            raise OSError(code, os.strerror(code))
+
+        return call
+
+    monkeypatch.setattr(files.os, "posix_fallocate", fail(errno.ENOSPC))
+    with pytest.raises(WriteError, match=rf"output={tmp_path}/new/r cannot be written: No space left"):
+        check(tmp_path / "new" / "r")
+    assert [p for p in (tmp_path / "new").rglob("*") if p.is_file()] == []
+    monkeypatch.setattr("builtins.open", fail(errno.EROFS))
+    with pytest.raises(WriteError, match="Read-only file system"):
+        check(tmp_path / "r")
+
+
+def test_a_name_that_the_disk_does_not_take_is_known_before_the_work(tmp_path):
+    with pytest.raises(WriteError, match="File name too long"):
+        check_output_file(tmp_path / ("a" * 250))
