@@ -1,10 +1,24 @@
-"""A lock that the kernel takes back when its process ends, however it ends."""
+"""Locks that the kernel takes back when their process ends, however it ends: of outputs, and of shared caches."""
 
+import contextlib
+import errno
 import fcntl
+import json
 import os
+import socket
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from common import distributed
+from common.console import say, warn
+from storage.files import errors_named
+
+PATIENCE = 3.0  # seconds: a job that was killed may still be giving back its memory
+UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 @contextmanager
@@ -17,3 +31,133 @@ def exclusive(path: Path) -> Iterator[None]:
     finally:
         fcntl.flock(file, fcntl.LOCK_UN)  # a process forked meanwhile has the file open too
         os.close(file)
+
+
+@contextmanager
+def reserved_folder(path: str | Path, *, key: str = "output") -> Iterator[None]:
+    """Make a folder, see that it can be written, and keep other jobs out of it while the block runs.
+
+    Every process of a job calls it, before any work; process 0 holds `.lock` in the folder, once however often it
+    reserves it. A folder that was made for the block and is empty in the end is removed. `key` is the option that names
+    the folder.
+
+    Raises:
+        ValueError: another job writes the folder, or the path is a file.
+        WriteError: the folder cannot be made or written.
+    """
+    with _reserved(Path(path), key, folder=True, wait=False):
+        yield
+
+
+@contextmanager
+def reserved_file(path: str | Path, *, key: str = "output", wait: bool = False) -> Iterator[None]:
+    """As `reserved_folder`, for a file, by `.<name>.lock` beside it; `wait` until another job has ended."""
+    with _reserved(Path(path), key, folder=False, wait=wait):
+        yield
+
+
+@dataclass
+class _Reservation:
+    file: int
+    owner: int  # the process: a forked one inherits this record, but no lock
+    made: list[Path]  # folders, the innermost first
+    users: int = field(default=1)
+
+
+_held: dict[
+    Path, _Reservation
+] = {}  # by lock file: a second lock of one process would be given, and end the first
+
+
+@contextmanager
+def _reserved(path: Path, key: str, *, folder: bool, wait: bool) -> Iterator[None]:
+    lock = Path(os.path.realpath(path))
+    lock = lock / ".lock" if folder else lock.with_name(f".{lock.name}.lock")
+    distributed.on_main(lambda: _take(path, key, lock, folder, wait))
+    try:
+        yield
+    finally:
+        if distributed.is_main():
+            _give_back(lock)
+
+
+def _take(path: Path, key: str, lock: Path, folder: bool, wait: bool) -> None:
+    known = _held.get(lock)
+    if known is not None and known.owner == os.getpid():
+        known.users += 1
+        return
+    if folder and path.exists() and not path.is_dir():
+        raise ValueError(f"{key}={path} is a file, and the output has to be a folder")
+    if not folder and path.is_dir():
+        raise ValueError(f"{key}={path} is a folder, and the output has to be a file")
+    with errors_named(Path(f"{key}={path}")):
+        made = [f for f in (lock.parent, *lock.parent.parents) if not f.exists()]
+        _held[lock] = _Reservation(_locked(f"{key}={path}", lock, wait), os.getpid(), made)
+
+
+def _locked(what: str, lock: Path, wait: bool) -> int:
+    """The lock file, open and locked; raises ValueError if another job holds it."""
+    # A record lock, and no `flock`: data workers do not inherit it, and network disks know it.
+    deadline, told = time.monotonic() + PATIENCE, False
+    while True:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            file = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+        except FileNotFoundError:  # another job has just removed its empty folder
+            continue
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in UNSUPPORTED:
+                warn(f"{what} cannot be locked here ({error.strerror}); do not start two jobs that write it")
+                return _signed(file)
+            holder = _holder(file)
+            os.close(file)
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                raise
+            if not wait and time.monotonic() > deadline:
+                advice = "wait until it has ended, stop it, or choose another output"
+                raise ValueError(f"{what} is being written by {holder}; {advice}") from None
+            if wait and not told and time.monotonic() > deadline:
+                say(f"{what} is being written by {holder}; waiting")
+                told = True
+            time.sleep(0.1)
+            continue
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file), os.stat(lock)):
+                return _signed(file)
+        os.close(file)  # its last holder has removed it meanwhile
+
+
+def _signed(file: int) -> int:
+    with contextlib.suppress(OSError):  # of another user, who may be the next to lock it
+        os.fchmod(file, 0o666)
+    about = {"process": os.getpid(), "host": socket.gethostname(), "program": Path(sys.argv[0]).name}
+    about["since"] = time.strftime("%Y-%m-%d %H:%M:%S")
+    os.ftruncate(file, 0)
+    os.pwrite(file, json.dumps(about).encode(), 0)
+    return file
+
+
+def _holder(file: int) -> str:
+    try:
+        about = json.loads(os.pread(file, 4096, 0))
+        return "process {process} on {host} ({program}, since {since})".format(**about)
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process"
+
+
+def _give_back(lock: Path) -> None:
+    held = _held.get(lock)
+    if held is None or held.owner != os.getpid():
+        return
+    held.users -= 1
+    if held.users:
+        return
+    del _held[lock]
+    with contextlib.suppress(OSError):
+        lock.unlink()  # before the lock ends: who waits for this file finds that it is not the one any more
+    os.close(held.file)
+    for folder in held.made:
+        with contextlib.suppress(OSError):
+            folder.rmdir()  # if nothing was written
