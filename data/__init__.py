@@ -2,6 +2,7 @@
 
 from data.image_folder import ImageFolder
 from data.openmoji import OpenMoji
+from data.parquet_images import HubImages, ParquetImages
 from data.token_memmap import TokenMemmap
 from data.webdataset_shards import WebDataset
 
@@ -9,5 +10,7 @@ DATASETS = {
     "openmoji": OpenMoji,
     "image_folder": ImageFolder,
     "webdataset": WebDataset,
+    "parquet": ParquetImages,
+    "hub": HubImages,
     "tokens": TokenMemmap,
 }
