@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 import torch.nn.functional as F
 
-from evaluator.inception import read_inception
+from evaluator.inception import read_inception, warn_if_imitated
 from evaluator.inception_fast import FastInception, full_precision
 from evaluator.inception_network import DIMS, IMAGE_SIDE, InceptionV3
 from evaluator.inception_weights import OFFICIAL_SHA256
@@ -69,6 +69,7 @@ def load_float_inception(
     weights: str | Path | None = None, *, device: torch.device | str = "cpu", precision: str = "float32"
 ) -> FloatInception:
     """`FloatInception` with its weights; arguments and errors are those of `evaluator.inception.load_inception`."""
+    warn_if_imitated(PRECISIONS.get(precision, torch.float32), torch.device(device))
     network, weights_hash = read_inception(weights)
     return FloatInception(network, weights_hash=weights_hash, precision=precision, device=device)
 

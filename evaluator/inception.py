@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 
 from common.console import warn
+from common.instructions import is_imitated
 from evaluator.inception_fast import FastInception, full_precision
 from evaluator.inception_network import DIMS, InceptionFeatures, InceptionV3
 from evaluator.inception_weights import (
@@ -83,13 +84,24 @@ def load_inception(
     """
     if precision not in FEATURE_PRECISIONS:
         raise ValueError(f"precision is {precision!r}; expected one of {', '.join(FEATURE_PRECISIONS)}")
-    network, weights_hash = read_inception(weights)
     dtype = FEATURE_PRECISIONS[precision]
+    warn_if_imitated(dtype, torch.device(device))
+    network, weights_hash = read_inception(weights)
     exact = precision == "float64"  # the fast network does not have it
     run = (
         _plain(network, torch.device(device)) if exact else FastInception(network, device=device, dtype=dtype)
     )
     return FeatureExtractor(run, weights_hash=weights_hash, precision=precision, device=device)
+
+
+def warn_if_imitated(dtype: torch.dtype, device: torch.device) -> None:
+    """Say before the first image that a processor without the instructions only loses by half precision."""
+    if is_imitated(dtype, device):
+        name = str(dtype).removeprefix("torch.")
+        warn(
+            f"feature_precision={name}: torch finds no instructions for {name} on this processor and imitates them,"
+            " which is several times slower than float32, and less exact; use feature_precision=float32"
+        )
 
 
 def _plain(network: InceptionV3, device: torch.device) -> Callable[[torch.Tensor], InceptionFeatures]:

@@ -16,8 +16,9 @@ from common import distributed
 from common.build import ConfigError
 from common.config import one_line
 from common.console import duration, say, warn
+from common.instructions import has_bf16
 from training.checkpoint import CheckpointFolder
-from training.machine import cores, free_memory, has_bf16, local_processes, operations_per_second
+from training.machine import cores, free_memory, local_processes, operations_per_second
 from training.memory_plan import Plan
 from training.run_lengths import in_steps
 from training.settings import TrainingSettings

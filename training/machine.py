@@ -8,8 +8,6 @@ import torch
 
 CGROUP = Path("/sys/fs/cgroup")
 PROBE_SIDE, PROBE_SECONDS = {"cpu": 512, "cuda": 4096}, 0.025
-# Instructions for bfloat16 products; without one of them a CPU imitates the type, several times slower than float32.
-BF16_INSTRUCTIONS = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
 
 
 def local_processes() -> int:
@@ -59,14 +57,6 @@ def _numbers(path: Path) -> list[int]:
     """The numbers in a file of the kernel; empty if there is none, or no limit ("max")."""
     words = _text(path).split()
     return [int(word) for word in words] if all(w.lstrip("-").isdigit() for w in words) else []
-
-
-def has_bf16(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 by itself."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0) or torch.version.hip is not None
-    found = (getattr(torch.cpu, name, None) for name in BF16_INSTRUCTIONS)
-    return device.type == "cpu" and any(test() for test in found if test is not None)
 
 
 def operations_per_second(device: torch.device, dtype: torch.dtype) -> float:

@@ -6,6 +6,7 @@ import torch
 from safetensors.torch import save_file
 
 from evaluator import inception_fast
+from evaluator.float_rfid import load_float_inception
 from evaluator.inception import load_inception
 from evaluator.inception_fast import FastInception
 from evaluator.inception_network import InceptionV3
@@ -140,6 +141,17 @@ def test_loaded_extractor_knows_what_it_is(weight_file, arrays, capsys):
     features = extractor(images)
     assert extractor.dims == {name: part.shape[1] for name, part in features._asdict().items()}
     assert relative(features.pool, arrays["pool"][1:2]) < 1.5e-6
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_an_imitated_precision_is_named_before_the_first_image(weight_file, monkeypatch, capsys, precision):
+    monkeypatch.setattr("evaluator.inception.is_imitated", lambda dtype, device: dtype != torch.float32)
+    for load in (load_inception, load_float_inception):
+        load(weight_file, precision=precision)
+        said = capsys.readouterr().err
+        assert f"feature_precision={precision}: torch finds no instructions" in said and "slower" in said
+        load(weight_file)
+        assert "slower" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("precision", "error"), [("bfloat16", (1e-4, 2e-2)), ("float16", (1e-5, 2e-3))])
