@@ -48,22 +48,24 @@ class TarReader:
         at = offset - self._start
         return self._window[at : at + size]
 
-    def members(self) -> Iterator[tuple[str, int, int]]:
+    def members(self, start: int = 0, end: int | None = None) -> Iterator[tuple[str, int, int]]:
         """Yield (name, offset of the content, its size) of every regular file, in order.
+
+        ``start`` and ``end`` are those of a tar file inside the file.
 
         Raises:
             ValueError: the file is cut short, damaged, or not an uncompressed tar file.
         """
-        end = os.fstat(self._file.fileno()).st_size
-        at, longer_name, longer_size = 0, None, None
+        end = os.fstat(self._file.fileno()).st_size if end is None else end
+        at, longer_name, longer_size = start, None, None
         while True:
             header = self.read(at, _BLOCK)
-            if len(header) < _BLOCK:
+            if len(header) < _BLOCK or at + _BLOCK > end:
                 raise ValueError(f"shard {self.path} is cut short after {end} bytes: its end mark is missing")
             if not any(header):
                 return
             if not _checksum_fits(header):
-                what = f"is damaged at byte {at}" if at else "is not an uncompressed tar file"
+                what = f"is damaged at byte {at}" if at > start else "is not an uncompressed tar file"
                 raise ValueError(f"shard {self.path} {what}")
             size, content = _number(header[124:136]), at + _BLOCK
             kind = header[156:157]

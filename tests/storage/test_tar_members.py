@@ -57,3 +57,26 @@ def test_shards_are_read_side_by_side_in_order():
     assert list(read_shards(read, range(200))) == [n * n for n in range(200)]
     with pytest.raises(ZeroDivisionError):
         list(read_shards(lambda n: 1 // (n - 2), range(5)))
+
+
+def test_a_tar_file_inside_a_tar_file(tmp_path):
+    def packed(contents: dict[str, bytes]) -> bytes:
+        file = io.BytesIO()
+        with tarfile.open(fileobj=file, mode="w") as tar:
+            for name, content in contents.items():
+                member = tarfile.TarInfo(name)
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+        return file.getvalue()
+
+    inner = packed({"1.jpg": b"one", "2.jpg": b"second"})
+    (tmp_path / "whole.tar").write_bytes(packed({"n01.tar": inner, "n02.tar": inner}))
+    with TarReader(tmp_path / "whole.tar") as tar:
+        for _, start, size in list(tar.members()):
+            found = [(name, tar.read(offset, size)) for name, offset, size in tar.members(start, start + size)]
+            assert found == [("1.jpg", b"one"), ("2.jpg", b"second")]
+    cut = inner[: 4 * 512]  # the blocks of zeros are missing; other members follow
+    (tmp_path / "cut.tar").write_bytes(packed({"n01.tar": cut, "n02.tar": inner}))
+    with TarReader(tmp_path / "cut.tar") as tar, pytest.raises(ValueError, match="cut.tar is cut short"):
+        _, start, size = next(tar.members())
+        list(tar.members(start, start + size))
