@@ -73,7 +73,9 @@ def test_a_tar_file_inside_a_tar_file(tmp_path):
     (tmp_path / "whole.tar").write_bytes(packed({"n01.tar": inner, "n02.tar": inner}))
     with TarReader(tmp_path / "whole.tar") as tar:
         for _, start, size in list(tar.members()):
-            found = [(name, tar.read(offset, size)) for name, offset, size in tar.members(start, start + size)]
+            found = [
+                (name, tar.read(offset, size)) for name, offset, size in tar.members(start, start + size)
+            ]
             assert found == [("1.jpg", b"one"), ("2.jpg", b"second")]
     cut = inner[: 4 * 512]  # the blocks of zeros are missing; other members follow
     (tmp_path / "cut.tar").write_bytes(packed({"n01.tar": cut, "n02.tar": inner}))
