@@ -16,6 +16,7 @@ from yaml import YAMLError
 
 from common import peers
 from common.build import ConfigError, build_dataclass, takes_text, type_name
+from common.home import at_home
 from common.recipes import REMOVED, Entry, base_file, entries, inherit, merge, plain, with_origin
 from common.shares import Share
 from common.signals import SignalWatch, signal_name
@@ -34,7 +35,7 @@ def option(default: Any = dataclasses.MISSING, help: str = "") -> Any:
 
 def find_file(name: str | Path, what: str = "file") -> Path:
     """A path as written, else relative to the repository; raises FileNotFoundError if it is in neither place."""
-    path = Path(name).expanduser()
+    path = Path(at_home(str(name)))
     for candidate in (path, REPOSITORY / path):
         if candidate.exists():
             return candidate
@@ -42,7 +43,7 @@ def find_file(name: str | Path, what: str = "file") -> Path:
 
 
 def read_yaml(path: str | Path, needed: Sequence[str] | None = None) -> dict:
-    """A YAML file, merged with its base, as plain nested dicts with interpolations resolved.
+    """A YAML file, merged with its base, as plain nested dicts with interpolations and `~/` resolved.
 
     A section that is not among `needed` stays as it is if it cannot be resolved (an environment variable of another
     machine, for example); None needs all.
@@ -61,7 +62,7 @@ def read_yaml(path: str | Path, needed: Sequence[str] | None = None) -> dict:
         except OmegaConfBaseException as error:
             if needed is None or key in needed:
                 raise ConfigError(f"config file {path} cannot be read: {one_line(error)}") from error
-    return sections
+    return at_home(sections)
 
 
 def read_recipe(path: str | Path) -> dict:
@@ -140,9 +141,9 @@ def _yaml_value(text: str) -> Any:
 
 
 def resolve(tree: dict) -> dict:
-    """Plain nested dicts from nested dicts of `Entry`, interpolations (`${a.b}`) resolved."""
+    """Plain nested dicts from nested dicts of `Entry`, interpolations (`${a.b}`) and `~/` resolved."""
     try:
-        return OmegaConf.to_container(OmegaConf.create(plain(tree)), resolve=True)
+        return at_home(OmegaConf.to_container(OmegaConf.create(plain(tree)), resolve=True))
     except (YAMLError, OmegaConfBaseException, ValueError, TypeError) as error:
         raise ConfigError(f"arguments cannot be merged: {one_line(error)}") from error
 

@@ -54,7 +54,7 @@ def require_files(path: str, advice: str) -> None:
             raise FileNotFoundError(f"{path} does not exist; expected {advice}") from error
         return
     try:
-        files = [Path(file).expanduser() for file in braceexpand(path)]
+        files = [Path(file) for file in braceexpand(path)]
     except UnbalancedBracesError as error:
         raise ValueError(f"{path}: braces do not match") from error
     absent = [file for file in files if not file.exists()]

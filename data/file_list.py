@@ -66,7 +66,7 @@ def list_files(path: str | Path) -> list[ImageFile]:
         shards = map(Path, expand_shards(str(path)))
         found = [file for files in read_shards(_in_shard, shards) for file in files]
     else:
-        place = Path(path).expanduser()
+        place = Path(path)
         if place.is_file():
             return [ImageFile(place.name, place)]
         if not place.is_dir():

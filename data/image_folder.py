@@ -36,7 +36,7 @@ class ImageFolder(Source):
         random_flip: bool = False,
         random_area: float = 0.0,
     ) -> None:
-        self.path = Path(path).expanduser()
+        self.path = Path(path)
         self.transform = ImageTransform(
             image_size=image_size,
             resize_shorter_edge=resize_shorter_edge,

@@ -125,7 +125,7 @@ class OpenMoji(Source):
         self._rows = np.array(kept, dtype=np.int64)
         # Moved images are sampled from a twofold larger rendering, which keeps their edges clean.
         side = 2 * image_size if self._moves and image_size <= 128 else image_size
-        folder = Path(cache_folder).expanduser() if cache_folder else user_cache_folder()
+        folder = Path(cache_folder) if cache_folder else user_cache_folder()
         self._pixels = rendered(names, side, folder)
 
     def load(self, index: int, rng: np.random.Generator) -> tuple[torch.Tensor, int]:

@@ -25,7 +25,7 @@ class TokenArrays:
     """
 
     def __init__(self, root: Path) -> None:
-        self.root = Path(root).expanduser()
+        self.root = Path(root)
         if not self.root.is_dir():
             raise FileNotFoundError(f"folder {self.root} does not exist")
         found = sorted(p for p in self.root.glob("[!.]*_codes") if p.is_dir())

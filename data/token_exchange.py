@@ -77,7 +77,7 @@ def import_jsonl(path: Path, output: Path, options: ImportOptions, *, overwrite:
             number does not fit `crops` or `num_images`, or `output` holds other tokens.
         OSError: the disk is full.
     """
-    path, output = Path(path).expanduser(), Path(output).expanduser()
+    path, output = Path(path), Path(output)
     lines = TokenLines(path, codebook_size=options.codebook_size, num_classes=options.num_classes)
     stamp = _stamp(path)
     found = _already(output, stamp, options, overwrite)
@@ -140,7 +140,7 @@ def export_jsonl(tokens: Path, output: Path, *, overwrite: bool = False) -> Toke
         FileNotFoundError, ValueError: as `TokenMemmap`; ValueError also if `output` exists.
         OSError: the disk is full.
     """
-    source, output = TokenMemmap(path=tokens), Path(output).expanduser()
+    source, output = TokenMemmap(path=tokens), Path(output)
     if output.exists() and not overwrite:
         raise ValueError(f"{output} exists; overwrite=true replaces it")
     with atomic_file(output) as temporary, open(temporary, "w") as file:
@@ -155,7 +155,7 @@ def export_jsonl(tokens: Path, output: Path, *, overwrite: bool = False) -> Toke
 
 def import_npy(root: Path, output: Path, options: ImportOptions, *, overwrite: bool = False) -> TokenHeader:
     """Turn a folder of array pairs (`TokenArrays`) into a token file; resumes and raises as `import_jsonl`."""
-    arrays, output = TokenArrays(root), Path(output).expanduser()
+    arrays, output = TokenArrays(root), Path(output)
     if options.image_size is None:
         options = replace(options, image_size=arrays.image_size)
     stamp = _stamp(*arrays.folders)
@@ -179,7 +179,7 @@ def export_npy(tokens: Path, root: Path) -> TokenHeader:
     Raises:
         FileNotFoundError, ValueError, OSError: as `export_jsonl`.
     """
-    source, root = TokenMemmap(path=tokens), Path(root).expanduser()
+    source, root = TokenMemmap(path=tokens), Path(root)
     folders = [root / f"imagenet{source.header.image_size}_{kind}" for kind in ("codes", "labels")]
     for folder in folders:
         if folder.exists():
@@ -276,13 +276,13 @@ def open_tokens(
         FileNotFoundError: no such file.
         ValueError: as `import_jsonl`; on every process if the import fails on the main one.
     """
-    path = Path(path).expanduser()
+    path = Path(path)
     if not path.is_dir() and path.suffix != ".jsonl":
         return TokenMemmap(path=path, random_crop=random_crop)
     if options.get("codebook_size") is None:
         raise ValueError(f"codebook_size must be given to import {path}")
     settings = ImportOptions(**options)
-    imported = Path(imported).expanduser() if imported else path.with_name(f"{path.name}.tokens")
+    imported = Path(imported) if imported else path.with_name(f"{path.name}.tokens")
 
     def work() -> None:
         # An import of an earlier state of the source is replaced; other token files are not.

@@ -33,7 +33,7 @@ class TokenLines:
     """
 
     def __init__(self, path: Path, *, codebook_size: int, num_classes: int) -> None:
-        self.path = Path(path).expanduser()
+        self.path = Path(path)
         if not self.path.is_file():
             raise FileNotFoundError(f"{self.path} does not exist or is not a file")
         self.codebook_size, self.num_classes = codebook_size, num_classes

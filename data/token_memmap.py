@@ -139,7 +139,7 @@ class TokenMemmap(Source):
     item_key = "tokens"
 
     def __init__(self, *, path: Path, random_crop: bool = True) -> None:
-        self.path = Path(path).expanduser()
+        self.path = Path(path)
         layout = _read_layout(self.path)
         self.header = layout.header
         self.class_names = list(self.header.class_names)

@@ -8,7 +8,6 @@ position: shuffling is global and a run resumes anywhere. Remote shards are fetc
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -18,7 +17,6 @@ import torch
 from braceexpand import UnbalancedBracesError, braceexpand
 
 from data.order import FullShuffle, Order, WindowShuffle
-from data.remote_files import is_remote
 from data.sample_index import open_samples
 from data.shard_cache import ShardCache
 from data.shards import Shards
@@ -99,7 +97,7 @@ class WebDataset(Source):
             random_area=random_area,
         )
         self.item_shape = (3, image_size, image_size)
-        folder = user_cache_folder() / "remote_shards" if cache is None else Path(cache).expanduser()
+        folder = user_cache_folder() / "remote_shards" if cache is None else Path(cache)
         self._shards = Shards(
             expand_shards(path),
             # An open shard stays in the cache: those of this window and of the last one.
@@ -224,4 +222,4 @@ def expand_shards(path: str | list[str]) -> list[str]:
         raise ValueError(f"path={path!r}: braces do not match") from error
     if not shards:
         raise ValueError("path=[] names no shard")
-    return [shard if is_remote(shard) else os.path.expanduser(shard) for shard in shards]
+    return shards

@@ -245,7 +245,7 @@ def open_images(path: str | Path, *, transform: Transform | None = None) -> Imag
     text = str(path)
     if text.endswith(".tar"):
         return TarImages(expand_shards(text), source=text, transform=transform)
-    place = Path(text).expanduser()
+    place = Path(text)
     if place.is_dir():
         return _open_folder(place, transform)
     if not place.exists():
@@ -258,7 +258,7 @@ def open_images(path: str | Path, *, transform: Transform | None = None) -> Imag
 def expand_shards(pattern: str) -> list[Path]:
     """Shards that a brace pattern names. Raises ValueError if its braces do not match."""
     try:
-        return [Path(shard).expanduser() for shard in braceexpand(pattern)]
+        return [Path(shard) for shard in braceexpand(pattern)]
     except UnbalancedBracesError as error:
         raise ValueError(f"images {pattern}: braces do not match") from error
 

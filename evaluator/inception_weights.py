@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from common.home import at_home
 from evaluator.image_stream import file_hash
 from modeling.pretrained.perceptual_weights import download
 from storage.weights import CheckpointError, read_weights
@@ -27,7 +28,10 @@ def find_inception_weights(path: str | Path | None = None) -> Path:
     Raises:
         FileNotFoundError: a file that was named does not exist, or there is none and it cannot be downloaded.
     """
-    for origin, named in (("the given path", path), (f"${ENVIRONMENT}", os.environ.get(ENVIRONMENT))):
+    for origin, named in (
+        ("the given path", path),
+        (f"${ENVIRONMENT}", at_home(os.environ.get(ENVIRONMENT))),
+    ):
         if named:
             if not Path(named).is_file():
                 raise FileNotFoundError(f"inception weights {named} ({origin}) do not exist")

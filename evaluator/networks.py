@@ -11,6 +11,7 @@ import torch
 
 from common import distributed
 from common.console import warn
+from common.home import at_home
 from evaluator.dino import load_dino
 from evaluator.inception import load_inception
 from evaluator.inception_weights import ENVIRONMENT, FILE_NAMES, find_inception_weights
@@ -97,7 +98,7 @@ def local_networks(
     Raises:
         FileNotFoundError, ValueError: a file that is named does not exist or does not fit.
     """
-    path: str | Path | None = inception_weights or os.environ.get(ENVIRONMENT)
+    path: str | Path | None = inception_weights or at_home(os.environ.get(ENVIRONMENT))
     if path is None:
         folder = Path(torch.hub.get_dir()) / "checkpoints"
         path = next((folder / name for name in FILE_NAMES if (folder / name).is_file()), None)

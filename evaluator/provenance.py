@@ -21,7 +21,7 @@ def sampler_facts(path: str | Path) -> dict[str, Any]:
     The content of `samples.json` or `reconstructions.json`, long lists replaced by their lengths, with
     `tokens_per_image` and `bits_per_image` where they can be told; empty without such a file.
     """
-    place = Path(path).expanduser()
+    place = Path(path)
     folder = place if place.is_dir() else place.parent
     for name in ("samples.json", "reconstructions.json"):
         try:

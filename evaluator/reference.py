@@ -108,7 +108,7 @@ def open_reference(path: str | Path, *, transform: Transform | None = None) -> R
         FileNotFoundError: there is nothing.
         ValueError: statistics are incomplete, of a wrong shape or not finite, or the images cannot be read.
     """
-    place = Path(path).expanduser()
+    place = Path(path)
     if place.suffix == ".npz" and place.is_file():
         statistics, protocol, has_images = _read_statistics(place)
         if statistics:

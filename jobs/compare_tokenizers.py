@@ -85,7 +85,7 @@ class CompareOptions:
 
     @property
     def folder(self) -> Path:
-        return Path(self.output).expanduser()
+        return Path(self.output)
 
     def run_folder(self, name: str) -> Path:
         """Run folder of a tokenizer that is trained here."""

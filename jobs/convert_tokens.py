@@ -58,7 +58,7 @@ def convert(options: ConvertTokensOptions, source: Path, output: Path) -> TokenH
 
 def convert_tokens(options: ConvertTokensOptions) -> None:
     """Convert a file or folder and print what it holds."""
-    source, output = find_file(options.input, "input"), Path(options.output).expanduser()
+    source, output = find_file(options.input, "input"), Path(options.output)
     before = output.stat().st_mtime_ns if output.is_file() else None  # a finished file is not written again
     banner("Converting tokens", {"input": source, "output": output})
     clock = Clock()

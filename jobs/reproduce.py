@@ -70,7 +70,7 @@ class ReproduceOptions:
 
     @property
     def result_file(self) -> Path:
-        return Path(self.output).expanduser() / "result.json"
+        return Path(self.output) / "result.json"
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -242,7 +242,7 @@ def measure_tokenizer(options: ReproduceOptions, release: Release, device: torch
 
 def measure_generator(options: ReproduceOptions, release: Release, device: torch.device) -> dict[str, Any]:
     """Draw the missing samples and measure all; returns the content of `result.json`."""
-    folder = str(Path(options.output).expanduser() / "samples")
+    folder = str(Path(options.output) / "samples")
     kept = {
         key: getattr(options, key) for key in ("num_samples", "seed", "batch_size", "precision", "overwrite")
     }

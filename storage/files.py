@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 from safetensors import SafetensorError
 
+from common.home import at_home
 from common.images import to_uint8
 
 OUTPUT_ROOM = 1 << 20  # bytes: more than any result file takes
@@ -198,5 +199,5 @@ def free_bytes(folder: Path) -> int:
 
 def user_cache_folder() -> Path:
     """Folder for files that all runs share: `$XDG_CACHE_HOME/titok` or `~/.cache/titok`."""
-    root = os.environ.get("XDG_CACHE_HOME")
+    root = at_home(os.environ.get("XDG_CACHE_HOME"))
     return (Path(root) if root else Path.home() / ".cache") / "titok"

@@ -42,7 +42,7 @@ def reserved_folder(path: str | Path, *, key: str = "output") -> Iterator[None]:
     the folder.
 
     Raises:
-        ValueError: another job writes the folder, or the path is a file.
+        ValueError: another job writes the folder, or the path is a file or begins with `~`.
         WriteError: the folder cannot be made or written.
     """
     with _reserved(Path(path), key, folder=True, wait=False):
@@ -86,6 +86,8 @@ def _take(path: Path, key: str, lock: Path, folder: bool, wait: bool) -> None:
     if known is not None and known.owner == os.getpid():
         known.users += 1
         return
+    if path.parts[:1] and path.parts[0].startswith("~"):  # else a folder of this name would be made here
+        raise ValueError(f"{key}={path}: only ~/ stands for a home folder; write the whole path")
     if folder and path.exists() and not path.is_dir():
         raise ValueError(f"{key}={path} is a file, and the output has to be a folder")
     if not folder and path.is_dir():

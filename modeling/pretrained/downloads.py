@@ -10,6 +10,7 @@ from huggingface_hub import hf_hub_download, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError
 
 from common.config import one_line
+from common.home import at_home
 from modeling.pretrained.nested_files import read_nested_weights
 from modeling.pretrained.release import Release
 
@@ -55,7 +56,7 @@ def _in_weights_folder(release: Release) -> Path | None:
     folder = os.environ.get(WEIGHTS_VARIABLE)
     if not folder:
         return None
-    root = Path(folder).expanduser()
+    root = Path(at_home(folder))
     if not root.is_dir():
         raise FileNotFoundError(f"{WEIGHTS_VARIABLE}={folder} is not a folder")
     places = [root / release.name / "model.safetensors"]

@@ -136,7 +136,7 @@ def load_teacher(
     """
     build = partial(_teacher, name, grid, project, input_size, pretrained=True)
     if weights is not None:
-        path = Path(weights).expanduser()
+        path = Path(weights)
         state = read_weights(path)
         try:  # as if downloaded: timm renames the entries of its older files
             teacher = build(pretrained_cfg_overlay={"state_dict": state})

@@ -66,7 +66,7 @@ def load_text_encoder(weights: str | Path | None = None, device: torch.device | 
             message says what to do.
     """
     open_clip = _open_clip()
-    path = Path(weights).expanduser() if weights is not None else _download()
+    path = Path(weights) if weights is not None else _download()
     # open_clip writes the text tower at the top level, beside `visual.`, or below `text.`.
     state = {name.removeprefix("text."): tensor for name, tensor in read_weights(path).items()}
     tower = build_text_tower(**_sizes(state))

@@ -110,8 +110,13 @@ def test_what_is_no_folder_no_file_or_cannot_be_written_is_named(tmp_path, monke
         (reserved_folder, "file/below", "output=.*file"),
         (reserved_file, "folder", "output=.*folder is a folder"),
         (reserved_file, "file/below", "output=.*file"),
+        (reserved_file, Path("~"), "output=~: only ~/ stands for a home folder"),
+        (reserved_folder, Path("~somebody/x"), "output=~somebody/x: only ~/ stands for"),
     ):
-        with pytest.raises((ValueError, WriteError), match=message), reserve(tmp_path / path):
+        with (
+            pytest.raises((ValueError, WriteError), match=message),
+            reserve(path if isinstance(path, Path) else tmp_path / path),
+        ):
             pass
 
     def read_only(path, *_):
