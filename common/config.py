@@ -20,10 +20,14 @@ from common.home import at_home
 from common.recipes import REMOVED, Entry, base_file, entries, inherit, merge, plain, with_origin
 from common.shares import Share
 from common.signals import SignalWatch, signal_name
+from common.yaml_limits import DEEPEST, MOST_BYTES, check_interpolations, check_text
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 Settings = TypeVar("Settings")
+_KEY = re.compile(r"[^.\[\]]+(\.[^.\[\]]+|\[[^.\[\]]+\])*")  # a.b, a[0]
+# What libraries raise for YAML that is wrong. ValueError: dates, numbers, bytes; TypeError: keys.
+_UNREADABLE = (YAMLError, OmegaConfBaseException, ValueError, TypeError, OSError)
 
 
 def option(default: Any = dataclasses.MISSING, help: str = "") -> Any:
@@ -51,7 +55,12 @@ def read_yaml(path: str | Path, needed: Sequence[str] | None = None) -> dict:
     Raises:
         FileNotFoundError, ConfigError: the file is missing or not a YAML mapping, or its base is wrong.
     """
-    tree = OmegaConf.create(plain(read_recipe(path)))
+    recipe = plain(read_recipe(path))
+    try:
+        check_interpolations(recipe)
+    except ConfigError as error:
+        raise ConfigError(f"config file {path} cannot be read: {error}") from error
+    tree = OmegaConf.create(recipe)
     sections = OmegaConf.to_container(tree)
     for key in sections:
         try:
@@ -88,8 +97,11 @@ def _shown(path: Path) -> str:
 
 def _load_yaml(path: Path) -> dict:
     try:
+        if (size := path.stat().st_size) > MOST_BYTES:
+            raise ConfigError(f"{size} bytes are more than a configuration has")
+        check_text(path.read_text("utf-8"))
         tree = OmegaConf.load(path)
-    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
+    except _UNREADABLE as error:
         raise ConfigError(f"config file {path} cannot be read: {one_line(error)}") from error
     if not isinstance(tree, DictConfig):
         raise ConfigError(f"config file {path} must hold keys and values, found a list")
@@ -106,7 +118,7 @@ def merge_sources(arguments: Sequence[str]) -> dict:
     trees, overrides = [], []
     for argument in arguments:
         key, separator, value = argument.lstrip("-").partition("=")
-        if not separator or not key:
+        if not separator or not _KEY.fullmatch(key):
             raise ConfigError(f"argument {argument!r} is not understood; write key=value, or --help")
         if key == "config":
             trees.append(read_recipe(value))
@@ -114,7 +126,7 @@ def merge_sources(arguments: Sequence[str]) -> dict:
             overrides.append((key, value))
     try:
         trees.append(_command_line(overrides))
-    except (YAMLError, OmegaConfBaseException, ValueError, TypeError) as error:
+    except _UNREADABLE as error:
         raise ConfigError(f"arguments cannot be merged: {one_line(error)}") from error
     return functools.reduce(merge, trees)
 
@@ -123,6 +135,9 @@ def _command_line(overrides: Sequence[tuple[str, str]]) -> dict:
     """The tree of `key=value` pairs; what YAML takes for another type than text is kept as it is written, too."""
     tree: dict = {}
     for key, text in overrides:
+        if key.count(".") > DEEPEST:
+            raise ConfigError(f"{key[:40]}... has more than {DEEPEST} levels")
+        check_text(text)
         # "a: b" without braces is a text that YAML would take for a section.
         is_text = not text.lstrip().startswith(("{", "[")) and OmegaConf.is_config(_yaml_value(text))
         one = OmegaConf.create() if is_text else OmegaConf.from_dotlist([f"{key}={text}"])
@@ -143,8 +158,10 @@ def _yaml_value(text: str) -> Any:
 def resolve(tree: dict) -> dict:
     """Plain nested dicts from nested dicts of `Entry`, interpolations (`${a.b}`) and `~/` resolved."""
     try:
-        return at_home(OmegaConf.to_container(OmegaConf.create(plain(tree)), resolve=True))
-    except (YAMLError, OmegaConfBaseException, ValueError, TypeError) as error:
+        found = plain(tree)
+        check_interpolations(found)
+        return at_home(OmegaConf.to_container(OmegaConf.create(found), resolve=True))
+    except _UNREADABLE as error:
         raise ConfigError(f"arguments cannot be merged: {one_line(error)}") from error
 
 
