@@ -7,11 +7,12 @@ from pathlib import Path
 
 from PIL import Image
 
-from common.images import IMAGE_SUFFIXES
 from data.source import CorruptSample
 from data.tar_index import open_index
 from data.transforms import decode_image
 from data.webdataset_shards import expand_shards
+from storage.image_names import IMAGE_SUFFIXES
+from storage.image_tree import find_images
 from storage.tar_members import read_shards
 
 
@@ -38,9 +39,14 @@ class ImageFile:
             raise CorruptSample(self.name, str(error)) from error
 
     def caption(self) -> str | None:
-        """Stripped text of the `.txt` file beside an image file; None without one."""
+        """Stripped text of the `.txt` file beside an image file; None without one. Raises CorruptSample."""
         text = self.path.with_suffix(".txt")
-        return text.read_text("utf-8").strip() if self.offset is None and text.is_file() else None
+        if self.offset is not None or not text.is_file():
+            return None
+        try:
+            return text.read_text("utf-8-sig").strip()  # some editors begin a file with a mark
+        except (OSError, UnicodeDecodeError) as error:
+            raise CorruptSample(self.name, f"its caption {text.name} is not UTF-8") from error
 
     def _content(self) -> bytes:
         try:
@@ -71,19 +77,14 @@ def list_files(path: str | Path) -> list[ImageFile]:
             return [ImageFile(place.name, place)]
         if not place.is_dir():
             raise FileNotFoundError(f"{path} is neither an image nor a folder nor tar shards")
-        found = [ImageFile(name, place / name) for name in _below(place)]
+        tree = find_images(place)
+        tree.left_out.warn(str(path))
+        found = [ImageFile(name, place / name) for name in tree.files]
+        if not found:
+            raise ValueError(f"{path} holds no image ({', '.join(IMAGE_SUFFIXES)}){tree.left_out.explain()}")
     if not found:
         raise ValueError(f"{path} holds no image ({', '.join(IMAGE_SUFFIXES)})")
     return found
-
-
-def _below(folder: Path) -> list[str]:
-    found = []
-    for root, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [f for f in folders if not f.startswith(".")]
-        images = (n for n in names if n.lower().endswith(IMAGE_SUFFIXES) and not n.startswith("."))
-        found += [(Path(root) / name).relative_to(folder).as_posix() for name in images]
-    return sorted(found)
 
 
 def _in_shard(shard: Path) -> list[ImageFile]:

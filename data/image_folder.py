@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import os
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from common.images import IMAGE_SUFFIXES
+from common.console import printable, warn
 from data.source import Source
 from data.transforms import ImageTransform, Resize, decode_image
+from storage.image_names import IMAGE_SUFFIXES
+from storage.image_tree import ImageTree, find_images
+
+NO_CLASS = "beside the class folders, so of no class"
 
 
 class ImageFolder(Source):
-    """Images below ``path/<class>/``, at any depth; classes are the sorted names of the subfolders.
+    """Images below ``path/<class>/``, at any depth; classes are the names of the subfolders, sorted as text.
 
-    All options but ``path`` are those of ``ImageTransform``.
+    All options but ``path`` are those of ``ImageTransform``. What is an image says ``storage.image_tree``.
 
     Raises:
         FileNotFoundError: ``path`` does not exist.
         ValueError: there are no class folders, or one of them holds no image.
+        OSError: a folder cannot be listed.
     """
 
     item_key = "images"
@@ -46,46 +54,57 @@ class ImageFolder(Source):
             random_area=random_area,
         )
         self.item_shape = (3, image_size, image_size)
-        self.class_names = _class_folders(self.path)
-        files, counts = [], []
-        for name in self.class_names:
-            found = _image_files(self.path / name, name)
-            if not found:
-                endings = ", ".join(IMAGE_SUFFIXES)
-                raise ValueError(f"class folder {self.path / name} holds no image ({endings})")
-            files += found
-            counts.append(len(found))
+        tree = find_images(self.path)
+        classes: dict[str, list[str]] = {folder: [] for folder in tree.folders}
+        for file in tree.files:
+            folder, slash, _ = file.partition("/")
+            if slash:
+                classes[folder].append(file)
+            else:
+                tree.left_out.add(NO_CLASS, file)
+        self._check(tree, classes)
+        self.left_out, self.class_names = tree.left_out, _class_names(self.path, tree.folders)
         # Bytes in one block: a list of a million strings would be copied into every worker as it is read.
-        self._files = np.array([os.fsencode(file) for file in files])
+        self._files = np.array([os.fsencode(file) for files in classes.values() for file in files])
+        counts = [len(files) for files in classes.values()]
         self.labels = np.repeat(np.arange(len(counts), dtype=np.int64), counts)
+
+    def _check(self, tree: ImageTree, classes: dict[str, list[str]]) -> None:
+        if not tree.folders:
+            if tree.files:
+                raise ValueError(
+                    f"image folder {self.path} has no labels: its images must lie in one subfolder per class"
+                )
+            why = tree.left_out.explain()
+            raise ValueError(
+                f"image folder {self.path} is empty: it must hold one subfolder of images per class{why}"
+            )
+        for folder, files in classes.items():
+            if not files:
+                place, endings = self.path / folder, ", ".join(IMAGE_SUFFIXES)
+                why = find_images(place).left_out.explain()
+                raise ValueError(f"class folder {place} holds no image ({endings}){why}")
 
     def load(self, index: int, rng: np.random.Generator) -> tuple[torch.Tensor, int]:
         file = self.path / os.fsdecode(self._files[index])
         return self.transform(decode_image(file, str(file)), rng), int(self.labels[index])
 
 
-def _class_folders(path: Path) -> list[str]:
-    if not path.is_dir():
-        what = "is not a folder" if path.exists() else "does not exist"
-        raise FileNotFoundError(f"image folder {path} {what}")
-    with os.scandir(path) as entries:
-        visible = [entry for entry in entries if not entry.name.startswith(".")]
-    folders = sorted(entry.name for entry in visible if entry.is_dir())
-    if not folders:
-        if any(entry.name.lower().endswith(IMAGE_SUFFIXES) for entry in visible):
-            raise ValueError(
-                f"image folder {path} has no labels: its images must lie in one subfolder per class"
-            )
-        raise ValueError(f"image folder {path} is empty: it must hold one subfolder of images per class")
-    return folders
-
-
-def _image_files(folder: Path, prefix: str) -> list[str]:
-    """Paths of all images below ``folder``, sorted, each beginning with ``prefix``."""
-    found = []
-    for root, _, names in os.walk(folder, followlinks=True):
-        relative = os.path.join(prefix, os.path.relpath(root, folder)) if root != str(folder) else prefix
-        for name in names:
-            if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith("."):
-                found.append(os.path.join(relative, name))
-    return sorted(found)
+def _class_names(path: Path, folders: Sequence[str]) -> list[str]:
+    """Names of the classes, which are those of their folders as text; says so where a name may mislead."""
+    names = [printable(folder) for folder in folders]
+    if len(set(names)) < len(names):
+        twice = next(name for name, count in Counter(names).items() if count > 1)
+        raise ValueError(f"image folder {path}: two class folders are called {twice}")
+    if all(map(str.isdecimal, names)) and (moved := [n for n, name in enumerate(names) if int(name) != n]):
+        # 0, 1, 10, 2: the order of text, which is that of other programs, too.
+        label = moved[0]
+        warn(
+            f"{path}: the class folders are numbers, but sorted as text: label {label} is folder {names[label]}"
+        )
+    alike: dict[str, str] = {}
+    for name in names:
+        other = alike.setdefault(unicodedata.normalize("NFC", name).casefold(), name)
+        if other != name:
+            warn(f"{path}: class folders {other} and {name} look alike; they are two classes")
+    return names

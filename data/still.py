@@ -77,7 +77,7 @@ def share_batches(
 def still_source(
     section: Mapping[str, Any] | None, *, split: str, config: Mapping[str, Any], **fixed: Any
 ) -> Source:
-    """The data set of a section, or of a tokenizer's own run, with every random transform off.
+    """The data set of a section, or of a tokenizer's own run, with every random transform off; says what it leaves out.
 
     Args:
         section: name and options of a data set; None takes `data.<split>` of `config`, the tokenizer's run.
@@ -101,4 +101,6 @@ def still_source(
         if name.startswith("random_"):
             options[name] = type(parameter.default)(0)  # False or 0.0
     options |= {name: value for name, value in fixed.items() if name in accepted}
-    return build(kind, DATASETS, {"name": section["name"], **options})
+    source = build(kind, DATASETS, {"name": section["name"], **options})
+    source.left_out.warn(str(options.get("path", kind)))
+    return source

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from common.images import IMAGE_SUFFIXES
 from storage.files import atomic_file, user_cache_folder
+from storage.image_names import IMAGE_SUFFIXES
 from storage.tar_members import TarReader
 
 _LOG = logging.getLogger(__name__)

@@ -18,8 +18,9 @@ from PIL import Image
 
 from common import distributed
 from common.console import progress
-from common.images import IMAGE_SUFFIXES, pil_to_tensor
+from common.images import pil_to_tensor
 from evaluator.image_stream import EncodedImages, FolderImages, ImageStream, Transform, digest_lines
+from storage.image_names import IMAGE_SUFFIXES
 from storage.open_files import OpenFiles
 from storage.tar_members import TarReader, read_shards
 
@@ -231,7 +232,7 @@ def _members(shard: str) -> list[tuple[str, int, int, int | None]]:
 
 
 def open_images(path: str | Path, *, transform: Transform | None = None) -> ImageStream:
-    """Images at a path.
+    """Images at a path; says what is left out.
 
     Args:
         path: a folder of images (at any depth) or of tar shards; a folder of `sample_imagenet.py`; an `.npz` or
@@ -242,6 +243,12 @@ def open_images(path: str | Path, *, transform: Transform | None = None) -> Imag
         FileNotFoundError: there is nothing.
         ValueError: the path holds no images, or unfinished ones.
     """
+    images = _open(path, transform)
+    images.left_out.warn(str(path))
+    return images
+
+
+def _open(path: str | Path, transform: Transform | None) -> ImageStream:
     text = str(path)
     if text.endswith(".tar"):
         return TarImages(expand_shards(text), source=text, transform=transform)

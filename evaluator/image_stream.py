@@ -21,10 +21,11 @@ import torch
 from PIL import Image, UnidentifiedImageError
 
 from common import distributed
-from common.images import IMAGE_SUFFIXES, flatten, pil_to_tensor
+from common.images import flatten, pil_to_tensor
+from storage.image_names import IMAGE_SUFFIXES, LOSSY_SUFFIXES
+from storage.image_tree import find_images
 from storage.left_out import LeftOut
 
-LOSSY_SUFFIXES = (".jpg", ".jpeg", ".webp")
 Transform = Callable[[Image.Image], Image.Image]
 
 
@@ -113,7 +114,9 @@ class EncodedImages(ImageStream):
 
     def __init__(self, *, source: str, names: Sequence[str], transform: Transform | None = None) -> None:
         if not names:
-            raise ValueError(f"{source} holds no image ({', '.join(IMAGE_SUFFIXES)})")
+            raise ValueError(
+                f"{source} holds no image ({', '.join(IMAGE_SUFFIXES)}){self.left_out.explain()}"
+            )
         self.source, self.count, self.names = source, len(names), names
         self.lossy = sum(str(name).lower().endswith(LOSSY_SUFFIXES) for name in names)
         self._transform = transform
@@ -158,14 +161,17 @@ class FolderImages(EncodedImages):
     def __init__(
         self, folder: str | Path, *, only_numbered: bool = False, transform: Transform | None = None
     ) -> None:
-        self.folder = Path(folder)
-        found = [n for n in _walk(self.folder) if not only_numbered or _is_number(n)]
+        self.folder, tree = Path(folder), find_images(folder)
+        self.left_out = LeftOut() if only_numbered else tree.left_out
+        found = [n for n in tree.files if not only_numbered or ("/" not in n and _number(n))]
         # "10.png" belongs after "2.png", or two folders that pad their numbers differently are paired wrongly.
-        if all(Path(name).stem.isdigit() for name in found):
-            found.sort(key=lambda name: (os.path.dirname(name), int(Path(name).stem), name))
-        folders = [os.path.dirname(name) for name in found]
-        if len(set(folders)) > 1:
-            self.labels = np.unique(folders, return_inverse=True)[1].astype(np.int64)
+        if all(map(_number, found)):
+            found.sort(key=lambda name: (os.path.dirname(name), int(_number(name)), name))
+        classes = [
+            name.partition("/")[0] for name in found if "/" in name
+        ]  # the first folder, as in training
+        if len(classes) == len(found) and len(set(classes)) > 1:
+            self.labels = np.unique(classes, return_inverse=True)[1].astype(np.int64)
         super().__init__(source=str(folder), names=found, transform=transform)
 
     def content(self, position: int) -> bytes:
@@ -176,19 +182,10 @@ class FolderImages(EncodedImages):
         return digest_lines(f"{name}\t{size}" for name, size in sizes)
 
 
-def _walk(folder: Path) -> list[str]:
-    found = []
-    for root, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [f for f in folders if not f.startswith(".")]
-        relative = os.path.relpath(root, folder)
-        for name in names:
-            if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith("."):
-                found.append(name if relative == "." else os.path.join(relative, name))
-    return sorted(found)
-
-
-def _is_number(name: str) -> bool:
-    return Path(name).parent == Path(".") and Path(name).stem.isdigit()
+def _number(name: str) -> str:
+    """The digits of `<number>.<suffix>`; empty if the name is no number."""
+    stem = Path(name).stem
+    return stem if stem.isascii() and stem.isdigit() else ""
 
 
 def digest_lines(lines: Iterable[str]) -> str:

@@ -63,6 +63,8 @@ def image_facts(images: ImageStream) -> dict[str, Any]:
         "width": images.size[1],
         "lossy_files": images.lossy,
     }
+    if images.left_out:
+        facts["left_out"] = images.left_out.to_tree()
     if images.labels is not None:
         counts = np.unique(images.labels, return_counts=True)[1]
         facts["labels"] = {

@@ -1,7 +1,7 @@
 """Images through a tokenizer and back: pictures side by side, tokens and PSNR."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -85,19 +85,33 @@ def read_files(
     files: list[ImageFile], image_size: int | None, resize: Resize, batch_size: int
 ) -> Iterator[NamedImages]:
     """Images of files, with the captions beside them; `image_size` None keeps their sizes."""
+    of_results = result_names(files)
     for start in range(0, len(files), batch_size):
         names, images, captions = [], [], []
-        for file in files[start : start + batch_size]:
+        for file, name in zip(files[start : start + batch_size], of_results[start:], strict=False):
             try:
                 image = file.image()
                 image = image if image_size is None else CROPS[resize](image, image_size)
-                images.append(pil_to_tensor(image))
-                names.append(file.name.replace(".", "_"))  # a.jpg and a.png give two results
                 captions.append(file.caption())
+                images.append(pil_to_tensor(image))
+                names.append(name)
             except CorruptSample as error:
                 warn(f"skipped: {error}")
         if names:
             yield NamedImages(names, torch.stack(images), captions)
+
+
+def result_names(files: Sequence[ImageFile]) -> list[str]:
+    """Names of the results: a.jpg and a.png give a_jpg and a_png; one that is taken gets a number."""
+    names: dict[str, None] = {}  # in order
+    for file in files:
+        plain = free = file.name.replace(".", "_")
+        number = 1
+        while free in names:  # a.b.png and a_b.png, or shards of one name in two folders
+            number += 1
+            free = f"{plain}_{number}"
+        names[free] = None
+    return list(names)
 
 
 def read_source(source: Source, count: int, batch_size: int) -> Iterator[NamedImages]:

@@ -226,24 +226,47 @@ def generate_into(
 
 
 def find_classes(wanted: str | Iterable[int | str], class_names: Sequence[str]) -> list[int]:
-    """Labels of classes given by number or name; "all" is every class. Raises ValueError for an unknown class."""
+    """Labels of classes given by number or name; "all" is every class.
+
+    Where classes are called by numbers, such as folders `1` to `12`, a number must mean the same as name and as label.
+
+    Raises:
+        ValueError: a class is unknown, or could be two.
+    """
     if wanted == "all":
         return list(range(len(class_names)))
-    labels, known = [], f"0..{len(class_names) - 1}"
-    for item in [wanted] if isinstance(wanted, (str, int)) else wanted:
-        if isinstance(item, int):
-            if not 0 <= item < len(class_names):
-                raise ValueError(f"class {item} is out of range; this generator knows {known}")
-            labels.append(item)
-        elif item in class_names:
-            labels.append(list(class_names).index(item))
-        else:
-            raise ValueError(
-                f"class {item!r} is unknown{nearest(item, class_names)}; expected a name or {known}"
-            )
+    items = [wanted] if isinstance(wanted, (str, int)) else wanted
+    labels = [_label(n, class_names) if type(n) is int else _label_of_name(n, class_names) for n in items]
     if not labels:
         raise ValueError("classes=[] names no class; give numbers, names, or all")
     return labels
+
+
+def _label(number: int, class_names: Sequence[str]) -> int:
+    called = [label for label, name in enumerate(class_names) if name.isdecimal() and int(name) == number]
+    in_range = 0 <= number < len(class_names)
+    label = f"; label {number} is class {class_names[number]!r}" if in_range else ""
+    if other := [n for n in called if n != number]:
+        name = class_names[other[0]]
+        raise ValueError(
+            f"class {number} is ambiguous: class {name!r} has label {other[0]}{label}; say which by name, as text:"
+            f""" classes='["{name}"]'"""
+        )
+    if not in_range:
+        raise ValueError(f"class {number} is out of range; this generator knows 0..{len(class_names) - 1}")
+    if not called and all(map(str.isdecimal, class_names)):
+        raise ValueError(f"no class is called {number}{label}; say which by name, as text")
+    return number
+
+
+def _label_of_name(name: str, class_names: Sequence[str]) -> int:
+    labels = [label for label, other in enumerate(class_names) if other == name]
+    if len(labels) > 1:
+        raise ValueError(f"class {name!r} is ambiguous: labels {labels} have this name; give the label")
+    if not labels:
+        near = nearest(str(name), class_names)
+        raise ValueError(f"class {name!r} is unknown{near}; expected a name or 0..{len(class_names) - 1}")
+    return labels[0]
 
 
 def _device(module: nn.Module) -> torch.device:

@@ -112,8 +112,9 @@ def _warn_of_lengths(run: TokenizerRun, steps: TokenizerRun, tokenizer: Tokenize
 
 
 def build_images(key: str, section: dict, image_size: int) -> Source:
-    """The images of a data section; raises ConfigError unless they have the tokenizer's size."""
+    """The images of a data section; says what they leave out. ConfigError unless they have the tokenizer's size."""
     source = build(key, DATASETS, section)
+    source.left_out.warn(key)
     if source.item_shape != (3, image_size, image_size):
         held = f"images of {source.item_shape[-1]} pixels" if source.item_key == "images" else source.item_key
         raise ConfigError(f"{key} gives {held}, but tokenizer.image_size={image_size}")

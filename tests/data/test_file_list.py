@@ -30,6 +30,33 @@ def test_a_file_a_folder_and_a_tree(tmp_path):
     assert same(tree, [*PIXELS[3:], *PIXELS[:3]]) and tree[0].size() == (16, 16)
 
 
+def test_captions_are_text(tmp_path):
+    folder = write_folder(tmp_path / "a", PIXELS[:2])
+    (folder / "000000.txt").write_bytes(b"\xef\xbb\xbfein Haus\r\n")
+    (folder / "000001.txt").write_bytes(b"caf\xe9")
+    first, second = list_files(folder)
+    assert first.caption() == "ein Haus"
+    with pytest.raises(CorruptSample, match="000001.png: its caption 000001.txt is not UTF-8"):
+        second.caption()
+
+
+def test_what_a_folder_holds_besides_is_counted(tmp_path, capsys):
+    write_folder(tmp_path / "a", PIXELS)
+    (tmp_path / "a" / "x.heic").touch()
+    (tmp_path / "a" / ".x.png").touch()
+    assert len(list_files(tmp_path)) == 5
+    said = capsys.readouterr().err.splitlines()
+    assert (
+        len(said) == 2 and said[1] == f"warning: {tmp_path}: 1 left out, not an image by its suffix: a/x.heic"
+    )
+    (tmp_path / "none").mkdir()
+    (tmp_path / "none" / "x.heic").touch()
+    with pytest.raises(
+        ValueError, match=r"holds no image \(.*\) \(1 left out, not an image by its suffix: x.heic\)"
+    ):
+        list_files(tmp_path / "none")
+
+
 def test_images_inside_shards(tmp_path):
     pattern = write_tars(tmp_path, PIXELS, labels=True)
     before = sorted(tmp_path.iterdir())

@@ -95,3 +95,69 @@ def test_nothing_readable_ends_the_run(tmp_path):
     source = ImageFolder(path=tmp_path, image_size=16)
     with pytest.raises(ValueError, match="3 examples in a row cannot be read"):
         next(iter(train_loader(source, seed=0, batch_size=2)))
+
+
+def test_hidden_folders_and_stray_files_are_left_out_by_name(tmp_path):
+    for name in ("cat/0.png", "cat/1.png", "dog/0.png"):
+        write(tmp_path / name, 60)
+    for name in (
+        "cat/.ipynb_checkpoints/0-checkpoint.png",
+        "dog/.thumbnails/0.png",
+        ".ipynb_checkpoints/x.png",
+    ):
+        write(tmp_path / name, 200)
+    write(tmp_path / "cover.png", 200)
+    source = ImageFolder(path=tmp_path, image_size=16)
+    assert values(source) == [60] * 3 and source.class_names == ["cat", "dog"]
+    assert source.left_out.lines("x") == [
+        "x: 3 left out, hidden, or made by an operating system: .ipynb_checkpoints/, cat/.ipynb_checkpoints/,"
+        " dog/.thumbnails/",
+        "x: 1 left out, beside the class folders, so of no class: cover.png",
+    ]
+
+
+def test_every_kind_of_picture_is_read(tmp_path):
+    for number, ending in enumerate(
+        ("png", "bmp", "tif", "tiff", "ppm", "gif", "jfif", "JPEG", "jpe", "pgm", "webp")
+    ):
+        (tmp_path / "cat").mkdir(exist_ok=True)
+        kind = {"jfif": "JPEG", "jpe": "JPEG"}.get(ending)
+        Image.new("L", (16, 16), 20 * number).save(tmp_path / "cat" / f"{number:02d}.{ending}", format=kind)
+    source = ImageFolder(path=tmp_path, image_size=16)
+    assert values(source) == pytest.approx([20 * n for n in range(11)], abs=1) and not source.left_out
+
+
+def test_classes_keep_the_order_of_text_and_a_misleading_one_is_said(tmp_path, capsys):
+    for number in range(12):
+        write(tmp_path / "plain" / str(number) / "a.png", number)
+        write(tmp_path / "padded" / f"{number:02d}" / "a.png", number)
+    source = ImageFolder(path=tmp_path / "plain", image_size=16)
+    assert source.class_names[:4] == ["0", "1", "10", "11"] and values(source)[:4] == [0, 1, 10, 11]
+    said = capsys.readouterr().err
+    assert "class folders are numbers, but sorted as text: label 2 is folder 10" in said
+    assert values(ImageFolder(path=tmp_path / "padded", image_size=16)) == list(range(12))
+    assert capsys.readouterr().err == ""
+
+
+def test_names_that_look_alike_or_are_not_text(tmp_path, capsys):
+    for name in ("Cat", "cat", "caf\udce9", "caf\u00e9", "cafe\u0301"):
+        write(tmp_path / name / "\udcff.png", 60)
+    source = ImageFolder(path=tmp_path, image_size=16)
+    assert source.class_names == ["Cat", "cafe\u0301", "caf\u00e9", "caf\\xe9", "cat"]
+    assert values(source) == [60] * 5
+    said = capsys.readouterr().err
+    assert "folders Cat and cat look alike" in said and said.count("look alike") == 2
+    with pytest.raises(CorruptSample, match="\udcff.png"):
+        (tmp_path / "cat" / "\udcff.png").write_bytes(b"none")
+        source.load(4, np.random.default_rng(0))
+
+
+def test_a_class_without_images_tells_what_it_holds(tmp_path):
+    write(tmp_path / "cat" / "a.png", 1)
+    (tmp_path / "dog").mkdir()
+    for number in range(4):
+        (tmp_path / "dog" / f"{number}.heic").touch()
+    with pytest.raises(
+        ValueError, match=r"dog holds no image \(.jpg.*4 left out, not an image by its suffix: 0.heic"
+    ):
+        ImageFolder(path=tmp_path, image_size=16)

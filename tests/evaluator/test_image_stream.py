@@ -12,6 +12,7 @@ from evaluator import image_files
 from evaluator import image_stream as images_module
 from evaluator.image_files import ArrayImages, member_shape, open_images
 from evaluator.image_stream import FolderImages, file_hash
+from evaluator.provenance import image_facts
 from tests.evaluator.toy import MemoryImages, png, tensor, toy_images, write_folder, write_tars
 
 PIXELS = toy_images(7)
@@ -120,6 +121,32 @@ def test_class_folders_are_labels_and_hidden_files_are_left_out(tmp_path):
         2,
     ]
     assert open_images(tmp_path / "tars" / "1.tar").count == 3
+
+
+def test_labels_are_those_of_training(tmp_path):
+    write_folder(tmp_path / "a" / "deep", PIXELS[:2])
+    write_folder(tmp_path / "a" / "other", PIXELS[2:3])
+    write_folder(tmp_path / "a b", PIXELS[3:])
+    assert open_images(tmp_path).labels.tolist() == [
+        1,
+        1,
+        1,
+        1,
+        0,
+        0,
+        0,
+    ]  # sorted by path: "a b/" is before "a/"
+    (tmp_path / "cover.png").write_bytes(png(PIXELS[0]))
+    assert open_images(tmp_path).labels is None and open_images(tmp_path).count == 8
+
+
+def test_what_is_left_out_is_said_and_kept(tmp_path, capsys):
+    write_folder(tmp_path / "a", PIXELS)
+    (tmp_path / "a" / "x.heic").touch()
+    (tmp_path / "a" / "\u00b2.png").write_bytes(png(PIXELS[0]))  # a digit, but no number
+    stream = open_images(tmp_path / "a")
+    assert stream.count == 8 and "1 left out, not an image by its suffix: x.heic" in capsys.readouterr().err
+    assert image_facts(stream)["left_out"] == {"not an image by its suffix": [1, ["x.heic"]]}
 
 
 def test_lossy_files_are_counted_and_transparency_shows_white(tmp_path):

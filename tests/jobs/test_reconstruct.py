@@ -73,6 +73,18 @@ def test_unreadable_files_are_skipped_and_named(tiny_tokenizer_run, image_folder
         run(tiny_tokenizer_run, tmp_path / "out", input=str(files[0]))
 
 
+def test_odd_names_give_results_of_their_own(tiny_tokenizer_run, image_folder, tmp_path):
+    picture = sorted((image_folder / "blue").iterdir())[0].read_bytes()
+    (tmp_path / "in" / "a").mkdir(parents=True)
+    for name in ("a.b.png", "a_b.png", "a/b.png", "caf\udce9\n.png"):
+        (tmp_path / "in" / name).write_bytes(picture)
+    (tmp_path / "in" / "a" / "b.txt").write_bytes(b"caf\xe9")
+    report = run(tiny_tokenizer_run, tmp_path / "out", input=str(tmp_path / "in"))
+    names = [record["image"] for record in report["images"]]
+    assert names == ["a_b_png", "a_b_png_2", "caf\udce9\n_png"]  # the caption of the other one is not UTF-8
+    assert all((tmp_path / "out" / f"{name}.png").is_file() for name in names)
+
+
 def test_wrong_options_are_refused(tiny_tokenizer_run, tiny_generator_run, tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere"):
         run(tiny_tokenizer_run, tmp_path, input="nowhere")

@@ -154,6 +154,37 @@ def test_classes_by_number_and_name():
         pipeline.find_classes([], CLASS_NAMES)
 
 
+NUMBERED = sorted(map(str, range(12)))  # 0, 1, 10, 11, 2: as text, which is how class folders are sorted
+
+
+def test_numbers_as_names_never_mean_another_class():
+    with pytest.raises(
+        ValueError, match=r"class 2 is ambiguous: class '2' has label 4; label 2 is class '10'.*\[\"2\"\]"
+    ):
+        pipeline.find_classes([2], NUMBERED)
+    assert pipeline.find_classes(["2"], NUMBERED) == [4] and pipeline.find_classes("10", NUMBERED) == [2]
+    assert pipeline.find_classes([0, 1], NUMBERED) == [0, 1]  # both readings agree
+    padded = [f"{n:02d}" for n in range(12)]
+    assert pipeline.find_classes([2, 11], padded) == [2, 11]
+    from_one = [f"{n:02d}" for n in range(1, 13)]
+    with pytest.raises(ValueError, match="class 2 is ambiguous: class '02' has label 1"):
+        pipeline.find_classes(2, from_one)
+    with pytest.raises(ValueError, match="class 12 is ambiguous: class '12' has label 11; say which"):
+        pipeline.find_classes(12, from_one)
+    with pytest.raises(ValueError, match="no class is called 0; label 0 is class '01'"):
+        pipeline.find_classes([0], from_one)
+    with pytest.raises(ValueError, match="ambiguous"):
+        pipeline.find_classes([3], ["dog", "3", "cat", "owl"])
+
+
+def test_names_that_several_classes_have_and_what_is_no_name_are_refused():
+    with pytest.raises(ValueError, match=r"class 'crane' is ambiguous: labels \[0, 2\]"):
+        pipeline.find_classes(["crane"], ["crane", "owl", "crane"])
+    assert pipeline.find_classes([2], ["crane", "owl", "crane"]) == [2]
+    with pytest.raises(ValueError, match="class True is unknown"):  # True == 1
+        pipeline.find_classes([True], CLASS_NAMES)
+
+
 def test_weights_in_a_run_are_found_from_its_folder_and_file(tiny_tokenizer_run):
     assert open_run(tiny_tokenizer_run).weights == open_run(tiny_tokenizer_run / "model.safetensors").weights
 
