@@ -119,7 +119,7 @@ def merge_sources(arguments: Sequence[str]) -> dict:
     for argument in arguments:
         key, separator, value = argument.lstrip("-").partition("=")
         if not separator or not _KEY.fullmatch(key):
-            raise ConfigError(f"argument {argument!r} is not understood; write key=value, or --help")
+            raise ConfigError(f"argument {argument[:200]!r} is not understood; write key=value, or --help")
         if key == "config":
             trees.append(read_recipe(value))
         else:

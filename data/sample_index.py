@@ -26,6 +26,7 @@ from common.console import count, progress, warn
 from data.shards import Shards
 from data.tar_index import NO_CAPTION, NO_LABEL, ShardIndex
 from storage.files import WriteError, errors_named, user_cache_folder, write_json
+from storage.json_files import try_json
 from storage.locks import exclusive
 from storage.tar_members import read_shards
 
@@ -149,10 +150,7 @@ def _find_or_make(shards: Shards, keep: bool, limits: Mapping[str, float | None]
 
 def _head(folder: Path) -> dict[str, Any]:
     """What is said about a whole index; empty if there is none."""
-    try:
-        return json.loads((folder / "index.json").read_text())
-    except (OSError, ValueError):
-        return {}
+    return try_json(folder / "index.json")
 
 
 def _make(place: Path, shards: Shards, stamp: str, limits: Mapping[str, float | None]) -> None:

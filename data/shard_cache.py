@@ -11,7 +11,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
-import json
 import os
 import threading
 import time
@@ -24,6 +23,7 @@ from pathlib import Path
 from common.console import Clock, duration, say, warn
 from data.remote_files import RemoteError, Version, read_from, require_readable, version_of
 from storage.files import write_json
+from storage.json_files import try_json
 from storage.locks import exclusive
 from storage.open_files import OpenFiles
 
@@ -62,11 +62,8 @@ class ShardCache:
 
     def known_version(self, url: str) -> Version | None:
         """Version that was fetched, even if the shard has gone since."""
-        try:
-            facts = json.loads(_beside(self.place(url), "json").read_text())
-            return Version(facts["size"], facts["etag"])
-        except (OSError, ValueError, KeyError):
-            return None
+        facts = try_json(_beside(self.place(url), "json"), size=int, etag=str)
+        return Version(facts["size"], facts["etag"]) if facts else None
 
     def remember(self, url: str, version: Version) -> None:
         """Note the version that an index or a copy is of."""
@@ -248,8 +245,8 @@ def _granted(place: Path) -> int:
     """Bytes that an unfinished shard will have, once there was room for them."""
     try:
         _beside(place, "room").stat()
-        return int(json.loads(_beside(place, "json").read_text())["size"])
-    except (OSError, ValueError, KeyError):
+        return try_json(_beside(place, "json"), size=int).get("size", 0)
+    except OSError:
         return 0
 
 

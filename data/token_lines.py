@@ -9,7 +9,6 @@ from it in digits only is as good, provided that every number still has digits a
 
 from __future__ import annotations
 
-import json
 from bisect import bisect_left
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from common.console import progress
+from storage.json_files import parse_json
 
 _DIGITS = b"0123456789"
 _BLOCK = 2**20  # small enough for its intermediate results to stay in the cache of a core
@@ -151,9 +151,9 @@ class TokenLines:
     def _parse_line(self, raw: bytes, number: int) -> list[int]:
         where = f"{self.path}: line {number}"
         try:
-            record = json.loads(raw)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{where} is not JSON: {error}") from None
+            record = parse_json(raw)
+        except ValueError as error:
+            raise ValueError(f"{where} is {error}") from None
         if not isinstance(record, dict) or set(record) != set(_KEYS):
             found = f"keys {sorted(record)[:5]}" if isinstance(record, dict) else f"a {type(record).__name__}"
             raise ValueError(f"{where} must be an object with the keys class_id and tokens, found {found}")

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from data.source import CorruptSample, Source
+from storage.json_files import parse_json
 from storage.rows import RowFile
 
 _MAGIC = b"TOKENS\x00\x01"
@@ -118,7 +119,7 @@ def _read_layout(path: Path) -> _Layout:
         raise ValueError(f"token file {path} has a damaged header")
     known = {field.name for field in fields(TokenHeader)}  # later versions may add some
     try:
-        layout = _layout(TokenHeader(**{k: v for k, v in json.loads(text).items() if k in known}), missing)
+        layout = _layout(TokenHeader(**{k: v for k, v in parse_json(text).items() if k in known}), missing)
     except (TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"token file {path} has an unusable header: {error}") from error
     size = path.stat().st_size

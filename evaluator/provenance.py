@@ -1,6 +1,5 @@
 """What stands beside a number, so that it can be compared: where images come from, and what a reader must know."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from evaluator.image_stream import ImageStream
 from evaluator.metrics import METRICS
 from evaluator.metrics.base import HEADLINE_COUNT
 from evaluator.protocol import ProtocolSettings
+from storage.json_files import try_json
 
 
 def sampler_facts(path: str | Path) -> dict[str, Any]:
@@ -24,19 +24,16 @@ def sampler_facts(path: str | Path) -> dict[str, Any]:
     place = Path(path)
     folder = place if place.is_dir() else place.parent
     for name in ("samples.json", "reconstructions.json"):
-        try:
-            content = json.loads((folder / name).read_text())
-        except (OSError, ValueError):
-            continue
-        if not isinstance(content, Mapping):
+        content = try_json(folder / name)
+        if not content:
             continue
         facts = {"file": name, **{k: _short(v) for k, v in content.items()}}
-        tokens = content.get("num_tokens") or _stored_tokens(folder, content)
+        tokens = _positive(content.get("num_tokens")) or _stored_tokens(folder, content)
         if tokens:
-            facts["tokens_per_image"] = int(tokens)
-            size = content.get("codebook_size")
+            facts["tokens_per_image"] = tokens
+            size = _positive(content.get("codebook_size"))
             if size and "bits_per_image" not in facts:
-                facts["bits_per_image"] = int(tokens) * math.log2(size)
+                facts["bits_per_image"] = tokens * math.log2(size)
         return facts
     return {}
 
@@ -45,10 +42,17 @@ def _short(value: Any) -> Any:
     return f"{len(value)} values" if isinstance(value, list) and len(value) > 20 else value
 
 
+def _positive(value: Any) -> int | None:
+    """A positive whole number that floats can hold, None for all else."""
+    return value if type(value) is int and 0 < value < 2**53 else None
+
+
 def _stored_tokens(folder: Path, content: Mapping) -> int | None:
     images = content.get("images")
-    if isinstance(images, list) and images and "tokens" in images[0]:
-        return len(images[0]["tokens"])
+    if isinstance(images, list) and images and isinstance(images[0], Mapping):
+        tokens = images[0].get("tokens")
+        if isinstance(tokens, list):
+            return len(tokens)
     shape = member_shape(folder / "samples.npz", "tokens")
     return shape[1] if shape and len(shape) == 2 else None
 

@@ -18,6 +18,7 @@ import numpy as np
 from evaluator.image_files import ArrayImages, open_images
 from evaluator.image_stream import ImageStream, Transform, file_hash
 from evaluator.moments import Statistics
+from storage.json_files import parse_json
 from storage.npz import Rows, write_npz
 
 # Endings of `mu` and `sigma` by kind of features; other kinds have their names.
@@ -156,7 +157,7 @@ def _check_shapes(mean: np.ndarray, covariance: np.ndarray, keys: tuple[str, str
 
 
 def _read_protocol(path: Path, text: np.ndarray) -> dict[str, Any]:
-    protocol = json.loads(str(text))
+    protocol = parse_json(str(text))
     if not isinstance(protocol, dict) or protocol.get("format") != FORMAT:
         raise ValueError(f"its protocol is of an unknown format, expected {FORMAT}")
     return protocol

@@ -1,6 +1,5 @@
 """A table of several tokenizers: trained, measured, and with a generator on the tokens of each."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ from modeling.pipeline import load_tokenizer
 from modeling.pretrained.model_names import shown_name
 from modeling.tokenizers.base import Tokenizer
 from storage.files import write_json, write_text
+from storage.json_files import read_json
 from storage.weights import weight_hash
 from training.generator_run import GeneratorRun
 from training.tokenizer_run import ImageData, TokenizerRun
@@ -102,7 +102,7 @@ def teacher_file(
     path = options.folder / "teachers" / f"{name}-{options.teacher_steps}.safetensors"
     if not path.is_file():
         write_teacher(path, section, data, options.teacher_steps)
-    accuracy = json.loads(path.with_suffix(".json").read_text())["accuracy"]
+    accuracy = read_json(path.with_suffix(".json"), accuracy=(int, float))["accuracy"]
     return str(path), f"{name}, {TRAINED_HERE} ({accuracy:.0%} right)"
 
 
@@ -123,7 +123,7 @@ def train(options: CompareOptions, recipe: str) -> dict[str, Any]:
             fit(options, start, tree, {**section["teacher"], "weights": weights})
         if start.exists():  # made by this comparison; else the recipe's own
             overrides["initialize"] = start
-            notes |= json.loads((start / "notes.json").read_text())
+            notes |= read_json(start / "notes.json")
     run_recipe("train_titok.py", TokenizerRun, recipe, folder, overrides)
     notes["training_steps"] = read_yaml(folder / "config.yaml")["training"]["max_steps"]
     write_json(folder / "notes.json", notes)
@@ -182,7 +182,7 @@ def generate(options: CompareOptions, name: str, reference: str, tokenizer: Toke
         )
     folder = options.folder / "gpt" / name
     run_recipe("train_rar.py", GeneratorRun, options.gpt, folder, overrides)
-    loss = json.loads((folder / "metrics.json").read_text())["loss"]
+    loss = read_json(folder / "metrics.json", loss=(int, float))["loss"]
     bits = loss * tokenizer.num_tokens / LN2  # nats per token to bits per image
     return {"gpt_nats_per_token": loss, "gpt_bits_per_image": bits, "gpt": str(folder)}
 

@@ -1,6 +1,5 @@
 """The results of a tokenizer run, a generator run and their samples in one folder."""
 
-import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +8,11 @@ from common.config import find_file, option
 from common.console import say
 from modeling.pipeline import load_tokenizer
 from storage.files import write_json
+from storage.json_files import read_json
 from training.report import draw_curves
+
+_NUMBER = (int, float)
+_MEASURED = ("psnr", "images", "codebook_usage")
 
 
 @dataclass(kw_only=True)
@@ -33,10 +36,10 @@ def summarize(options: SummaryOptions) -> None:
     shutil.copyfile(samples / "samples.png", output / "samples.png")
     draw_curves({"tokenizer": tokenizer_run, "generator": generator_run}, output / "curves.png")
     tokenizer = load_tokenizer(tokenizer_run)
-    facts = json.loads((samples / "samples.json").read_text())
+    facts = read_json(samples / "samples.json", seconds_per_image=_NUMBER)
     metrics = {
-        "tokenizer": json.loads((tokenizer_run / "metrics.json").read_text()),
-        "generator": json.loads((generator_run / "metrics.json").read_text()),
+        "tokenizer": read_json(tokenizer_run / "metrics.json", **dict.fromkeys(_MEASURED, _NUMBER)),
+        "generator": read_json(generator_run / "metrics.json", loss=_NUMBER),
         "tokens_per_image": tokenizer.num_tokens,
         "bits_per_image": tokenizer.bits_per_image,
         "seconds_per_sampled_image": facts["seconds_per_image"],

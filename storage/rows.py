@@ -13,6 +13,7 @@ from numpy.lib import format as npy
 
 from common import distributed
 from storage.files import require_space
+from storage.json_files import read_json
 from storage.npz import create_npz, first_rows
 
 FACTS = "facts.json"
@@ -143,10 +144,10 @@ class RowStore:
 
 
 def read_facts(path: Path) -> dict[str, Any] | None:
-    """The facts in a JSON file; None if it is missing or cut short."""
+    """The facts in a JSON file; None if it is missing or damaged."""
     try:
-        return json.loads(path.read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
+        return read_json(path)
+    except (FileNotFoundError, ValueError):
         return None
 
 

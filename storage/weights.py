@@ -1,7 +1,6 @@
 """Weight files: read without running code from them, loaded strictly, identified by a hash of their content."""
 
 import hashlib
-import json
 import pickle
 import struct
 import zipfile
@@ -15,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from storage.files import atomic_file
+from storage.json_files import read_json
 from storage.wrappers import find_state, impostor, plain_names, unwrap, without_holder
 
 INDEX = ".index.json"  # ending of the list of a file in shards
@@ -82,7 +82,7 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
 
 def _shards(index: Path) -> list[Path]:
     """The files that an index names; they lie beside it."""
-    named = json.loads(index.read_text())["weight_map"].values()
+    named = read_json(index, weight_map=dict)["weight_map"].values()
     shards = [index.parent / Path(name).name for name in sorted(set(named))]
     for shard in shards:
         if not shard.is_file():

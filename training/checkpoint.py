@@ -14,7 +14,6 @@ Layout of a run folder:
         config.yaml
 """
 
-import json
 import shutil
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -29,11 +28,13 @@ from common.build import ConfigError
 from common.config import first_difference, read_yaml
 from common.console import warn
 from storage.files import atomic_folder, free_bytes, write_json, write_yaml
+from storage.json_files import read_json
 from storage.shards import local, read_shards, shard_shapes, sharded_as, write_shards
 from storage.weights import SHARDS, CheckpointError, load_weights, read_weights, write_weights
 
 State = Mapping[str, torch.Tensor]
 PREFIX = "step-"
+_FACTS = {"global_batch": int, "identity": dict, "seed": int}  # that a resumed run looks at
 
 
 class CheckpointFolder:
@@ -66,7 +67,7 @@ class CheckpointFolder:
 
         `now` is the `info` that `save` would get.
         """
-        info, advice = self.load_info(step), "choose another experiment.output_dir"
+        info, advice = self.load_info(step, **_FACTS), "choose another experiment.output_dir"
         if info["global_batch"] != now["global_batch"]:
             was = info["global_batch"]
             warn(f"the global batch was {was} and is now {now['global_batch']}; data order changes")
@@ -151,12 +152,15 @@ class CheckpointFolder:
         for step in ordinary[: -self.keep]:
             shutil.rmtree(self.path(step))
 
-    def load_info(self, step: int) -> dict:
-        """Facts stored with a checkpoint; raises CheckpointError if state.json is missing or damaged."""
+    def load_info(self, step: int, **types: type) -> dict:
+        """Facts stored with a checkpoint; raises CheckpointError if state.json is missing or damaged.
+
+        `types` are those of facts that must be there.
+        """
         path = self.path(step) / "state.json"
         try:
-            return json.loads(path.read_text())
-        except (OSError, json.JSONDecodeError) as error:
+            return read_json(path, **types)
+        except (OSError, ValueError) as error:
             raise self._unusable(path, error) from error
 
     def load_module(self, step: int, stem: str, module: torch.nn.Module) -> None:

@@ -13,6 +13,7 @@ from common import distributed
 from common.build import ConfigError
 from common.console import say
 from storage.files import write_text
+from storage.json_files import parse_json
 from training.settings import ExperimentSettings
 
 METRICS_FILE = "metrics.jsonl"
@@ -133,9 +134,11 @@ def read_metrics(path: str | Path) -> list[dict]:
     """Records of a metrics.jsonl, oldest first."""
     records = []
     if Path(path).is_file():
-        for line in Path(path).read_text().splitlines():
+        for line in Path(path).read_text(errors="replace").splitlines():
             try:
-                records.append(json.loads(line))
-            except json.JSONDecodeError:  # a last line cut short by a kill
+                record = parse_json(line)
+            except ValueError:  # a last line cut short by a kill
                 continue
+            if isinstance(record, dict) and isinstance(record.get("step"), int) and "kind" in record:
+                records.append(record)
     return records

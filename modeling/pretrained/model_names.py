@@ -11,7 +11,6 @@
 A name of the catalog comes before a path, an existing path before a Hub repository.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,6 +31,7 @@ from modeling.pretrained.run_folder import (
     open_run,
     read_model_yaml,
 )
+from storage.json_files import read_json
 from storage.weights import INDEX, weight_names
 
 ModelName = str | Path | Mapping[str, Any]
@@ -231,12 +231,9 @@ def _read(config: str | Path | Mapping[str, Any]) -> dict[str, Any]:
 def _read_json(path: Path) -> dict[str, Any]:
     """A config.json; it may have further sections, see `save_pretrained`."""
     try:
-        tree = json.loads(path.read_text())
-    except ValueError as error:  # bytes that are no text too
-        raise ConfigError(f"{path} is not JSON: {error}") from error
-    if not isinstance(tree, Mapping):
-        raise ConfigError(f"{path} must hold keys and values, found {type(tree).__name__}")
-    return dict(tree)
+        return read_json(path)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def _describe(

@@ -30,6 +30,7 @@ from tests.fuzz.harness import SECONDS, Reader, run
 
 BATCH = 1000
 _LONGEST = 4 * SECONDS  # seconds of a batch
+_MOST_SHOWN = 5000  # characters of a finding
 
 
 @dataclass(kw_only=True)
@@ -74,7 +75,7 @@ class Progress:
         self.counts += counts
         if found and not self.found:
             self.found = found
-            print(f"{self.name}, batch of seed {number}:\n{found}", flush=True)
+            print(f"{self.name}, batch of seed {number}:\n{found[:_MOST_SHOWN]}", flush=True)
         now, done = time.monotonic(), self.counts.total()
         if now - self.said > 10 or done >= self.total:
             self.said, rate = now, done / (now - self.began)
