@@ -11,11 +11,9 @@ from evaluator.provenance import sampler_facts
 from modeling.pretrained.model_names import _read_json
 from storage.json_files import read_json
 from storage.rows import differences, read_facts
-from storage.sample_store import SampleStore
 from tests.fuzz.harness import Case, Reader, check
 from tests.fuzz.mutations import damaged, garbage, values
 from training.checkpoint import CheckpointFolder
-from training.report import draw_curves
 from training.tracker import read_metrics
 
 URL = "https://host/shard.tar"
@@ -71,7 +69,6 @@ INFO = {k: _FACTS[k] for k in ("seed", "global_batch", "identity")}
 PLACES = {
     "checkpoint": "checkpoints/step-00000020/state.json",
     "samples": "samples.json",
-    "store": "samples.json",
     "facts": "facts.json",
     "index": "index.json",
     "records": "metrics.jsonl",
@@ -87,15 +84,12 @@ def _read(folder: Path, what: str) -> None:
         CheckpointFolder(folder, keep=1).require_same_run(20, INFO)
     elif what == "samples":
         sampler_facts(folder)
-    elif what == "store":
-        SampleStore(folder, count=4, side=4, num_tokens=6, facts=_FACTS)
     elif what == "facts":
         differences(read_facts(path) or {}, _FACTS)
     elif what == "index":
         _head(folder).get("stamp")
     elif what == "records":
         read_metrics(path)
-        draw_curves({}, folder / "curves.png")
     elif what == "config":
         _read_json(path)
     elif what == "summary":
@@ -110,9 +104,7 @@ READER = Reader(
         lambda what, content, more: Case(
             {PLACES[what]: content + (b"\n" + more if what == "records" else b"")}, what
         ),
-        st.sampled_from(["checkpoint", "checkpoint", "config", "summary", *PLACES]).filter(
-            lambda w: w != "store"
-        ),
+        st.sampled_from(["checkpoint", "checkpoint", "config", "summary", *PLACES]),
         _files,
         _files,
     ),
