@@ -6,14 +6,6 @@ import hashlib
 import json
 import re
 
-from huggingface_hub import HfApi
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
-
 from common.console import warn
 from data.remote_files import RemoteError
 from storage.files import user_cache_folder, write_json
@@ -37,17 +29,22 @@ def hub_parquet(
         RemoteError: the Hub cannot be reached and was never asked for these files; there is no such data set, revision,
             subset or split; or it may not be read.
     """
+    from huggingface_hub import errors  # slow to import, and data sets on disks need none of it
+
     what = f"Hub data set {dataset}"
     request = hashlib.sha256(json.dumps([dataset, split, subset, revision]).encode()).hexdigest()[:24]
     kept = user_cache_folder() / "hub" / f"{request}.json"
     try:
         urls = _ask(dataset, split, subset, revision)
-    except (GatedRepoError, RepositoryNotFoundError) as error:
+    except (errors.GatedRepoError, errors.RepositoryNotFoundError) as error:
         advice = "private and gated data sets need `hf auth login`, and their terms accepted on the Hub"
         raise RemoteError(f"{what} does not exist or may not be read; {advice}") from error
-    except RevisionNotFoundError as error:
+    except errors.RevisionNotFoundError as error:
         raise RemoteError(f"{what} has no revision {revision!r}") from error
-    except (HfHubHTTPError, OSError) as error:  # without a network a run goes on with the files it began with
+    except (
+        errors.HfHubHTTPError,
+        OSError,
+    ) as error:  # without a network a run goes on with the files it began with
         try:
             urls = json.loads(kept.read_text())
         except (OSError, ValueError):
@@ -64,6 +61,9 @@ def hub_parquet(
 
 
 def _ask(dataset: str, split: str, subset: str | None, revision: str | None) -> list[str]:
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import RevisionNotFoundError
+
     api = HfApi()
     for tried in [revision] if revision else [None, CONVERTED]:
         try:

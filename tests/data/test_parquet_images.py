@@ -13,7 +13,6 @@ from huggingface_hub.errors import RevisionNotFoundError
 from PIL import Image
 from pyarrow import parquet
 
-import data.hub_files
 from data.hub_files import choose_files, hub_parquet, split_of
 from data.loaders import eval_loader, train_loader
 from data.parquet_images import HubImages, ParquetImages, parquet_paths
@@ -284,7 +283,7 @@ class FakeApi:
 
 
 def test_a_data_set_of_the_hub_by_its_name(tmp_path, monkeypatch):
-    monkeypatch.setattr(data.hub_files, "HfApi", FakeApi)
+    monkeypatch.setattr("huggingface_hub.HfApi", FakeApi)
     monkeypatch.setattr(FakeApi, "online", True)
     assert hub_parquet("me/pictures", split="train") == [
         f"hf://datasets/me/pictures@{'5' * 40}/default/train/0000.parquet"
