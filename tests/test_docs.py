@@ -36,6 +36,7 @@ PROGRAMS = {
     "scripts/convert_tokens.py": "jobs.convert_tokens.ConvertTokensOptions",
     "scripts/evaluate.py": "jobs.evaluate.EvaluateOptions",
     "scripts/summarize.py": "jobs.summarize.SummaryOptions",
+    "scripts/prepare_data.py": "jobs.prepare_data.PrepareOptions",
     "scripts/scaling_table.py": "jobs.scaling_table.ScalingTableOptions",
 }
 LAUNCHERS = ("python", "accelerate", "torchrun", "sbatch", "bash")
