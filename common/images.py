@@ -1,10 +1,191 @@
-"""Images as [0, 1] tensors, 8-bit values, grids and files."""
+"""Images as [0, 1] tensors, 8-bit values, grids and files; the one place where image files become pixels."""
 
+from __future__ import annotations
+
+import io
+import warnings
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import IO, Literal, get_args
 
 import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
+
+from common.image_modes import Alpha, TooManyPixels, UnreadableImage, to_rgb
+
+Orientation = Literal["stored", "upright"]
+
+MAX_PIXELS = 2 * 89_478_485  # Pillow's limit, 16384 x 10922: a small file may claim to hold terabytes
+
+# Names of Pillow's readers. It would try all others too, whatever a file is called, and one starts Ghostscript.
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "MPO", "PPM", "AVIF", "JPEG2000")
+_FORMATS += ("TGA", "QOI", "SGI", "PCX", "ICO")
+_HIGH_RANGE = {b"#?RADIANCE": "Radiance HDR", b"#?RGBE": "Radiance HDR", b"v/1\x01": "OpenEXR", b"PF": "PFM"}
+_ORIENTATION = 0x0112  # EXIF, and the same number in TIFF
+_TIFF_WIDTH, _TIFF_HEIGHT = 256, 257
+# What makes a picture upright, by the value of the tag (EXIF 2.32, 4.6.4): where row 0 and column 0 belong.
+_TO_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_INVERSE = {6: 8, 8: 6}  # the others undo themselves
+
+# Pillow warns about half of what is refused here; not catch_warnings, because images are decoded by threads.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+
+@dataclass(frozen=True)
+class PixelRules:
+    """How image files become RGB.
+
+    Args:
+        alpha: "white" composites transparent pixels on white; "drop" takes their colours as if they were opaque.
+        orientation: "stored" leaves pixels as the file has them; "upright" turns them as its EXIF tag says.
+
+    Raises:
+        ValueError: another word.
+    """
+
+    alpha: Alpha = "white"
+    orientation: Orientation = "stored"
+
+    def __post_init__(self) -> None:
+        for key, known in (("alpha", get_args(Alpha)), ("orientation", get_args(Orientation))):
+            if getattr(self, key) not in known:
+                raise ValueError(f"{key}={getattr(self, key)!r} is unknown; choose one of {list(known)}")
+
+
+@dataclass(frozen=True)
+class DecodedImage:
+    """An image file as RGB, and what the file holds."""
+
+    image: Image.Image
+    format: str  # "PNG"
+    mode: str  # Pillow's name of the stored pixels: "L", "RGB", "I;16"
+    size: tuple[int, int]  # (width, height) as stored
+    transparent: bool  # at least one pixel is not opaque
+    orientation: int  # EXIF 1..8; 1 is upright
+
+
+def decode(file: str | Path | bytes | IO[bytes], rules: PixelRules | None = None) -> DecodedImage:
+    """Decode an image file, its bytes or an open file; the first picture of several.
+
+    Every program gets its pixels from here. `rules` are `PixelRules()` if None.
+
+    Raises:
+        UnreadableImage: it is no image, is damaged or empty, has more than MAX_PIXELS pixels, or floats.
+    """
+    rules = rules or PixelRules()
+    try:
+        with _open(file) as image:
+            raw_mode = image.tile[0][3] if image.tile else ""
+            tag = _orientation(image) if image.format == "TIFF" else 1
+            image.load()
+            picture, transparent = to_rgb(image, rules.alpha, raw_mode if isinstance(raw_mode, str) else "")
+            orientation = _orientation(image)
+            if tag != 1 and orientation == 1:  # some releases of Pillow turn TIFF files and forget the tag
+                picture, orientation = picture.transpose(_TO_UPRIGHT[_INVERSE.get(tag, tag)]), tag
+            facts = (image.format or "", image.mode, picture.size, transparent, orientation)
+    except (UnreadableImage, MemoryError):
+        raise
+    except Exception as error:  # a damaged file makes decoders fail in any way
+        raise _unreadable(error, file) from error
+    if rules.orientation == "upright" and orientation != 1:
+        picture = picture.transpose(_TO_UPRIGHT[orientation])
+    return DecodedImage(picture, *facts)
+
+
+def image_size(file: str | Path | bytes | IO[bytes]) -> tuple[int, int]:
+    """(width, height) as stored, from the head of the file alone. Raises UnreadableImage."""
+    try:
+        with _open(file) as image:
+            tags = getattr(image, "tag_v2", {})  # of a TIFF, which some releases of Pillow turn
+            return tags.get(_TIFF_WIDTH, image.width), tags.get(_TIFF_HEIGHT, image.height)
+    except (UnreadableImage, MemoryError):
+        raise
+    except Exception as error:
+        raise _unreadable(error, file) from error
+
+
+def read_image(
+    path: str | Path, *, alpha: Alpha = "white", orientation: Orientation = "stored"
+) -> Image.Image:
+    """Read an image file as RGB; see `PixelRules`.
+
+    Raises:
+        FileNotFoundError, ValueError: the file does not exist or is not a readable image.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"image {path} does not exist")
+    try:
+        return decode(path, PixelRules(alpha, orientation)).image
+    except UnreadableImage as error:
+        raise ValueError(f"image {path} cannot be read: {error}") from error
+
+
+def _open(file: str | Path | bytes | IO[bytes]) -> Image.Image:
+    image = Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=_formats())
+    width, height = image.size
+    if 0 < width * height <= MAX_PIXELS:  # Pillow's own limit may be set higher
+        return image
+    image.close()
+    if not width * height:
+        raise UnreadableImage(f"it has no pixels: {width} x {height}")
+    raise TooManyPixels(f"too many pixels: {width} x {height}, at most {MAX_PIXELS} are read")
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """Those of the formats that this build of Pillow reads."""
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        value = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # damaged metadata leaves the pixels as they are
+        return 1
+    return value if value in _TO_UPRIGHT else 1
+
+
+def _unreadable(error: Exception, file: str | Path | bytes | IO[bytes]) -> UnreadableImage:
+    if isinstance(error, Image.DecompressionBombError):
+        return TooManyPixels(f"too many pixels: {error}")
+    return UnreadableImage(_reason(error, file))
+
+
+def _reason(error: Exception, file: str | Path | bytes | IO[bytes]) -> str:
+    if not isinstance(error, UnidentifiedImageError):
+        usual = isinstance(error, (OSError, EOFError, SyntaxError, ValueError)) and str(error)
+        return str(error) if usual else f"damaged ({type(error).__name__} {error})".replace(" )", ")")
+    # Pillow's message shows an object's address, which would make the name of one sample differ each time.
+    if isinstance(file, (str, Path)):
+        with open(file, "rb") as opened:
+            start = opened.read(16)
+    else:
+        start = file[:16] if isinstance(file, bytes) else b"?"
+    kinds = [kind for magic, kind in _HIGH_RANGE.items() if start.startswith(magic)]
+    if kinds:
+        return f"it is {kinds[0]}, whose values have no fixed range; convert it to 8 or 16 bits per channel"
+    if start.startswith((b"II*\0", b"MM\0*")):
+        return (
+            "not a readable image: a TIFF of floats, of another kind of pixels that is not read, or damaged"
+        )
+    return "not a readable image" if start else "the file is empty"
+
+
+def flatten(image: Image.Image, alpha: Alpha = "white") -> Image.Image:
+    """RGB version of a PIL image, transparent parts on white or with alpha="drop" as if they were opaque."""
+    return to_rgb(image, alpha)[0]
 
 
 def to_uint8(images: torch.Tensor) -> torch.Tensor:
@@ -33,30 +214,6 @@ def grid(images: torch.Tensor, columns: int, pad: int = 2, background: float = 1
 def enlarge(images: torch.Tensor, factor: int) -> torch.Tensor:
     """Repeat every pixel `factor` times in both directions."""
     return images.repeat_interleave(factor, dim=-1).repeat_interleave(factor, dim=-2)
-
-
-def read_image(path: str | Path) -> Image.Image:
-    """Read an image file as RGB on white.
-
-    Raises:
-        FileNotFoundError, ValueError: the file does not exist or is not a readable image.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"image {path} does not exist")
-    try:
-        with Image.open(path) as image:
-            return flatten(image)
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise ValueError(f"image {path} cannot be read: {error}") from error
-
-
-def flatten(image: Image.Image) -> Image.Image:
-    """RGB version of a PIL image, transparent parts on white."""
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("RGB")
 
 
 def pil_to_tensor(image: Image.Image) -> torch.Tensor:

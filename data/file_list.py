@@ -1,19 +1,25 @@
 """Single images on the disk: a file, all below a folder, or those inside tar shards."""
 
-import io
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
-
+from common.images import (
+    DecodedImage,
+    PixelRules,
+    TooManyPixels,
+    UnreadableImage,
+    decode,
+    image_size,
+)
 from data.source import CorruptSample
 from data.tar_index import open_index
-from data.transforms import decode_image
 from data.webdataset_shards import expand_shards
 from storage.image_names import IMAGE_SUFFIXES
 from storage.image_tree import find_images
 from storage.tar_members import read_shards
+
+_HEAD = 1 << 16  # bytes that hold the size of nearly all images
 
 
 @dataclass(frozen=True)
@@ -25,17 +31,30 @@ class ImageFile:
     offset: int | None = None  # bytes of the image in the shard; None for a file
     length: int | None = None
 
-    def image(self) -> Image.Image:
-        """RGB; transparency is composited on white. Raises CorruptSample if it cannot be read."""
-        return decode_image(self._content(), self.name)
+    def decode(self, rules: PixelRules | None = None) -> DecodedImage:
+        """RGB pixels and what the file holds. Raises CorruptSample if it cannot be read."""
+        try:
+            return decode(self._content(), rules)
+        except UnreadableImage as error:
+            raise CorruptSample(self.name, str(error)) from error
 
     def size(self) -> tuple[int, int]:
-        """(width, height) from the head of the file. Raises CorruptSample if it cannot be read."""
+        """(width, height) as stored, from the head of the file.
+
+        Raises:
+            CorruptSample: it cannot be read.
+            ValueError: it has too many pixels to be decoded.
+        """
         try:
-            # Pillow reads the head of a file only.
-            with Image.open(io.BytesIO(self._content()) if self.offset is not None else self.path) as image:
-                return image.size
-        except (OSError, EOFError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            try:
+                return image_size(self._content(_HEAD))
+            except TooManyPixels:
+                raise
+            except UnreadableImage:  # some formats have their sizes at the end
+                return image_size(self._content())
+        except TooManyPixels as error:
+            raise ValueError(f"image {self.name} cannot be read: {error}") from error
+        except UnreadableImage as error:
             raise CorruptSample(self.name, str(error)) from error
 
     def caption(self) -> str | None:
@@ -48,11 +67,12 @@ class ImageFile:
         except (OSError, UnicodeDecodeError) as error:
             raise CorruptSample(self.name, f"its caption {text.name} is not UTF-8") from error
 
-    def _content(self) -> bytes:
+    def _content(self, most: int | None = None) -> bytes:
         try:
             with open(self.path, "rb") as file:
                 file.seek(self.offset or 0)
-                return file.read(-1 if self.length is None else self.length)
+                whole = -1 if self.length is None else self.length
+                return file.read(whole if most is None else most if whole < 0 else min(most, whole))
         except OSError as error:
             raise CorruptSample(self.name, str(error)) from error
 

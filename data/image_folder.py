@@ -12,8 +12,9 @@ import numpy as np
 import torch
 
 from common.console import printable, warn
+from common.images import Alpha, Orientation
 from data.source import Source
-from data.transforms import ImageTransform, Resize, decode_image
+from data.transforms import ImageTransform, Resize
 from storage.image_names import IMAGE_SUFFIXES
 from storage.image_tree import ImageTree, find_images
 
@@ -43,6 +44,8 @@ class ImageFolder(Source):
         random_crop: bool = False,
         random_flip: bool = False,
         random_area: float = 0.0,
+        alpha: Alpha = "white",
+        orientation: Orientation = "stored",
     ) -> None:
         self.path = Path(path)
         self.transform = ImageTransform(
@@ -52,6 +55,8 @@ class ImageFolder(Source):
             random_crop=random_crop,
             random_flip=random_flip,
             random_area=random_area,
+            alpha=alpha,
+            orientation=orientation,
         )
         self.item_shape = (3, image_size, image_size)
         tree = find_images(self.path)
@@ -87,7 +92,7 @@ class ImageFolder(Source):
 
     def load(self, index: int, rng: np.random.Generator) -> tuple[torch.Tensor, int]:
         file = self.path / os.fsdecode(self._files[index])
-        return self.transform(decode_image(file, str(file)), rng), int(self.labels[index])
+        return self.transform.read(file, str(file), rng), int(self.labels[index])
 
 
 def _class_names(path: Path, folders: Sequence[str]) -> list[str]:

@@ -10,7 +10,6 @@ import difflib
 import hashlib
 import importlib.metadata
 import importlib.util
-import io
 import logging
 import math
 import time
@@ -21,6 +20,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from common.images import decode
 from data.source import Source
 from storage.files import atomic_file, user_cache_folder
 
@@ -200,7 +200,7 @@ def rendered(names: list[str], side: int, folder: Path) -> np.ndarray:
         svg = str(_drawing_folder() / f"{name}.svg")
         options = {"background": "#ffffff", "skip_system_fonts": True}  # the same pixels on every machine
         png = resvg_py.svg_to_bytes(svg_path=svg, width=side, height=side, **options)
-        pixels[row] = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
+        pixels[row] = np.asarray(decode(png).image)
     _LOG.info("rendered %d emoji at %d x %d in %.1f s", len(names), side, side, time.monotonic() - start)
     try:
         with atomic_file(path) as temporary, open(temporary, "wb") as file:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from common import distributed
+from common.images import Alpha, Orientation
 from data.hub_files import hub_parquet, split_of
 from data.order import Order, WindowShuffle
 from data.parquet_facts import Columns
@@ -19,7 +20,7 @@ from data.remote_files import RemoteError, is_remote, require_readable, version_
 from data.shard_cache import ShardCache
 from data.source import CorruptSample, Source
 from data.tar_index import NO_LABEL
-from data.transforms import ImageTransform, Resize, decode_image
+from data.transforms import ImageTransform, Resize
 from data.webdataset_shards import expand_shards
 from storage.files import user_cache_folder
 from storage.tar_members import read_shards
@@ -60,6 +61,8 @@ class ParquetImages(Source):
         random_crop: bool = False,
         random_flip: bool = False,
         random_area: float = 0.0,
+        alpha: Alpha = "white",
+        orientation: Orientation = "stored",
         image_column: str = "image",
         label_column: str | None = "label",
         caption_column: str | None = None,
@@ -82,6 +85,8 @@ class ParquetImages(Source):
             random_crop=random_crop,
             random_flip=random_flip,
             random_area=random_area,
+            alpha=alpha,
+            orientation=orientation,
         )
         self.item_shape = (3, image_size, image_size)
         paths, memory = parquet_paths(path), int(memory_megabytes * 1e6)
@@ -125,7 +130,7 @@ class ParquetImages(Source):
         row = self._rows.read(index)
         if self.has_captions and row.caption is None:
             raise CorruptSample(self._rows.name(index), "no caption")
-        return self.transform(decode_image(row.content, self._rows.name(index)), rng), label
+        return self.transform.read(row.content, self._rows.name(index), rng), label
 
     def captions(self, indices: Sequence[int]) -> list[str]:
         if not self.has_captions:
@@ -156,6 +161,8 @@ class HubImages(ParquetImages):
         random_crop: bool = False,
         random_flip: bool = False,
         random_area: float = 0.0,
+        alpha: Alpha = "white",
+        orientation: Orientation = "stored",
         image_column: str = "image",
         label_column: str | None = "label",
         caption_column: str | None = None,
@@ -177,6 +184,8 @@ class HubImages(ParquetImages):
             random_crop=random_crop,
             random_flip=random_flip,
             random_area=random_area,
+            alpha=alpha,
+            orientation=orientation,
             image_column=image_column,
             label_column=label_column,
             caption_column=caption_column,

@@ -7,7 +7,6 @@ by 255 is the trainer's first step on the device.
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -18,26 +17,35 @@ import numpy as np
 import torch
 from PIL import Image
 
-from common.images import flatten, pil_to_tensor
+from common.images import Alpha, Orientation, PixelRules, UnreadableImage, decode, pil_to_tensor
 from data.source import CorruptSample
 
 Resize = Literal["shorter_edge", "adm", "bilinear", "bilinear_aliased"]
+MOST_PIXELS, MOST_PARTS = (
+    2**24,
+    16,
+)  # of a resized image: in all, and how many times those of the part cut out of it
 LOG_ASPECTS = (-math.log(4 / 3), math.log(4 / 3))
 
 
-def decode_image(file: Path | bytes, name: str) -> Image.Image:
-    """RGB image from a file or its bytes; transparency is composited on white.
+def decode_image(file: Path | bytes, name: str, rules: PixelRules | None = None) -> Image.Image:
+    """RGB image from a file or its bytes, read as ``rules`` say.
 
     Raises:
         CorruptSample: the bytes are no readable image; ``name`` says which.
     """
     try:
-        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
-            return flatten(image)
-    except (OSError, EOFError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        # The codec's message may show an object's address, which would make one sample's name differ each time.
-        reason = "not a readable image" if isinstance(error, Image.UnidentifiedImageError) else str(error)
-        raise CorruptSample(name, reason) from error
+        return decode(file, rules).image
+    except UnreadableImage as error:
+        raise CorruptSample(name, str(error)) from error
+
+
+def resized_shape(size: tuple[int, int], edge: int, resize: Resize = "shorter_edge") -> tuple[int, int]:
+    """(width, height) of an image of that ``size`` when its shorter edge becomes ``edge``."""
+    width, height = size
+    longer = edge * max(size) / min(size)
+    longer = max(edge, round(longer) if resize == "bilinear_aliased" else int(longer))
+    return (edge, longer) if width <= height else (longer, edge)
 
 
 def resize_shorter_edge(image: Image.Image, size: int, resize: Resize = "shorter_edge") -> Image.Image:
@@ -46,38 +54,71 @@ def resize_shorter_edge(image: Image.Image, size: int, resize: Resize = "shorter
     "shorter_edge" is bicubic and antialiased, "bilinear" antialiased too; both round the longer edge down.
     "bilinear_aliased" is ``resize_aliased`` and takes the nearest whole length of the longer edge.
     """
-    width, height = image.size
-    if min(width, height) == size:
-        return image
-    longer = size * max(width, height) / min(width, height)
-    longer = max(size, round(longer) if resize == "bilinear_aliased" else int(longer))
-    shape = (size, longer) if width <= height else (longer, size)
+    shape = resized_shape(image.size, size, resize)
+    return resized_part(image, shape, (0, 0, *shape), resize)
+
+
+def resized_part(
+    image: Image.Image, shape: tuple[int, int], box: tuple[int, int, int, int], resize: Resize
+) -> Image.Image:
+    """The part (left, top, right, bottom) of an image resized to (width, height) ``shape``.
+
+    The whole is resized and cut. Where that would take far more pixels than the part has, only those of the part are
+    computed: a picture of 30000 x 1 pixels is 7,680,000 x 256 before a square is cut out of it. The result is the same
+    up to the rounding between Pillow's two passes, rows and columns, whose order depends on the sizes.
+    """
+    if min(image.size) == min(shape) and resize != "adm":
+        return image.crop(box)
     if resize == "bilinear_aliased":
-        return resize_aliased(image, shape)
-    bilinear, bicubic = Image.Resampling.BILINEAR, Image.Resampling.BICUBIC
-    return image.resize(shape, bilinear if resize == "bilinear" else bicubic)
+        return resize_aliased(image, shape, box)
+    method = Image.Resampling.BILINEAR if resize == "bilinear" else Image.Resampling.BICUBIC
+    part = (box[2] - box[0], box[3] - box[1])
+    if shape[0] * shape[1] <= max(MOST_PIXELS, MOST_PARTS * part[0] * part[1]):
+        return image.resize(shape, method).crop(box)
+    # Pillow holds a box in float32, so it is given within a window: small numbers, and pixels around for the filter.
+    ends = []
+    for length, size, start, end in zip(image.size, shape, box[:2], box[2:], strict=True):
+        scale = length / size
+        reach = (
+            math.ceil(2 * max(scale, 1)) + 1
+        )  # bicubic takes two pixels on either side, more when it shrinks
+        first, last = max(0, int(start * scale) - reach), min(length, math.ceil(end * scale) + reach)
+        ends.append((first, last, start * scale - first, min(end * scale, length) - first))
+    (left, right, *across), (top, bottom, *down) = ends
+    window = image.crop((left, top, right, bottom))
+    return window.resize(part, method, box=(across[0], down[0], across[1], down[1]))
 
 
-def resize_aliased(image: Image.Image, shape: tuple[int, int]) -> Image.Image:
+def resize_aliased(
+    image: Image.Image, shape: tuple[int, int], box: tuple[int, int, int, int] | None = None
+) -> Image.Image:
     """Bilinear between the four nearest pixels, however much the image shrinks, to (width, height) ``shape``.
 
     This is OpenCV's INTER_LINEAR, which computes with fixed-point weights: that moves a value by a level at most.
+    With a ``box`` (left, top, right, bottom), only that part of the result is computed.
     """
-    pixels = np.asarray(image)
-    for axis, size in enumerate(reversed(shape)):
-        length = pixels.shape[axis]
+    box = box or (0, 0, *shape)
+    rows, columns = (
         # Centres of pixels lie at halves; edges are continued.
-        places = ((np.arange(size) + 0.5) * (length / size) - 0.5).clip(0, length - 1)
+        ((np.arange(box[axis], box[axis + 2]) + 0.5) * (image.size[axis] / shape[axis]) - 0.5).clip(
+            0, image.size[axis] - 1
+        )
+        for axis in (1, 0)
+    )
+    first = int(columns[0])
+    pixels = np.asarray(image.crop((first, 0, min(image.width, int(columns[-1]) + 2), image.height)))
+    for axis, places in enumerate((rows, columns - first)):
         low = places.astype(np.int64)
         share = (places - low).astype(np.float32).reshape(-1, *[1] * (2 - axis))
         start = pixels.take(low, axis).astype(np.float32)
-        pixels = start + (pixels.take((low + 1).clip(max=length - 1), axis) - start) * share
+        pixels = start + (pixels.take((low + 1).clip(max=pixels.shape[axis] - 1), axis) - start) * share
     return Image.fromarray(np.rint(pixels).astype(np.uint8))  # rounded to 8 bit once
 
 
 def center_crop(image: Image.Image, size: int, resize: Resize = "shorter_edge") -> Image.Image:
     """The evaluation transform: shorter edge to ``size``, then the central square of that side."""
-    return _cut_center(resize_shorter_edge(image, size, resize), size)
+    shape = resized_shape(image.size, size, resize)
+    return resized_part(image, shape, _center(shape, size), resize)
 
 
 def adm_center_crop(image: Image.Image, size: int) -> Image.Image:
@@ -89,9 +130,8 @@ def adm_center_crop(image: Image.Image, size: int) -> Image.Image:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
     scale = size / min(image.size)
     shape = (round(image.width * scale), round(image.height * scale))
-    image = image.resize(shape, Image.Resampling.BICUBIC)
-    left, top = (image.width - size) // 2, (image.height - size) // 2
-    return image.crop((left, top, left + size, top + size))
+    left, top = (shape[0] - size) // 2, (shape[1] - size) // 2
+    return resized_part(image, shape, (left, top, left + size, top + size), "adm")
 
 
 # Central crops of side `size`, by the name of the resize before them.
@@ -114,13 +154,14 @@ def train_crop(
     resize: Resize = "shorter_edge",
 ) -> Image.Image:
     """The training transform: shorter edge to ``resize_edge``, a square of side ``size``, maybe its mirror image."""
-    image = resize_shorter_edge(image, resize_edge, resize)
+    shape = resized_shape(image.size, resize_edge, resize)
     across, down, mirror = rng.random(3)  # three, whichever options are on
     if random_crop:
-        left, top = int(across * (image.width - size + 1)), int(down * (image.height - size + 1))
-        image = image.crop((left, top, left + size, top + size))
+        left, top = int(across * (shape[0] - size + 1)), int(down * (shape[1] - size + 1))
+        box = (left, top, left + size, top + size)
     else:
-        image = _cut_center(image, size)
+        box = _center(shape, size)
+    image = resized_part(image, shape, box, resize)
     if random_flip and mirror < 0.5:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     return image
@@ -169,7 +210,7 @@ def ten_crop(images: torch.Tensor, size: int) -> torch.Tensor:
 
 
 class ImageTransform:
-    """What image data sets do to a decoded image, from their options.
+    """What image data sets do to an image file, from their options.
 
     Args:
         image_size: side of the result.
@@ -180,6 +221,7 @@ class ImageTransform:
         random_flip: mirror half of the images.
         random_area: cut a part of random shape with at least this share of the area, see ``area_crop``, instead of the
             other resizes and crops; 0 is off.
+        alpha, orientation: see ``PixelRules``.
 
     Raises:
         ValueError: sizes or options that do not go together.
@@ -194,6 +236,8 @@ class ImageTransform:
         random_crop: bool = False,
         random_flip: bool = False,
         random_area: float = 0.0,
+        alpha: Alpha = "white",
+        orientation: Orientation = "stored",
     ) -> None:
         if image_size < 1:
             raise ValueError(f"image_size={image_size} must be at least 1")
@@ -207,6 +251,7 @@ class ImageTransform:
             raise ValueError(
                 f"random_area={random_area} takes neither random_crop nor resize_shorter_edge nor another resize"
             )
+        self.rules = PixelRules(alpha, orientation)
         self.image_size = image_size
         self.resize_edge = image_size if resize_shorter_edge is None else resize_shorter_edge
         if self.resize_edge < image_size:
@@ -217,6 +262,10 @@ class ImageTransform:
         self.random_crop = random_crop
         self.random_flip = random_flip
         self.random_area = random_area
+
+    def read(self, file: Path | bytes, name: str, rng: np.random.Generator) -> torch.Tensor:
+        """A file or its bytes -> uint8 [3, image_size, image_size]; raises CorruptSample with ``name``."""
+        return self(decode_image(file, name, self.rules), rng)
 
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> torch.Tensor:
         """RGB image -> uint8 [3, image_size, image_size]."""
@@ -236,7 +285,7 @@ class ImageTransform:
         return pil_to_tensor(crop)
 
 
-def _cut_center(image: Image.Image, size: int) -> Image.Image:
+def _center(shape: tuple[int, int], size: int) -> tuple[int, int, int, int]:
     # Halves go to the even side, as in torchvision.
-    left, top = round((image.width - size) / 2), round((image.height - size) / 2)
-    return image.crop((left, top, left + size, top + size))
+    left, top = round((shape[0] - size) / 2), round((shape[1] - size) / 2)
+    return left, top, left + size, top + size

@@ -16,13 +16,14 @@ import numpy as np
 import torch
 from braceexpand import UnbalancedBracesError, braceexpand
 
+from common.images import Alpha, Orientation
 from data.order import FullShuffle, Order, WindowShuffle
 from data.sample_index import open_samples
 from data.shard_cache import ShardCache
 from data.shards import Shards
 from data.source import MOST_SHUFFLED_AT_ONCE, CorruptSample, Source
 from data.tar_index import LABEL_KEYS, NO_CAPTION, NO_LABEL
-from data.transforms import ImageTransform, Resize, decode_image
+from data.transforms import ImageTransform, Resize
 from storage.files import user_cache_folder
 
 
@@ -70,6 +71,8 @@ class WebDataset(Source):
         random_crop: bool = False,
         random_flip: bool = False,
         random_area: float = 0.0,
+        alpha: Alpha = "white",
+        orientation: Orientation = "stored",
         label_key: str | None = None,
         num_classes: int | None = None,
         class_names: list[str] | None = None,
@@ -95,6 +98,8 @@ class WebDataset(Source):
             random_crop=random_crop,
             random_flip=random_flip,
             random_area=random_area,
+            alpha=alpha,
+            orientation=orientation,
         )
         self.item_shape = (3, image_size, image_size)
         folder = user_cache_folder() / "remote_shards" if cache is None else Path(cache)
@@ -187,7 +192,7 @@ class WebDataset(Source):
             self._caption(index)  # an image without its caption counts as unreadable
         content = self._read(index, self._index.offsets, self._index.sizes)
         try:
-            return self.transform(decode_image(content, ""), rng), label
+            return self.transform.read(content, "", rng), label
         except CorruptSample as error:  # its name is looked up only when it is needed
             raise CorruptSample(self.name(index), error.reason) from error
 

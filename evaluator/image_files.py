@@ -18,7 +18,7 @@ from PIL import Image
 
 from common import distributed
 from common.console import progress
-from common.images import pil_to_tensor
+from common.images import PixelRules, pil_to_tensor
 from evaluator.image_stream import EncodedImages, FolderImages, ImageStream, Transform, digest_lines
 from storage.image_names import IMAGE_SUFFIXES
 from storage.open_files import OpenFiles
@@ -179,13 +179,20 @@ class TarImages(EncodedImages):
         ValueError: a shard is damaged, cut short or compressed, or there is no image.
     """
 
-    def __init__(self, shards: Sequence[Path], *, source: str, transform: Transform | None = None) -> None:
+    def __init__(
+        self,
+        shards: Sequence[Path],
+        *,
+        source: str,
+        transform: Transform | None = None,
+        rules: PixelRules | None = None,
+    ) -> None:
         self._shards = [str(shard) for shard in shards]
         self._places, names, labels = distributed.on_main(lambda: _list_shards(self._shards))
         if labels and None not in labels:
             self.labels = np.array(labels, dtype=np.int64)
         self._files = OpenFiles()
-        super().__init__(source=source, names=names, transform=transform)
+        super().__init__(source=source, names=names, transform=transform, rules=rules)
 
     def content(self, position: int) -> bytes:
         shard, offset, size = self._places[position]
@@ -231,30 +238,33 @@ def _members(shard: str) -> list[tuple[str, int, int, int | None]]:
     return [(name, offset, size, labels.get(key)) for key, name, offset, size in found]
 
 
-def open_images(path: str | Path, *, transform: Transform | None = None) -> ImageStream:
+def open_images(
+    path: str | Path, *, transform: Transform | None = None, rules: PixelRules | None = None
+) -> ImageStream:
     """Images at a path; says what is left out.
 
     Args:
         path: a folder of images (at any depth) or of tar shards; a folder of `sample_imagenet.py`; an `.npz` or
             `.npy` file; tar shards, as a brace pattern such as `val-{000..049}.tar`.
         transform: applied to every image, e.g. a crop.
+        rules: how files become RGB; `PixelRules()` if None.
 
     Raises:
         FileNotFoundError: there is nothing.
         ValueError: the path holds no images, or unfinished ones.
     """
-    images = _open(path, transform)
+    images = _open(path, transform, rules)
     images.left_out.warn(str(path))
     return images
 
 
-def _open(path: str | Path, transform: Transform | None) -> ImageStream:
+def _open(path: str | Path, transform: Transform | None, rules: PixelRules | None) -> ImageStream:
     text = str(path)
     if text.endswith(".tar"):
-        return TarImages(expand_shards(text), source=text, transform=transform)
+        return TarImages(expand_shards(text), source=text, transform=transform, rules=rules)
     place = Path(text)
     if place.is_dir():
-        return _open_folder(place, transform)
+        return _open_folder(place, transform, rules)
     if not place.exists():
         raise FileNotFoundError(f"images {path} do not exist")
     if place.suffix in (".npz", ".npy"):
@@ -270,7 +280,7 @@ def expand_shards(pattern: str) -> list[Path]:
         raise ValueError(f"images {pattern}: braces do not match") from error
 
 
-def _open_folder(folder: Path, transform: Transform | None) -> ImageStream:
+def _open_folder(folder: Path, transform: Transform | None, rules: PixelRules | None) -> ImageStream:
     if (folder / "unfinished.part").exists():
         raise ValueError(
             f"{folder} holds samples that are still being made; run sample_imagenet.py to the end"
@@ -278,7 +288,7 @@ def _open_folder(folder: Path, transform: Transform | None) -> ImageStream:
     if (folder / "samples.json").is_file():  # samples.png beside them is a contact sheet
         if (folder / "samples.npz").is_file():
             return ArrayImages(folder / "samples.npz", transform=transform)
-        return FolderImages(folder, only_numbered=True, transform=transform)
+        return FolderImages(folder, only_numbered=True, transform=transform, rules=rules)
     if (folder / "reconstructions.json").is_file():
         raise ValueError(
             f"{folder} holds pictures of images beside their reconstructions, which cannot be measured;"
@@ -286,8 +296,8 @@ def _open_folder(folder: Path, transform: Transform | None) -> ImageStream:
         )
     shards = sorted(folder.glob("*.tar"))
     if shards and not any(p.suffix.lower() in IMAGE_SUFFIXES for p in folder.iterdir()):
-        return TarImages(shards, source=str(folder), transform=transform)
-    return FolderImages(folder, transform=transform)
+        return TarImages(shards, source=str(folder), transform=transform, rules=rules)
+    return FolderImages(folder, transform=transform, rules=rules)
 
 
 def _reason(error: Exception) -> str:

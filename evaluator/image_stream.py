@@ -6,22 +6,22 @@ error that names it, because a metric depends on the number of images. Memory do
 """
 
 import hashlib
-import io
 import os
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from common import distributed
-from common.images import flatten, pil_to_tensor
+from common.images import PixelRules, UnreadableImage, decode, pil_to_tensor
 from storage.image_names import IMAGE_SUFFIXES, LOSSY_SUFFIXES
 from storage.image_tree import find_images
 from storage.left_out import LeftOut
@@ -62,6 +62,12 @@ class ImageStream(ABC):
     @abstractmethod
     def digest(self) -> str:
         """SHA-256 of a cheap description of the content: names and sizes of files, checksums of array members."""
+
+    def pixel_facts(self) -> dict[str, Any]:
+        """How files became pixels, and how many of those decoded so far, over all processes, have transparent pixels or
+        an EXIF orientation other than upright; empty where there are no image files. All processes call it together.
+        """
+        return {}
 
     def share(self) -> range:
         """Positions that belong to this process."""
@@ -106,20 +112,29 @@ class EncodedImages(ImageStream):
 
     Args:
         names: one per image, for messages.
-        transform: applied to every decoded image (RGB, transparency composited on white).
+        transform: applied to every decoded image.
+        rules: how files become RGB; `PixelRules()` if None.
 
     Raises:
         ValueError: there are no images, or the first one cannot be read.
     """
 
-    def __init__(self, *, source: str, names: Sequence[str], transform: Transform | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        source: str,
+        names: Sequence[str],
+        transform: Transform | None = None,
+        rules: PixelRules | None = None,
+    ) -> None:
         if not names:
             raise ValueError(
                 f"{source} holds no image ({', '.join(IMAGE_SUFFIXES)}){self.left_out.explain()}"
             )
         self.source, self.count, self.names = source, len(names), names
         self.lossy = sum(str(name).lower().endswith(LOSSY_SUFFIXES) for name in names)
-        self._transform = transform
+        self._transform, self._rules = transform, rules or PixelRules()
+        self._transparent, self._turned = np.zeros((2, len(names)), dtype=bool)  # as far as they were decoded
         self.size = tuple(self._decode(0, first=True).shape[1:])
 
     @abstractmethod
@@ -143,13 +158,19 @@ class EncodedImages(ImageStream):
     def _decode(self, position: int, first: bool = False) -> torch.Tensor:
         name = f"{self.source}: {self.names[position]}"
         try:
-            with Image.open(io.BytesIO(self.content(position))) as file:
-                image = flatten(file)
-        except (UnidentifiedImageError, OSError, EOFError, SyntaxError, ValueError) as error:
-            reason = "not an image" if isinstance(error, UnidentifiedImageError) else error
-            raise ValueError(f"{name} cannot be read: {reason}") from error
+            decoded = decode(self.content(position), self._rules)
+        except (UnreadableImage, OSError) as error:
+            raise ValueError(f"{name} cannot be read: {error}") from error
+        self._transparent[position], self._turned[position] = decoded.transparent, decoded.orientation != 1
+        image = decoded.image
         pixels = pil_to_tensor(image if self._transform is None else self._transform(image))
         return pixels if first else self.checked(pixels, name)
+
+    def pixel_facts(self) -> dict[str, Any]:
+        found = np.stack([self._transparent[: self.count], self._turned[: self.count]])
+        everyone = np.logical_or.reduce(distributed.gather_objects(found))
+        transparent, turned = map(int, everyone.sum(axis=1))
+        return {**asdict(self._rules), "transparent_files": transparent, "turned_files": turned}
 
 
 class FolderImages(EncodedImages):
@@ -159,7 +180,12 @@ class FolderImages(EncodedImages):
     """
 
     def __init__(
-        self, folder: str | Path, *, only_numbered: bool = False, transform: Transform | None = None
+        self,
+        folder: str | Path,
+        *,
+        only_numbered: bool = False,
+        transform: Transform | None = None,
+        rules: PixelRules | None = None,
     ) -> None:
         self.folder, tree = Path(folder), find_images(folder)
         self.left_out = LeftOut() if only_numbered else tree.left_out
@@ -172,7 +198,7 @@ class FolderImages(EncodedImages):
         ]  # the first folder, as in training
         if len(classes) == len(found) and len(set(classes)) > 1:
             self.labels = np.unique(classes, return_inverse=True)[1].astype(np.int64)
-        super().__init__(source=str(folder), names=found, transform=transform)
+        super().__init__(source=str(folder), names=found, transform=transform, rules=rules)
 
     def content(self, position: int) -> bytes:
         return (self.folder / self.names[position]).read_bytes()

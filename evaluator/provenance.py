@@ -146,6 +146,27 @@ def _reference_warnings(samples: Mapping[str, Any], reference: Mapping[str, Any]
     return notes
 
 
+def pixel_warnings(images: Mapping[str, Any]) -> list[str]:
+    """What a reader must know about alpha and orientation, given facts with `ImageStream.pixel_facts`."""
+    notes = []
+    if transparent := images.get("transparent_files"):
+        way = {
+            "white": "composited on white; tools that drop alpha give other numbers",
+            "drop": "taken as opaque",
+        }
+        notes.append(
+            f"{images['source']}: transparent pixels in {transparent} files, alpha={images['alpha']}:"
+            f" {way[images['alpha']]}"
+        )
+    if turned := images.get("turned_files"):
+        way = {"stored": "left as stored, as in published protocols", "upright": "turned upright"}
+        notes.append(
+            f"{images['source']}: an EXIF orientation in {turned} files, orientation={images['orientation']}:"
+            f" {way[images['orientation']]}"
+        )
+    return notes
+
+
 def network_warnings(extractors: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """What a reader must know about the networks, given `evaluator.networks.extractor_facts`."""
     notes = []

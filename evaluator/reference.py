@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from common.images import PixelRules
 from evaluator.image_files import ArrayImages, open_images
 from evaluator.image_stream import ImageStream, Transform, file_hash
 from evaluator.moments import Statistics
@@ -100,10 +101,12 @@ class Reference:
             )
 
 
-def open_reference(path: str | Path, *, transform: Transform | None = None) -> Reference:
+def open_reference(
+    path: str | Path, *, transform: Transform | None = None, rules: PixelRules | None = None
+) -> Reference:
     """A reference at a path: an `.npz` with statistics (read as it is), or images as `open_images` takes them.
 
-    `transform` is applied to the images of a reference that has no statistics.
+    `transform` and `rules` are for the images of a reference that has no statistics.
 
     Raises:
         FileNotFoundError: there is nothing.
@@ -121,7 +124,7 @@ def open_reference(path: str | Path, *, transform: Transform | None = None) -> R
                 protocol=protocol,
                 image_set=protocol.get("image_set", "unknown"),
             )
-    return image_reference(open_images(path, transform=transform))
+    return image_reference(open_images(path, transform=transform, rules=rules))
 
 
 def image_reference(images: ImageStream, image_set: str = "images") -> Reference:

@@ -11,6 +11,7 @@ from common import distributed
 from common.build import check_least
 from common.config import option
 from common.console import Clock, banner, duration, say, warn
+from common.images import Alpha, Orientation, PixelRules
 from common.launch import processes
 from data.transforms import CROPS, Resize
 from evaluator.evaluator import Evaluator
@@ -23,7 +24,13 @@ from evaluator.metrics.base import Metric
 from evaluator.metrics.image_quality import QualityName
 from evaluator.networks import Weights, extractor_facts, load_networks
 from evaluator.protocol import PROTOCOLS
-from evaluator.provenance import image_facts, network_warnings, sampler_facts, warnings_about
+from evaluator.provenance import (
+    image_facts,
+    network_warnings,
+    pixel_warnings,
+    sampler_facts,
+    warnings_about,
+)
 from evaluator.reference import Reference, image_reference, open_reference, write_reference
 from jobs.measuring import ReconstructionMeasurement, batches, found, pass_through, tokenizer_facts
 from modeling.layers.half import Precision
@@ -49,6 +56,10 @@ class EvaluateOptions:
         None, "of samples and reference images; null = shorter_edge with a tokenizer, else no"
     )
     image_size: int | None = option(None, "side after the crop; null = that of the tokenizer")
+    alpha: Alpha = option("white", "transparent pixels: on white, or drop alpha as many tools do")
+    orientation: Orientation = option(
+        "stored", "EXIF: as stored in published protocols; upright turns images"
+    )
     batch_size: int = option(64, "per process")
     truncate: bool = option(False, "cut reconstructions to 8 bit instead of rounding them")
     quality: QualityName = option("rounded", "PSNR and SSIM as that tool computes them")
@@ -115,14 +126,15 @@ class Run:
             name = f"tokenizer={options.tokenizer}"
             raise ValueError(f"{name} decodes with captions; scripts/reconstruct.py measures it")
         self.crop, transform = crop_of(options, tokenizer)
-        self.samples = open_images(found(options.samples), transform=transform)
+        files = {"transform": transform, "rules": PixelRules(options.alpha, options.orientation)}
+        self.samples = open_images(found(options.samples), **files)
         self.samples.limit(options.max_images)
         if tokenizer is not None and self.samples.size != (tokenizer.image_size,) * 2:
             size = self.samples.size
             raise ValueError(f"{options.tokenizer} takes {tokenizer.image_size} pixels, images have {size}")
         self.reference = None
         if options.reference is not None:
-            self.reference = open_reference(found(options.reference), transform=transform)
+            self.reference = open_reference(found(options.reference), **files)
             if not self.reference.statistics:
                 self.reference.images.limit(options.max_images)
                 self.reference.image_set = options.reference_set or self.reference.image_set
@@ -204,6 +216,15 @@ class Run:
             facts["reference"] = image_reference(self.samples, "originals").facts()
         return facts
 
+    def describe_pixels(self, facts: dict[str, Any]) -> list[str]:
+        """Add to `facts` how image files became pixels, which is known once all were read; returns warnings."""
+        streams = {"samples": self.samples}
+        if self.reference is not None and self.reference.images is not None:
+            streams["reference"] = self.reference.images
+        for key, stream in streams.items():
+            facts[key] |= stream.pixel_facts()
+        return [note for key in streams for note in pixel_warnings(facts[key])]
+
     def warnings(self, facts: Mapping[str, Any]) -> list[str]:
         return warnings_about(
             facts["samples"],
@@ -230,7 +251,7 @@ def make_reference(run: Run) -> None:
     statistics = {metric.features: results[metric.key] for metric in metrics}
     about = {
         "image_set": options.reference_set or "unknown",
-        "images": image_facts(run.samples),
+        "images": image_facts(run.samples) | run.samples.pixel_facts(),
         "crop": run.crop,
         "pixels_fingerprint": fingerprint,
         "extractors": extractor_facts(networks),
@@ -259,6 +280,9 @@ def evaluate(options: EvaluateOptions) -> None:
             warn(note)
         values = run.measure(evaluator)
         facts = {**facts, **evaluator.facts()}
+        for note in (about_pixels := run.describe_pixels(facts)):
+            warn(note)
+        notes += about_pixels
         if distributed.is_main():
             result = {"metrics": values, "warnings": notes, "protocol": facts}
             write_json(options.output, result, default=str)

@@ -1,19 +1,22 @@
 """Images through a tokenizer and back: pictures side by side, tokens and PSNR."""
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from PIL import Image
 from torch.nn import functional as F
 
 from common.build import check_least
 from common.config import option
 from common.console import progress, say, warn
-from common.images import enlarge, grid, pil_to_tensor, to_float
+from common.images import Alpha, Orientation, PixelRules, enlarge, grid, pil_to_tensor, to_float
 from common.launch import processes
 from data.file_list import ImageFile, list_files
 from data.loaders import eval_loader
@@ -44,6 +47,10 @@ class ReconstructOptions:
     output: str = option(help="folder for the results")
     input: str | None = option(None, "image, folder (any depth) or 'val-{00..49}.tar'; null = a data set")
     resize: Resize = option("shorter_edge", "how images of `input` are resized before the centre crop")
+    alpha: Alpha = option("white", "of `input`: transparent pixels on white, or drop alpha")
+    orientation: Orientation | None = option(
+        None, "of `input`, EXIF; null = upright, but stored with rfid or another quality, as published"
+    )
     data: dict | None = option(None, "data set section; null = that of the tokenizer's run")
     split: Literal["train", "validation"] = option("validation", "which data set of the tokenizer's run")
     max_images: int | None = option(None, "first files, or evenly chosen examples of a data set; null = all")
@@ -66,10 +73,17 @@ class ReconstructOptions:
         check_least(self, batch_size=1, max_images=1)
         if self.input is not None and self.data is not None:
             raise ValueError("set at most one of input and data")
-        if self.input is None and self.resize != "shorter_edge":
-            raise ValueError(f"resize={self.resize} is for input=...; a data set takes data.resize")
+        for key, usual in {"resize": "shorter_edge", "alpha": "white", "orientation": None}.items():
+            if self.input is None and getattr(self, key) != usual:
+                raise ValueError(f"{key}={getattr(self, key)} is for input=...; a data set takes data.{key}")
         if self.original_size and self.input is None:
             raise ValueError("original_size needs input=...: images of a data set have one size")
+
+    @property
+    def rules(self) -> PixelRules:
+        """How files of `input` become pixels."""
+        measured = self.rfid or self.quality != "rounded"
+        return PixelRules(self.alpha, self.orientation or ("stored" if measured else "upright"))
 
 
 @dataclass
@@ -79,26 +93,27 @@ class NamedImages:
     names: list[str]
     images: torch.Tensor  # uint8 [B, 3, H, W]
     captions: list[str | None]
+    kinds: Counter = field(default_factory=Counter)  # files with transparent pixels, and not stored upright
 
 
 def read_files(
-    files: list[ImageFile], image_size: int | None, resize: Resize, batch_size: int
+    files: list[ImageFile], crop: Callable[[Image.Image], Image.Image], rules: PixelRules, batch_size: int
 ) -> Iterator[NamedImages]:
-    """Images of files, with the captions beside them; `image_size` None keeps their sizes."""
+    """Cropped images of files, with the captions beside them."""
     of_results = result_names(files)
     for start in range(0, len(files), batch_size):
-        names, images, captions = [], [], []
+        names, images, captions, kinds = [], [], [], Counter()
         for file, name in zip(files[start : start + batch_size], of_results[start:], strict=False):
             try:
-                image = file.image()
-                image = image if image_size is None else CROPS[resize](image, image_size)
+                decoded = file.decode(rules)
                 captions.append(file.caption())
-                images.append(pil_to_tensor(image))
+                images.append(pil_to_tensor(crop(decoded.image)))
                 names.append(name)
+                kinds.update(transparent_files=decoded.transparent, turned_files=decoded.orientation != 1)
             except CorruptSample as error:
                 warn(f"skipped: {error}")
         if names:
-            yield NamedImages(names, torch.stack(images), captions)
+            yield NamedImages(names, torch.stack(images), captions, kinds)
 
 
 def result_names(files: Sequence[ImageFile]) -> list[str]:
@@ -135,20 +150,21 @@ def open_images(
         count = min(len(source), options.max_images or len(source))
         return count, read_source(source, count, options.batch_size)
     files = list_files(options.input)[: options.max_images]
+    check_sizes(files, options.max_pixels if options.original_size else None)
     if options.original_size:
-        check_sizes(files, options.max_pixels)
-        return len(files), read_files(files, None, options.resize, 1)
-    return len(files), read_files(files, image_size, options.resize, options.batch_size)
+        return len(files), read_files(files, lambda image: image, options.rules, 1)
+    crop = partial(CROPS[options.resize], size=image_size)
+    return len(files), read_files(files, crop, options.rules, options.batch_size)
 
 
-def check_sizes(files: list[ImageFile], max_pixels: int) -> None:
-    """Raise ValueError for an image of more than `max_pixels`, before any work."""
-    for file in files:
+def check_sizes(files: list[ImageFile], max_pixels: int | None) -> None:
+    """Raise ValueError for an image of more than `max_pixels`, or too many to be decoded, before any work."""
+    for file in progress(files, "reading sizes", total=len(files), unit="image", delay=3.0):
         try:
             width, height = file.size()
         except CorruptSample:
             continue  # `read_files` warns about it
-        if width * height > max_pixels:
+        if max_pixels is not None and width * height > max_pixels:
             needed = f"A VQGAN of 128 channels needs about {3.5e-6 * width * height:.0f} GB in float32"
             raise ValueError(
                 f"{file.name} has {height} x {width} pixels, more than max_pixels={max_pixels}. {needed}: set a larger"
@@ -193,7 +209,7 @@ def reconstruct(options: ReconstructOptions) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         measurement = open_measurement(options, tokenizer, device)
         quality = ImageQuality(protocol=options.quality)
-        records, latents, shown = [], [], []
+        records, latents, shown, kinds = [], [], [], Counter()
         bar = progress(None, "reconstructing", total=total, unit="image")
         for batch in batches:
             images = to_float(batch.images.to(device))
@@ -213,6 +229,7 @@ def reconstruct(options: ReconstructOptions) -> None:
                 write_pairs(folder, batch.names, *pair)
             if len(shown) < SHOWN:
                 shown += list(zip(*(map(thumbnails, pair) if options.original_size else pair), strict=True))
+            kinds.update(batch.kinds)
             bar.update(len(images))
         bar.close()
         if not records:
@@ -221,10 +238,15 @@ def reconstruct(options: ReconstructOptions) -> None:
         save_png(folder / "reconstructions.png", side_by_side(*pairs))
         measured = quality.result() | measurement.result()
         about = {} if options.precision == "float32" else {"precision": options.precision}
+        if options.input is not None:
+            about |= asdict(options.rules) | kinds
         write_report(folder, records, latents, {"mean": measured, **about})
         bits = "" if tokenizer.bits_per_image is None else f" ({tokenizer.bits_per_image:.0f} bits)"
         each = f"{tokenizer.num_tokens} tokens{bits} each"
         say(f"{len(records)} images as {'tokens for their own sizes' if options.original_size else each}")
+        for key, what in (("transparent_files", "alpha"), ("turned_files", "orientation")):
+            if kinds[key]:
+                say(f"{kinds[key]} {key.replace('_', ' ')}: {what}={about[what]}")
         say(" | ".join(f"{name} {value:.4g}" for name, value in measured.items()) + f"; see {folder}")
 
 

@@ -23,7 +23,7 @@ from evaluator.image_stream import ImageStream
 from evaluator.inception import FeaturePrecision
 from evaluator.inception_weights import find_inception_weights
 from evaluator.networks import load_networks
-from evaluator.provenance import image_facts, warnings_about
+from evaluator.provenance import image_facts, pixel_warnings, warnings_about
 from evaluator.reference import image_reference
 from jobs.evaluate import EvaluateOptions, Run
 from jobs.measuring import ReconstructionMeasurement, SourceImages, found, tokenizer_facts
@@ -237,6 +237,8 @@ def measure_tokenizer(options: ReproduceOptions, release: Release, device: torch
     text = None if encoder is None else lambda positions: encoder.encode(captions(positions))
     measurement.reconstruct(tokenizer, stream, options.batch_size, text)
     values, other_size = measurement.result(), None if size == own else size
+    facts["samples"] |= stream.pixel_facts()
+    notes += pixel_warnings(facts["samples"])
     return conclude(values, {**facts, **measurement.facts()}, notes, release, other_size)
 
 
@@ -254,6 +256,7 @@ def measure_generator(options: ReproduceOptions, release: Release, device: torch
     facts = run.facts()
     notes = run.warnings(facts)
     values = run.measure(evaluator)
+    notes += run.describe_pixels(facts)
     return conclude(values, {**facts, **evaluator.facts()}, notes, release)
 
 

@@ -10,7 +10,7 @@ PIXELS = toy_images(5)
 
 
 def same(files, pixels):
-    return all(np.array_equal(np.asarray(f.image()), p) for f, p in zip(files, pixels, strict=True))
+    return all(np.array_equal(np.asarray(f.decode().image), p) for f, p in zip(files, pixels, strict=True))
 
 
 def test_a_file_a_folder_and_a_tree(tmp_path):
@@ -79,6 +79,6 @@ def test_what_is_not_there_or_no_image(tmp_path):
     wide.save(tmp_path / "wide.png")
     bad, good = list_files(tmp_path)
     assert good.size() == (30, 20)
-    for read in (bad.size, bad.image):
+    for read in (bad.size, bad.decode):
         with pytest.raises(CorruptSample, match="bad.png"):
             read()

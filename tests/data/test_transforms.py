@@ -1,5 +1,7 @@
 """Image transforms: released values, geometry, randomness."""
 
+import resource
+import time
 from fractions import Fraction
 
 import numpy as np
@@ -8,6 +10,7 @@ import torch
 from PIL import Image
 
 from common.images import pil_to_tensor, to_float
+from data import transforms
 from data.source import CorruptSample
 from data.transforms import (
     CROPS,
@@ -226,3 +229,59 @@ def test_bytes_that_are_no_image_are_named(tmp_path):
     for content in (broken, b"", b"plain text"):
         with pytest.raises(CorruptSample, match="this one"):
             decode_image(content, "this one")
+
+
+@pytest.mark.parametrize("resize", list(CROPS))
+@pytest.mark.parametrize("shape", [(1, 30_000), (20_000, 4), (3, 9_000)])
+def test_a_square_is_cut_out_of_very_thin_pictures_before_they_are_resized(resize, shape):
+    rows, columns = np.mgrid[: shape[0], : shape[1]]
+    image = Image.fromarray(np.stack([rows % 256, columns % 256, 0 * rows], -1).astype(np.uint8))
+    before = peak_memory()
+    clock = time.process_time()
+    still = ImageTransform(image_size=256, resize=resize)(image, np.random.default_rng(0))
+    if resize != "adm":
+        crop = train_crop(
+            image,
+            resize_edge=256,
+            size=256,
+            random_crop=True,
+            random_flip=False,
+            rng=np.random.default_rng(0),
+        )
+        assert crop.size == (256, 256)
+    assert time.process_time() - clock < 5  # it was more than a minute
+    assert peak_memory() - before < 200 and still.shape == (3, 256, 256)
+    middle = (shape[0] // 2 if shape[0] > shape[1] else shape[1] // 2) % 256
+    long_axis = 0 if shape[0] > shape[1] else 1
+    assert abs(int(still[long_axis].float().mean()) - middle) <= 2, "the middle of the long side"
+
+
+def peak_memory() -> float:
+    """The most that this process has used, MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+@pytest.mark.parametrize("resize", ["shorter_edge", "bilinear", "adm"])
+@pytest.mark.parametrize("shape", [(40, 2000), (1700, 33), (19, 900), (100, 3000), (1, 700)])
+def test_a_part_alone_equals_the_part_of_the_whole(resize, shape, monkeypatch):
+    # Neither pass clips, so that their order shows in the rounding alone.
+    image = Image.fromarray(np.asarray(picture(*shape)) // 4 + 96)
+    whole = np.asarray(CROPS[resize](image, 32)).astype(int)
+    options = {"resize_edge": 40, "size": 32, "random_crop": True, "random_flip": True}
+    options["resize"] = "bilinear" if resize == "bilinear" else "shorter_edge"
+    random = [train_crop(image, **options, rng=np.random.default_rng(i)) for i in range(8)]
+    monkeypatch.setattr(transforms, "MOST_PIXELS", 0)
+    monkeypatch.setattr(transforms, "MOST_PARTS", 0)
+    part = np.asarray(CROPS[resize](image, 32)).astype(int)
+    assert np.abs(part - whole).max() <= 2 and (np.abs(part - whole) > 1).mean() < 0.01
+    for i, wanted in enumerate(random):
+        found = np.asarray(train_crop(image, **options, rng=np.random.default_rng(i))).astype(int)
+        assert np.abs(found - np.asarray(wanted)).max() <= 2
+
+
+def test_a_part_of_the_aliased_resize_is_that_of_the_whole():
+    image = picture(37, 90)
+    whole = np.asarray(resize_aliased(image, (120, 50)))
+    for box in [(0, 0, 120, 50), (30, 4, 60, 50), (119, 49, 120, 50)]:
+        wanted = whole[box[1] : box[3], box[0] : box[2]]
+        assert np.array_equal(np.asarray(resize_aliased(image, (120, 50), box)), wanted)

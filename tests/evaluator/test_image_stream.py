@@ -188,7 +188,7 @@ def test_broken_images_are_errors_that_name_them(tmp_path):
     with pytest.raises(ValueError, match=r"000004.png cannot be read"):
         everything(open_images(folder))
     (folder / "000000.png").write_bytes(b"no image")
-    with pytest.raises(ValueError, match=r"000000.png cannot be read: not an image"):
+    with pytest.raises(ValueError, match=r"000000.png cannot be read: not a readable image"):
         open_images(folder)
 
 

@@ -219,7 +219,7 @@ def test_ibq_is_measured_as_its_authors_did(toy, convolutional, image_folder, tm
     result = run("tiny", tmp_path / "own", toy, data=data, batch_size=3)
     files = run("tiny", tmp_path / "files", toy, images=str(image_folder))
     assert files["metrics"] == pytest.approx(result["metrics"], rel=1e-5)
-    crops = [CROPS["bilinear_aliased"](file.image(), 16) for file in list_files(image_folder)]
+    crops = [CROPS["bilinear_aliased"](file.decode().image, 16) for file in list_files(image_folder)]
     images = torch.stack([pil_to_tensor(crop) for crop in crops]).float() / 255
     back = reconstruct(convolutional, images)
     quality, rfid = ImageQuality(protocol="seed_voken"), FloatRFID(extractor=ToyFloat())
