@@ -14,7 +14,7 @@ from modeling.pretrained.release import imagenet_classes
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOK = ROOT / "demo.ipynb"
-MAY_IMPORT = ("torch", "numpy", "matplotlib", "pathlib", "common", "modeling.pipeline")
+MAY_IMPORT = ("torch", "numpy", "matplotlib", "pathlib", "common", "data.file_list", "modeling.pipeline")
 
 
 @pytest.fixture(scope="module")
