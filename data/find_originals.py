@@ -10,7 +10,7 @@ import numpy as np
 
 from data.hub_files import split_of
 from data.imagenet_labels import FILES, SYNSET, Annotations, find_annotations, read_annotations
-from data.originals import Originals, from_folder, from_parquet, from_tar, relabelled
+from data.originals import ClassOf, Originals, folder_of, from_folder, from_parquet, from_tar, relabelled
 from data.parquet_facts import Columns
 from data.parquet_images import parquet_paths
 
@@ -105,8 +105,8 @@ def _read_split(split: str, place: str, facts: Annotations, columns: Columns) ->
         raise FileNotFoundError(f"{place} does not exist")
     if path.is_dir():
         inner = sorted(path.glob("n*.tar"))
-        return from_tar(inner, _folder_of) if inner else _read_folder(split, path, facts)
-    return from_tar([path], _folder_of if split == "train" else _labelling(facts))
+        return from_tar(inner) if inner else _read_folder(split, path, facts)
+    return from_tar([path], None if split == "train" else _labelling(facts))
 
 
 def _read_folder(split: str, folder: Path, facts: Annotations) -> Originals:
@@ -121,17 +121,11 @@ def _read_folder(split: str, folder: Path, facts: Annotations) -> Originals:
     return found
 
 
-def _folder_of(name: str) -> str | None:
-    """Class of a training image in an archive: the folder, or inner archive, that it lies in."""
-    folders = name.split("/")[:-1]
-    return folders[-1] if folders else None
-
-
-def _labelling(facts: Annotations):
+def _labelling(facts: Annotations) -> ClassOf:
     """Class of a validation image in an archive: of its name, or its folder if it lies in one that is a synset."""
 
     def class_of(name: str) -> str | None:
-        folder = _folder_of(name)
+        folder = folder_of(name)
         return folder if folder and SYNSET.fullmatch(folder) else facts.synset_of(name)
 
     if not (facts.by_image or facts.by_number):
@@ -144,6 +138,11 @@ def _labelling(facts: Annotations):
 def _same_classes(found: Found, facts: Annotations) -> None:
     """Label the splits by one list of classes: of the annotations, else of the training images."""
     splits = found.splits
+    bare = [own.what for own in splits.values() if not own.classes]
+    if bare and len(bare) < len(splits):
+        raise ValueError(
+            f"{bare[0]} have no labels, the other images have; put one of {LIST} there, or set annotations=..."
+        )
     if any(own.rows is not None for own in splits.values()):
         lists = [own.classes for own in splits.values()]
         longest = max(lists, key=len)

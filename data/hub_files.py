@@ -9,6 +9,7 @@ import re
 from common.console import warn
 from data.remote_files import RemoteError
 from storage.files import user_cache_folder, write_json
+from storage.json_files import read_json
 
 # The Hub converts data sets of other formats and keeps the result under this revision.
 CONVERTED = "refs/convert/parquet"
@@ -46,7 +47,7 @@ def hub_parquet(
         OSError,
     ) as error:  # without a network a run goes on with the files it began with
         try:
-            urls = json.loads(kept.read_text())
+            urls = read_json(kept, files=list)["files"]
         except (OSError, ValueError):
             raise RemoteError(f"{what}: the Hub cannot be asked for its files: {error}") from error
         warn(
@@ -54,7 +55,7 @@ def hub_parquet(
         )
         return urls
     try:
-        write_json(kept, urls)
+        write_json(kept, {"files": urls})
     except OSError as error:
         warn(f"the file list of {what} cannot be kept: {error}")
     return urls

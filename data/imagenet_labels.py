@@ -84,9 +84,9 @@ def read_annotations(files: Sequence[Path]) -> Annotations:
             if name.endswith(".mat"):
                 ids |= _meta(content, f"{path}", found)
             elif name == _GROUND_TRUTH:
-                truth = (str(path), content.decode())
+                truth = (str(path), _text(content, path))
             else:
-                _read_text(name, content.decode(), path, found)
+                _read_text(name, _text(content, path), path, found)
     if truth is not None and ids:
         found.by_number = [_synset_of_id(line, ids, truth[0]) for line in truth[1].split()]
     elif truth is not None and not (found.by_image or found.by_number):
@@ -96,11 +96,21 @@ def read_annotations(files: Sequence[Path]) -> Annotations:
     return found
 
 
+def _text(content: bytes, path: Path) -> str:
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text at byte {error.start}") from error
+
+
 def _read_text(name: str, text: str, path: Path, found: Annotations) -> None:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     first = [line.split()[0] for line in lines]
     if name.endswith(".csv"):  # ImageId,PredictionString: a synset and boxes, again and again
-        rows = list(csv.reader(io.StringIO(text)))
+        try:
+            rows = list(csv.reader(io.StringIO(text)))
+        except csv.Error as error:
+            raise ValueError(f"{path} cannot be read: {error}") from error
         solution = {row[0]: row[1].split()[0] for row in rows[1:] if len(row) > 1 and row[1].split()}
         _add_images(solution, path, found)
     elif lines and all("\t" in line for line in lines):  # Tiny ImageNet: image, synset, box

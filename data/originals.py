@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from common.console import printable
+from data.archives import list_archive
 from data.imagenet_labels import SYNSET
 from data.order import FullShuffle, Order, WindowShuffle
 from data.parquet_facts import Columns
@@ -24,13 +25,12 @@ from storage.image_names import IMAGE_SUFFIXES, is_hidden, suffix
 from storage.image_tree import OTHER_FILE, find_images
 from storage.left_out import LeftOut
 from storage.open_files import OpenFiles
-from storage.tar_members import TarReader, read_shards
+from storage.tar_members import read_shards
 
 NO_CLASS = "beside the class folders, so of no class"
 NO_TRUTH = "not in the list of labels"
 _MEMORY = 1 << 30  # bytes of row groups in each process
 _MIXED_GROUPS = 8  # row groups of parquet files whose rows are mixed
-_OWN_FILE = -1
 
 # The class of an image by its name below the split; None if it has none.
 ClassOf = Callable[[str], str | None]
@@ -53,7 +53,7 @@ class Originals:
     classes: list[str]  # sorted; synsets, names of folders, or numbers
     labels: np.ndarray  # int64 [n], positions in `classes`, or NO_LABEL
     containers: list[str] = field(default_factory=list)  # tar files
-    container: np.ndarray | None = None  # int32 [n], position in `containers`, or _OWN_FILE
+    container: np.ndarray | None = None  # int32 [n], position in `containers`; None for files
     offsets: np.ndarray | None = None  # int64 [n], byte in the container; row of the parquet files
     sizes: np.ndarray | None = None  # int64 [n]
     root: str = ""  # of images that are files
@@ -160,14 +160,23 @@ def _first_folder(name: str) -> str | None:
     return folder if slash else None
 
 
-def from_tar(files: Sequence[Path], class_of: ClassOf) -> Originals:
+def folder_of(name: str) -> str | None:
+    """The innermost folder that a file lies in; None without one."""
+    folders = name.split("/")[:-1]
+    return folders[-1] if folders else None
+
+
+def from_tar(files: Sequence[Path], class_of: ClassOf | None = None) -> Originals:
     """Images in tar files, and in tar files inside them, which are called like the class of their images.
+
+    Args:
+        class_of: class by the name; by default the innermost folder, and none at all without folders.
 
     Raises:
         ValueError: a file is no uncompressed tar file or cut short; there are no images.
     """
     left_out, members = LeftOut(), []
-    for number, found in enumerate(read_shards(_members, files)):
+    for number, found in enumerate(read_shards(list_archive, files)):
         for name, offset, size in found:
             ending = suffix(name)
             if ending in IMAGE_SUFFIXES and not is_hidden(name.rpartition("/")[2]):
@@ -180,6 +189,8 @@ def from_tar(files: Sequence[Path], class_of: ClassOf) -> Originals:
         if member[0] in kept:
             raise ValueError(f"{files[member[1]]} holds {printable(member[0])} twice")
         kept[member[0]] = member
+    if class_of is None and any("/" in name for name in kept):
+        class_of = folder_of
     names, classes = _with_classes(list(kept), class_of, left_out)
     places = np.array([kept[name][1:] for name in names], dtype=np.int64).reshape(-1, 3)
     what = f"{files[0]}" if len(files) == 1 else f"{len(files)} tar files in {files[0].parent}"
@@ -191,20 +202,6 @@ def from_tar(files: Sequence[Path], class_of: ClassOf) -> Originals:
         offsets=places[:, 1].copy(),
         sizes=places[:, 2].copy(),
     )
-
-
-def _members(path: Path) -> list[tuple[str, int, int]]:
-    """(name, offset, size) of all files in a tar file; those of an inner one as if it were a folder."""
-    found: list[tuple[str, int, int]] = []
-    prefix = f"{path.stem}/" if path.stem.startswith("n") and path.stem[1:].isdigit() else ""
-    with TarReader(path) as tar:
-        for name, offset, size in list(tar.members()):
-            if name.endswith(".tar"):
-                inner = tar.members(offset, offset + size)
-                found += [(f"{name.removesuffix('.tar')}/{own}", at, length) for own, at, length in inner]
-            else:
-                found.append((prefix + name, offset, size))
-    return found
 
 
 def from_parquet(paths: Sequence[str], columns: Columns) -> Originals:
@@ -240,7 +237,7 @@ def _with_classes(
     classes = [class_of(name) for name in names]
     for name, own in zip(names, classes, strict=True):
         if own is None:
-            left_out.add(NO_CLASS if class_of is _first_folder else NO_TRUTH, name)
+            left_out.add(NO_CLASS if class_of in (_first_folder, folder_of) else NO_TRUTH, name)
     pairs = [(name, own) for name, own in zip(names, classes, strict=True) if own is not None]
     return [name for name, _ in pairs], [own for _, own in pairs]
 

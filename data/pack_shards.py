@@ -27,7 +27,14 @@ from storage.tar_writer import TarWriter, stored_bytes
 DAMAGED = "not a readable image"
 # Member names of formats; what is stored under another suffix keeps its own.
 _SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif", "BMP": ".bmp", "TIFF": ".tif"}
-_SAME = {".jpg": {".jpeg", ".jpe", ".jfif"}, ".tif": {".tiff"}, ".bmp": {".dib"}}
+_SUFFIXES |= {
+    "MPO": ".jpg",
+    "AVIF": ".avif",
+    "JPEG2000": ".jp2",
+    "PPM": ".ppm",
+}  # MPO: several JPEGs of a camera
+_SAME = {".jpg": {".jpeg", ".jpe", ".jfif"}, ".tif": {".tiff"}, ".bmp": {".dib"}, ".jp2": {".j2k"}}
+_SAME[".ppm"] = {".pgm", ".pbm", ".pnm"}
 _PLAIN_MODES = ("RGB", "L")
 
 

@@ -17,6 +17,7 @@ from data.remote_files import is_remote
 from data.shard_cache import ShardCache
 from data.tar_index import NO_LABEL
 from storage.files import atomic_file, user_cache_folder
+from storage.json_files import parse_json
 
 _VERSION = 1  # of the kept facts
 
@@ -182,7 +183,7 @@ def _check_columns(schema: Any, path: str, columns: Columns) -> None:
 def _class_names(schema: Any, label: str | None) -> tuple[str, ...] | None:
     """Names of the classes, where the `datasets` library has left them."""
     try:
-        features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
+        features = parse_json(schema.metadata[b"huggingface"])["info"]["features"]
         names = features[label]["names"]
         return tuple(map(str, names)) if names else None
     except (KeyError, TypeError, ValueError):

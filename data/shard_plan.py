@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from collections import defaultdict
@@ -20,6 +19,7 @@ from data.originals import Originals
 from data.pack_shards import PackSettings, ShardRecord, shard_bytes
 from data.tar_index import NO_LABEL
 from storage.files import write_json
+from storage.json_files import read_json
 
 _FACTS = "facts.json"
 
@@ -92,7 +92,7 @@ class ShardPlan:
 
     def find_finished(self, *, overwrite: bool) -> None:
         """Take up what an earlier job has left; raises ValueError if that was made of other images or otherwise."""
-        manifest = _read(self.manifest)
+        manifest = _read(self.manifest, facts=dict, shards=list, classes=list)
         facts = manifest.get("facts") or _read(self._notes / _FACTS)
         difference = first_difference(facts, self.facts, self.prefix) if facts else None
         if difference and not overwrite:
@@ -104,7 +104,7 @@ class ShardPlan:
             self._remove_all()
         else:
             found = dict(enumerate(manifest.get("shards", [])))
-            found |= {int(note.stem): _read(note) for note in self._notes.glob("[0-9]*.json")}
+            found |= {int(note.stem): _note(note) for note in self._notes.glob("[0-9]*.json")}
             for number, record in found.items():
                 path = self.shard(number)
                 if record and path.is_file() and path.stat().st_size == record["bytes"]:
@@ -189,8 +189,15 @@ class ShardPlan:
         return found
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path, **types: type) -> dict[str, Any]:
+    return read_json(path, **types) if path.is_file() else {}
+
+
+def _note(path: Path) -> dict[str, Any]:
+    """A note about a finished shard; a damaged one is as good as none."""
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError):  # no file, or not one of these
+        return read_json(
+            path, file=str, images=int, bytes=int, sha256=str, damaged=list, odd=list, synsets=dict
+        )
+    except ValueError:
         return {}

@@ -231,6 +231,9 @@ def test_wrong_annotations(tmp_path):
     prepare(source, tmp_path / "out", annotations=str(tmp_path / "meta.mat"))
     manifest = json.loads((tmp_path / "out/imagenet-val.json").read_text())
     assert manifest["images"] == 2 and manifest["other_files_left_out"]["not in the list of labels"][0] == 4
+    (tmp_path / "x.txt").write_bytes(b"n01440764 tench\n\xff")
+    with pytest.raises(ValueError, match="x.txt is no text at byte 16"):
+        prepare(source, tmp_path / "out", annotations=str(tmp_path / "x.txt"))
     (tmp_path / "x.txt").write_text("a b\nc d\n")
     with pytest.raises(ValueError, match="x.txt is not understood; expected one of"):
         prepare(source, tmp_path / "out", annotations=str(tmp_path / "x.txt"))
@@ -311,6 +314,9 @@ def test_finished_shards_are_kept_and_verified(tmp_path, capsys):
     assert [c["synset"] for c in manifest["classes"]] == imagenet.SYNSETS
     with pytest.raises(ValueError, match=r"imagenet-train.seed was 0, is now 1"):
         prepare(source, output, images_per_shard=4, seed=1)
+    (output / "imagenet-val.json").write_text("{")
+    with pytest.raises(ValueError, match=r"imagenet-val.json cannot be read"):
+        prepare(source, output, images_per_shard=4)
 
 
 # Workers run this file too. They wait in the middle of a shard as soon as so many are finished.
