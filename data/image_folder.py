@@ -58,7 +58,7 @@ class ImageFolder(Source):
             alpha=alpha,
             orientation=orientation,
         )
-        self.item_shape = (3, image_size, image_size)
+        self.item_shape, self.rules = (3, image_size, image_size), self.transform.rules
         tree = find_images(self.path)
         classes: dict[str, list[str]] = {folder: [] for folder in tree.folders}
         for file in tree.files:

@@ -88,7 +88,7 @@ class ParquetImages(Source):
             alpha=alpha,
             orientation=orientation,
         )
-        self.item_shape = (3, image_size, image_size)
+        self.item_shape, self.rules = (3, image_size, image_size), self.transform.rules
         paths, memory = parquet_paths(path), int(memory_megabytes * 1e6)
         folder = user_cache_folder() / "remote_shards" if cache is None else Path(cache).expanduser()
         store = ShardCache(folder, cache_gigabytes)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from common.images import PixelRules
 from data.order import FullShuffle, Order, WindowShuffle
 from storage.left_out import LeftOut
 
@@ -41,6 +42,7 @@ class Source(ABC):
     item_key: str  # "images" (uint8 [3, H, W]) or "tokens" (int64 [N])
     item_shape: tuple[int, ...]
     has_captions: bool = False  # batches then hold them
+    rules: PixelRules | None = None  # how image files become pixels, where there are some
 
     @cached_property
     def left_out(self) -> LeftOut:

@@ -25,7 +25,7 @@ class Part(Source):
         self.class_names, self.item_key = source.class_names, source.item_key
         self.item_shape = source.item_shape
         self.labels = np.asarray(source.labels)[indices]
-        self.has_captions = source.has_captions
+        self.has_captions, self.rules = source.has_captions, source.rules
 
     def load(self, index: int, rng: np.random.Generator) -> tuple[Tensor, int]:
         return self._source.load(int(self._indices[index]), rng)

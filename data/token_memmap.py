@@ -42,6 +42,8 @@ class TokenHeader:
     class_names: list[str]  # a name per label
     source: str = ""  # for imported tokens, what the file of the other program was (``data.token_exchange``)
     precision: str = "float32"  # of the tokenizer's computation
+    alpha: str = "white"  # how image files became pixels (``common.images.PixelRules``)
+    orientation: str = "stored"
 
     def __post_init__(self) -> None:
         for key in ("num_images", "crops", "num_tokens", "codebook_size", "image_size"):
@@ -87,8 +89,9 @@ class _Layout:
 
 def _encode(header: TokenHeader, missing: int = 0) -> bytes:
     facts = asdict(header)
-    if header.precision == "float32":  # as in files from before there was a choice
-        del facts["precision"]
+    for key, usual in (("precision", "float32"), ("alpha", "white"), ("orientation", "stored")):
+        if facts[key] == usual:  # as in files from before there was a choice
+            del facts[key]
     text = json.dumps(facts).encode()
     return _PREAMBLE.pack(_MAGIC, len(text), zlib.crc32(text), missing) + text
 

@@ -101,7 +101,7 @@ class WebDataset(Source):
             alpha=alpha,
             orientation=orientation,
         )
-        self.item_shape = (3, image_size, image_size)
+        self.item_shape, self.rules = (3, image_size, image_size), self.transform.rules
         folder = user_cache_folder() / "remote_shards" if cache is None else Path(cache)
         self._shards = Shards(
             expand_shards(path),

@@ -1,6 +1,7 @@
 """Shared by the jobs that measure images: data sets as streams, progress bars, reconstructions."""
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -78,6 +79,10 @@ class SourceImages(ImageStream):
             if batch["skipped"]:
                 raise ValueError(f"{self.source}: {batch['skipped'][0]} cannot be read")
             yield from batch["images"]
+
+    def pixel_facts(self) -> dict[str, Any]:
+        """How files became pixels; transparent and turned ones are not counted."""
+        return {} if self.data.rules is None else asdict(self.data.rules)
 
     def digest(self) -> str:
         """SHA-256 of the labels and class names; pixels are in the fingerprint of a result."""

@@ -10,7 +10,7 @@ import torch
 from common import distributed
 from common.config import option
 from common.console import Clock, banner, duration, say, warn
-from common.images import to_float
+from common.images import PixelRules, to_float
 from common.launch import processes
 from data.source import Source
 from data.still import Part, share_batches, still_source
@@ -135,6 +135,7 @@ def pretokenize(options: PretokenizeOptions) -> None:
             image_size=tokenizer.image_size,
             class_names=list(source.class_names),
             precision=options.precision,
+            **asdict(source.rules or PixelRules()),
         )
         if is_done(output, header, source, options.overwrite):
             say(f"{output} already holds the tokens of these {len(source)} images; nothing to do")
