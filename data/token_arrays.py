@@ -13,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
+from storage.arrays import read_npy
+
 _ROWS = 512  # images read at a time
 
 
@@ -91,10 +93,7 @@ def _read(path: Path, shape: tuple[int, ...], limit: int) -> np.ndarray:
 def _load(path: Path) -> np.ndarray:
     if not path.is_file():
         raise ValueError(f"{path} is missing; files are numbered 0.npy, 1.npy, ...")
-    try:
-        array = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
-    if not isinstance(array, np.ndarray) or array.dtype.kind not in "iu":
+    array = read_npy(path)
+    if array.dtype.kind not in "iu":
         raise ValueError(f"{path} must hold one array of whole numbers")
     return array

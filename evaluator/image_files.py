@@ -4,22 +4,21 @@ Arrays follow the layout of the ADM evaluator (arXiv:2105.05233): `arr_0` uint8 
 """
 
 import os
-import struct
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 import torch
 from braceexpand import UnbalancedBracesError, braceexpand
-from numpy.lib import format as npy
 from PIL import Image
 
 from common import distributed
 from common.console import progress
 from common.images import PixelRules, pil_to_tensor
 from evaluator.image_stream import EncodedImages, FolderImages, ImageStream, Transform, digest_lines
+from storage.arrays import DAMAGE, ArrayFile, array_bytes, check_member, damage_named, read_header, stored_at
 from storage.image_names import IMAGE_SUFFIXES
 from storage.open_files import OpenFiles
 from storage.tar_members import TarReader, read_shards
@@ -40,18 +39,20 @@ class ArrayImages(ImageStream):
         self.path, self.source, self._transform = Path(path), str(path), transform
         if not self.path.is_file():
             raise FileNotFoundError(f"array file {path} does not exist")
-        try:
+        with damage_named(f"{path} cannot be read as images"):
             with _Member(self.path, PIXELS) as file:
                 shape, fortran, dtype = read_header(file)
                 self._start = file.position
+                held = file.size - file.position
             self._checks = self._read_directory()
-        except (zipfile.BadZipFile, EOFError, OSError, KeyError, ValueError) as error:
-            raise ValueError(f"{path} cannot be read as images: {_reason(error)}") from error
-        if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or fortran or not shape[0]:
+        if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or fortran or 0 in shape:
             order = "Fortran" if fortran else "C"
             raise ValueError(
                 f"{path} holds {dtype} {list(shape)} in {order} order, expected uint8 [N, H, W, 3] in C order"
             )
+        if array_bytes(shape, dtype) > held:
+            missing = held // array_bytes(shape[1:], dtype)
+            raise ValueError(f"{path} is cut short: image {missing} of {shape[0]} is missing")
         self.count, self._shape = shape[0], tuple(shape[1:])
         self.size = self._shape[:2]
         if transform is not None:
@@ -64,9 +65,9 @@ class ArrayImages(ImageStream):
         with zipfile.ZipFile(self.path) as archive:
             members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
         self.has_statistics = "mu" in members
-        with np.load(self.path, allow_pickle=False) as arrays:
+        with ArrayFile(self.path) as arrays:
             key = next((k for k in LABELS if k in members), None)
-            labels = arrays[key] if key else None
+            labels = arrays.read(key) if key else None
         if labels is not None and labels.ndim == 1 and labels.dtype.kind in "iu":
             self.labels = labels.astype(np.int64)
         return [f"{name} {info.CRC:08x} {info.file_size}" for name, info in sorted(members.items())]
@@ -104,6 +105,7 @@ class _Member:
         self._seekable = True
         if path.suffix == ".npy":
             self._file: IO[bytes] = open(path, "rb")  # noqa: SIM115
+            self.size = path.stat().st_size
             return
         with zipfile.ZipFile(path) as archive:
             members = {info.filename: info for info in archive.infolist()}
@@ -111,15 +113,14 @@ class _Member:
             if info is None:
                 held = ", ".join(sorted(n.removesuffix(".npy") for n in members)) or "nothing"
                 raise ValueError(f"it holds no array {name}, only {held}")
+            check_member(info)
+            self.size = info.file_size
             if info.compress_type != zipfile.ZIP_STORED:
                 # The file below stays open until the member is closed.
                 self._file, self._seekable = archive.open(info), False
                 return
+        self._base = stored_at(path, info)
         self._file = open(path, "rb")  # noqa: SIM115
-        # The lengths of name and extra field end the 30-byte local header; the central directory may differ.
-        self._file.seek(info.header_offset + 26)
-        name_length, extra_length = struct.unpack("<HH", self._file.read(4))
-        self._base = info.header_offset + 30 + name_length + extra_length
         self._file.seek(self._base)
 
     def __enter__(self) -> "_Member":
@@ -145,27 +146,12 @@ class _Member:
             pass
 
 
-def read_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """(shape, whether in Fortran order, dtype) of an npy stream; reads up to the first element.
-
-    Raises:
-        ValueError: it is no npy stream of version 1, 2 or 3, or holds Python objects.
-    """
-    version = npy.read_magic(file)
-    # Version 3 is version 2 with names of fields in UTF-8; images have none.
-    read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-    shape, fortran, dtype = read(file)
-    if dtype.hasobject:
-        raise ValueError("it holds Python objects, which are not read")
-    return shape, fortran, dtype
-
-
 def member_shape(path: str | Path, name: str) -> tuple[int, ...] | None:
     """Shape of one array of an `.npz`, without reading it; None if it is not there or cannot be read."""
     try:
         with _Member(Path(path), name) as file:
             return read_header(file)[0]
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError):
+    except DAMAGE:
         return None
 
 
@@ -298,7 +284,3 @@ def _open_folder(folder: Path, transform: Transform | None, rules: PixelRules | 
     if shards and not any(p.suffix.lower() in IMAGE_SUFFIXES for p in folder.iterdir()):
         return TarImages(shards, source=str(folder), transform=transform, rules=rules)
     return FolderImages(folder, transform=transform, rules=rules)
-
-
-def _reason(error: Exception) -> str:
-    return str(error).strip("'\"") or type(error).__name__

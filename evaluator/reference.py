@@ -7,7 +7,6 @@ Other tools ignore the additions.
 """
 
 import json
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,12 +18,14 @@ from common.images import PixelRules
 from evaluator.image_files import ArrayImages, open_images
 from evaluator.image_stream import ImageStream, Transform, file_hash
 from evaluator.moments import Statistics
+from storage.arrays import ArrayFile, damage_named
 from storage.json_files import parse_json
 from storage.npz import Rows, write_npz
 
 # Endings of `mu` and `sigma` by kind of features; other kinds have their names.
 ENDINGS = {"pool": "", "spatial": "_s"}
 FORMAT = 1
+_PROTOCOL_BYTES = 1 << 26
 
 
 def statistics_keys(kind: str) -> tuple[str, str]:
@@ -133,20 +134,17 @@ def image_reference(images: ImageStream, image_set: str = "images") -> Reference
 
 
 def _read_statistics(path: Path) -> tuple[dict[str, Statistics], dict[str, Any], bool]:
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            held = set(arrays.files)
-            protocol = _read_protocol(path, arrays["protocol"]) if "protocol" in held else {}
-            counts, statistics = protocol.get("counts", {}), {}
-            for kind in _kinds(held):
-                keys = statistics_keys(kind)
-                if not held.issuperset(keys):
-                    raise ValueError(f"it holds only one of {' and '.join(keys)}")
-                mean, covariance = (np.asarray(arrays[key], dtype=np.float64) for key in keys)
-                _check_shapes(mean, covariance, keys)
-                statistics[kind] = Statistics(mean, covariance, counts.get(kind))
-    except (zipfile.BadZipFile, EOFError, KeyError, OSError, ValueError) as error:
-        raise ValueError(f"reference {path} cannot be read: {error}") from error
+    with damage_named(f"reference {path} cannot be read"), ArrayFile(path) as arrays:
+        held = set(arrays.names)
+        protocol = _read_protocol(arrays.read("protocol", _PROTOCOL_BYTES)) if "protocol" in held else {}
+        statistics = {}
+        for kind in _kinds(held):
+            keys = statistics_keys(kind)
+            if not held.issuperset(keys):
+                raise ValueError(f"it holds only one of {' and '.join(keys)}")
+            mean, covariance = (_numbers(key, arrays.read(key)) for key in keys)
+            _check_shapes(mean, covariance, keys)
+            statistics[kind] = Statistics(mean, covariance, protocol.get("counts", {}).get(kind))
     return statistics, protocol, "arr_0" in held
 
 
@@ -159,10 +157,22 @@ def _check_shapes(mean: np.ndarray, covariance: np.ndarray, keys: tuple[str, str
         raise ValueError(f"{keys[0]} or {keys[1]} is not finite")
 
 
-def _read_protocol(path: Path, text: np.ndarray) -> dict[str, Any]:
+def _numbers(key: str, array: np.ndarray) -> np.ndarray:
+    if array.dtype.kind not in "fiu":
+        raise ValueError(f"{key} holds {array.dtype}, expected numbers")
+    return np.asarray(array, dtype=np.float64)
+
+
+def _read_protocol(text: np.ndarray) -> dict[str, Any]:
     protocol = parse_json(str(text))
     if not isinstance(protocol, dict) or protocol.get("format") != FORMAT:
         raise ValueError(f"its protocol is of an unknown format, expected {FORMAT}")
+    for section in ("counts", "images", "extractors"):
+        if not isinstance(protocol.get(section, {}), dict):
+            raise ValueError(f"its protocol has no usable {section}")
+    counts = protocol.get("counts", {}).values()
+    if not all(count is None or type(count) is int and count > 0 for count in counts):
+        raise ValueError(f"its protocol has the counts {list(counts)}")
     return protocol
 
 

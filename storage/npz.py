@@ -17,6 +17,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 from numpy.lib import format as npy
 
+from storage.arrays import array_bytes, damage_named, read_header
 from storage.files import atomic_file
 
 _BLOCK = 1 << 22  # bytes: 4 MiB
@@ -57,11 +58,12 @@ def first_rows(path: str | Path) -> np.memmap:
     Raises:
         ValueError: the file was not made by `create_npz`, or is cut short.
     """
-    with open(path, "rb") as file:
-        _, start, _ = _first_member(file)
+    with damage_named(f"{path} cannot be read"), open(path, "rb") as file:
+        _, start, end = _first_member(file)
         file.seek(start)
-        npy.read_magic(file)
-        shape, _, dtype = npy.read_array_header_1_0(file)
+        shape, _, dtype = read_header(file)
+        if file.tell() + array_bytes(shape, dtype) != end:
+            raise ValueError(f"{dtype} {list(shape)} do not fill its {end - file.tell()} bytes")
         return np.memmap(path, dtype=dtype, mode="r", offset=file.tell(), shape=shape)
 
 

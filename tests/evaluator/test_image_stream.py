@@ -73,9 +73,9 @@ def test_arrays_are_streamed_and_not_loaded(tmp_path, monkeypatch):
     path = tmp_path / "large.npz"
     np.savez(path, arr_0=PIXELS, mu=np.zeros(3), sigma=np.zeros((3, 3)), arr_1=np.arange(7))
     read = []
-    original = images_module.np.lib.npyio.NpzFile.__getitem__
+    original = image_files.ArrayFile.read
     monkeypatch.setattr(
-        "numpy.lib._npyio_impl.NpzFile.__getitem__", lambda self, key: read.append(key) or original(self, key)
+        image_files.ArrayFile, "read", lambda self, key: read.append(key) or original(self, key)
     )
     stream = ArrayImages(path)
     everything(stream)

@@ -39,15 +39,15 @@ class Case:
 class Reader:
     """A function that reads files, and examples for it.
 
-    `read(folder, argument)` finds the files of a case in `folder`; `errors` are those of its docstring. `named` says
-    whether a message must name a file of the case.
+    `read(folder, argument)` finds the files of a case in `folder`; `errors` are those of its docstring. A message must
+    name a file of the case, or `named`.
     """
 
     name: str
     cases: SearchStrategy[Case]
     read: Callable[[Path, Any], object]
     errors: tuple[type[Exception], ...] = (ValueError, OSError)
-    named: bool = True
+    named: str | None = None
 
 
 class Wrong(AssertionError):
@@ -118,10 +118,11 @@ def outcome(reader: Reader, case: Case, root: Path) -> str:
 
 def _wrong_message(reader: Reader, case: Case, text: str) -> str:
     """What is wrong with an error message; "" if nothing is."""
-    text = text if reader.named else " ".join(text.split())  # an argument may have line breaks
+    text = " ".join(text.split()) if reader.named == "" else text  # an argument may have line breaks
     if "\n" in text or len(text) > LONGEST_MESSAGE:
         return f"the message is not a short line: {text[:1000]!r}"
-    if reader.named and not any(name.split("/")[0] in text for name in case.files):
+    names = [name.split("/")[0] for name in case.files] + ([] if reader.named is None else [reader.named])
+    if not any(name in text for name in names):
         return f"the message names no file: {text!r}"
     return ""
 

@@ -203,7 +203,7 @@ READER = Reader(
     "config",
     st.builds(_case, _files, _files, st.booleans(), st.just([]) | _overrides),
     _read,
-    named=False,  # an argument may be wrong, too
+    named="",  # an argument may be wrong, too
 )
 
 

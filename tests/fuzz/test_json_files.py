@@ -109,6 +109,7 @@ READER = Reader(
         _files,
     ),
     _read,
+    named="inside",
 )
 
 
