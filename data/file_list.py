@@ -1,6 +1,5 @@
 """Single images on the disk: a file, all below a folder, or those inside tar shards."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,11 +12,12 @@ from common.images import (
     image_size,
 )
 from data.source import CorruptSample
-from data.tar_index import open_index
-from data.webdataset_shards import expand_shards
 from storage.image_names import IMAGE_SUFFIXES
 from storage.image_tree import find_images
+from storage.left_out import LeftOut
+from storage.shard_paths import local_shards
 from storage.tar_members import read_shards
+from storage.tar_samples import TarSample, read_samples
 
 _HEAD = 1 << 16  # bytes that hold the size of nearly all images
 
@@ -28,8 +28,7 @@ class ImageFile:
 
     name: str  # relative to what was listed, with "/"; a shard counts as a folder without its ending
     path: Path  # the file or the shard
-    offset: int | None = None  # bytes of the image in the shard; None for a file
-    length: int | None = None
+    sample: TarSample | None = None  # where it lies in the shard; None for a file
 
     def decode(self, rules: PixelRules | None = None) -> DecodedImage:
         """RGB pixels and what the file holds. Raises CorruptSample if it cannot be read."""
@@ -58,56 +57,58 @@ class ImageFile:
             raise CorruptSample(self.name, str(error)) from error
 
     def caption(self) -> str | None:
-        """Stripped text of the `.txt` file beside an image file; None without one. Raises CorruptSample."""
-        text = self.path.with_suffix(".txt")
-        if self.offset is not None or not text.is_file():
-            return None
+        """Stripped text of the `.txt` file or member beside the image; None without one. Raises CorruptSample."""
+        if self.sample is not None:
+            content = self._read(self.path, *self.sample.caption) if self.sample.caption else None
+        else:
+            text = self.path.with_suffix(".txt")
+            content = self._read(text) if text.is_file() else None
         try:
-            return text.read_text("utf-8-sig").strip()  # some editors begin a file with a mark
-        except (OSError, UnicodeDecodeError) as error:
-            raise CorruptSample(self.name, f"its caption {text.name} is not UTF-8") from error
+            # Some editors begin a file with a mark.
+            return None if content is None else content.decode("utf-8-sig").strip()
+        except UnicodeDecodeError as error:
+            raise CorruptSample(self.name, "its caption is not UTF-8") from error
 
-    def _content(self, most: int | None = None) -> bytes:
+    def _content(self, most: int = -1) -> bytes:
+        if self.sample is None:
+            return self._read(self.path, 0, most)
+        size = self.sample.size
+        return self._read(self.path, self.sample.offset, size if most < 0 else min(most, size))
+
+    def _read(self, path: Path, offset: int = 0, size: int = -1) -> bytes:
         try:
-            with open(self.path, "rb") as file:
-                file.seek(self.offset or 0)
-                whole = -1 if self.length is None else self.length
-                return file.read(whole if most is None else most if whole < 0 else min(most, whole))
+            with open(path, "rb") as file:
+                file.seek(offset)
+                return file.read(size)
         except OSError as error:
             raise CorruptSample(self.name, str(error)) from error
 
 
 def list_files(path: str | Path) -> list[ImageFile]:
-    """Images at a path.
+    """Images at a path; says what is left out.
 
     Args:
-        path: an image file; a folder, whose images at any depth are sorted by their paths, hidden ones left out; or tar
-            shards as a brace pattern, whose images keep their order.
+        path: an image file; a folder, whose images at any depth are sorted by their paths; or tar shards as a brace
+            pattern or a folder of them, whose images keep their order.
 
     Raises:
         FileNotFoundError: there is nothing.
         ValueError: there are no images, or a shard is damaged.
     """
-    if str(path).endswith(".tar"):
-        shards = map(Path, expand_shards(str(path)))
-        found = [file for files in read_shards(_in_shard, shards) for file in files]
+    place, left_out = Path(path), LeftOut()
+    if (shards := local_shards(path)) is not None:
+        found = []
+        for shard, samples in zip(map(Path, shards), read_shards(read_samples, shards), strict=True):
+            found += [ImageFile(f"{shard.stem}/{s.name}", shard, s) for s in samples.found]
+            left_out.extend(samples.left_out, f"{shard.name}: ")
+    elif place.is_file():
+        return [ImageFile(place.name, place)]
+    elif place.is_dir():
+        names, _, left_out = find_images(place)
+        found = [ImageFile(name, place / name) for name in names]
     else:
-        place = Path(path)
-        if place.is_file():
-            return [ImageFile(place.name, place)]
-        if not place.is_dir():
-            raise FileNotFoundError(f"{path} is neither an image nor a folder nor tar shards")
-        tree = find_images(place)
-        tree.left_out.warn(str(path))
-        found = [ImageFile(name, place / name) for name in tree.files]
-        if not found:
-            raise ValueError(f"{path} holds no image ({', '.join(IMAGE_SUFFIXES)}){tree.left_out.explain()}")
+        raise FileNotFoundError(f"{path} is neither an image nor a folder nor tar shards")
     if not found:
-        raise ValueError(f"{path} holds no image ({', '.join(IMAGE_SUFFIXES)})")
+        raise ValueError(f"{path} holds no image ({', '.join(IMAGE_SUFFIXES)}){left_out.explain()}")
+    left_out.warn(str(path))
     return found
-
-
-def _in_shard(shard: Path) -> list[ImageFile]:
-    index = open_index(shard, keep=False)  # a program that only looks leaves nothing behind
-    places = zip(index.names, index.offsets.tolist(), index.sizes.tolist(), strict=True)
-    return [ImageFile(f"{shard.stem}/{os.fsdecode(name)}", shard, *place) for name, *place in places]

@@ -21,8 +21,8 @@ from data.shard_cache import ShardCache
 from data.source import CorruptSample, Source
 from data.tar_index import NO_LABEL
 from data.transforms import ImageTransform, Resize
-from data.webdataset_shards import expand_shards
 from storage.files import user_cache_folder
+from storage.shard_paths import expand_braces
 from storage.tar_members import read_shards
 
 
@@ -206,7 +206,7 @@ def parquet_paths(path: str | list[str]) -> list[str]:
         ValueError: a folder holds files of several splits.
     """
     found: list[str] = []
-    for name in expand_shards(path):
+    for name in expand_braces(path):
         if is_remote(name):
             found.append(name)
         elif os.path.isdir(name):

@@ -15,7 +15,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,13 @@ import numpy as np
 from common import distributed
 from common.console import count, progress, warn
 from data.shards import Shards
-from data.tar_index import NO_CAPTION, NO_LABEL, ShardIndex
+from data.tar_index import NO_CAPTION, NO_LABEL, Notes, ShardIndex
 from storage.files import WriteError, errors_named, user_cache_folder, write_json
 from storage.json_files import try_json
 from storage.locks import exclusive
 from storage.tar_members import read_shards
 
-_VERSION = 1
+_VERSION = 2
 _COLUMNS = {
     "offsets": "<i8",
     "sizes": "<i8",
@@ -52,9 +52,11 @@ class Facts:
     largest_at: int = 0  # the first sample that has it
     largest_shard: int = 0  # bytes
     shard_bytes: int = 0  # of all shards
+    notes: Notes = field(default_factory=Notes)
 
-    def add(self, index: ShardIndex, size: int) -> None:
+    def add(self, index: ShardIndex, size: int, name: str) -> None:
         """Count the samples of one more shard, of ``size`` bytes."""
+        self.notes.extend(Notes.from_tree(json.loads(str(index.notes))), f"{name}: ")
         self.largest_shard, self.shard_bytes = max(self.largest_shard, size), self.shard_bytes + size
         self.labelled += int((index.labels != NO_LABEL).sum())
         self.captioned += int((index.caption_offsets != NO_CAPTION).sum())
@@ -76,7 +78,8 @@ class SampleIndex:
         if head.get("stamp") != stamp:
             raise ValueError(f"{folder} is not the index it was when the program started; start it again")
         self.folder, self.stamp, self.held = folder, stamp, held
-        self.facts = Facts(**head["facts"])
+        facts = head["facts"]
+        self.facts = Facts(**{**facts, "notes": Notes.from_tree(facts["notes"])})
         self.starts = self._column("starts", "<i8")
         self.offsets, self.sizes = self._column("offsets"), self._column("sizes")
         self.labels = self._column("labels") if self.facts.labelled else None
@@ -166,11 +169,13 @@ def _make(place: Path, shards: Shards, stamp: str, limits: Mapping[str, float | 
             return
         try:
             with SampleIndexWriter(place) as writer:
-                indexed = read_shards(lambda path: (shards.index(path), shards.size(path)), shards.paths)
-                for index, size in progress(
+                indexed = read_shards(
+                    lambda path: (shards.index(path), shards.size(path), os.path.basename(path)), shards.paths
+                )
+                for indexed_shard in progress(
                     indexed, "indexing shards", total=len(shards.paths), unit="shard", delay=3.0
                 ):
-                    writer.add(index, size, limits)
+                    writer.add(*indexed_shard, limits)
                 writer.finish(stamp)
         finally:
             lock.unlink(missing_ok=True)  # those who wait for it look first whether the index is there
@@ -197,11 +202,13 @@ class SampleIndexWriter:
                 file.close()
         shutil.rmtree(self._unfinished, ignore_errors=True)
 
-    def add(self, index: ShardIndex, size: int, limits: Mapping[str, float | None] | None = None) -> None:
+    def add(
+        self, index: ShardIndex, size: int, name: str = "", limits: Mapping[str, float | None] | None = None
+    ) -> None:
         """Append the samples of the next shard, of ``size`` bytes, that are within the limits."""
         self.facts.images += len(index.labels)
         index = index.within(**limits) if limits else index
-        self.facts.add(index, size)
+        self.facts.add(index, size, name)
         with errors_named(self._place):
             for name, kind in _COLUMNS.items():
                 self._files[name].write(getattr(index, name).astype(kind).tobytes())
@@ -216,7 +223,8 @@ class SampleIndexWriter:
                 file.close()
                 if name in empty:
                     (self._unfinished / name).unlink()
-            write_json(self._unfinished / "index.json", {"stamp": stamp, "facts": asdict(self.facts)})
+            facts = {**asdict(self.facts), "notes": self.facts.notes.to_tree()}
+            write_json(self._unfinished / "index.json", {"stamp": stamp, "facts": facts})
             old = self._unfinished.with_suffix(".old.part")
             if self._place.exists():  # of shards that have changed; whoever has it mapped keeps it
                 self._place.rename(old)

@@ -6,22 +6,45 @@ import hashlib
 import io
 import json
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from storage.files import atomic_file, user_cache_folder
-from storage.image_names import IMAGE_SUFFIXES
-from storage.tar_members import TarReader
+from storage.left_out import LeftOut
+from storage.tar_samples import read_samples
 
 _LOG = logging.getLogger(__name__)
-_VERSION = 2  # of the kept index; another one is made anew
-LABEL_KEYS = ("label", "cls", "class_id", "class")
+_VERSION = 3  # of the kept index; another one is made anew
 NO_LABEL = -1
 NO_CAPTION = -1
+
+
+@dataclass
+class Notes:
+    """What of one or many shards is no sample, or has no label."""
+
+    left_out: LeftOut = field(default_factory=LeftOut)
+    unlabelled: LeftOut = field(default_factory=LeftOut)
+    conflicts: LeftOut = field(default_factory=LeftOut)
+
+    def extend(self, other: Notes, prefix: str) -> None:
+        """Count what is noted of another shard, whose members get a prefix."""
+        for mine, more in zip(vars(self).values(), vars(other).values(), strict=True):
+            mine.extend(more, prefix)
+
+    def to_tree(self) -> dict[str, Any]:
+        """Plain values for a JSON file."""
+        return {name: left.to_tree() for name, left in vars(self).items()}
+
+    @classmethod
+    def from_tree(cls, tree: Mapping[str, Any]) -> Notes:
+        """The inverse of ``to_tree``."""
+        return cls(**{name: LeftOut.from_tree(left) for name, left in tree.items()})
 
 
 @dataclass(frozen=True)
@@ -38,6 +61,7 @@ class ShardIndex:
     # ``.json`` member), 0 if unknown.
     heights: np.ndarray
     widths: np.ndarray
+    notes: np.ndarray = field(default_factory=lambda: np.array("{}"))  # str [], `Notes` as JSON
 
     def within(self, *, max_aspect: float | None, min_side: int | None) -> ShardIndex:
         """The samples whose original images keep the limits; without any limit all, else those of known size."""
@@ -49,7 +73,8 @@ class ShardIndex:
             kept &= longer <= max_aspect * shorter
         if min_side is not None:
             kept &= longer >= min_side
-        return ShardIndex(**{name: array[kept] for name, array in vars(self).items()})
+        arrays = {name: array[kept] for name, array in vars(self).items() if name != "notes"}
+        return ShardIndex(**arrays, notes=self.notes)
 
 
 def open_index(shard: Path, *, label_key: str | None = None, keep: bool = True) -> ShardIndex:
@@ -57,7 +82,7 @@ def open_index(shard: Path, *, label_key: str | None = None, keep: bool = True) 
 
     Args:
         shard: an uncompressed tar file.
-        label_key: key of the label in ``.json`` members; the first of LABEL_KEYS that is there if None.
+        label_key: as for ``storage.tar_samples.read_samples``.
         keep: write the index for the next run, if it can be written.
 
     Raises:
@@ -96,7 +121,7 @@ def read_index(place: Path, state: Sequence[int | str], label_key: str | None) -
         with np.load(place, allow_pickle=False) as arrays:
             if str(arrays["stamp"]) != _stamp(state, label_key):
                 return None
-            return ShardIndex(**{field.name: arrays[field.name] for field in fields(ShardIndex)})
+            return ShardIndex(**{f.name: arrays[f.name] for f in fields(ShardIndex)})
     except Exception:  # whatever is wrong with a kept index, making it anew is right
         return None
 
@@ -108,7 +133,7 @@ def read_published(content: bytes, size: int, label_key: str | None) -> ShardInd
             version, other_size, *_, other_key = json.loads(str(arrays["stamp"]))
             if (version, other_size, other_key) != (_VERSION, size, label_key):
                 return None
-            return ShardIndex(**{field.name: arrays[field.name] for field in fields(ShardIndex)})
+            return ShardIndex(**{f.name: arrays[f.name] for f in fields(ShardIndex)})
     except Exception:  # as above
         return None
 
@@ -119,65 +144,18 @@ def _stamp(state: Sequence[int | str], label_key: str | None) -> str:
 
 def make_index(shard: Path, *, label_key: str | None = None) -> ShardIndex:
     """Read all headers of a shard and the label members; errors as in ``open_index``."""
-    images: dict[str, tuple[str, int, int]] = {}
-    captions: dict[str, tuple[int, int]] = {}
-    labels: dict[str, int] = {}
-    sides: dict[str, tuple[int, int]] = {}
-    with TarReader(shard) as tar:
-        for name, offset, size in tar.members():
-            # A sample's members share what stands before the first dot of the file name.
-            folder, slash, base = name.rpartition("/")
-            stem, _, ending = base.partition(".")
-            key, ending = folder + slash + stem, f".{ending.lower()}"
-            if ending in IMAGE_SUFFIXES:
-                images[key] = (name, offset, size)
-            elif ending == ".txt":
-                captions[key] = (offset, size)
-            elif ending in (".cls", ".json"):
-                content = tar.read(offset, size)
-                record = _record(content) if ending == ".json" else {}
-                label = _label(content if ending == ".cls" else _first(record, label_key))
-                if label != NO_LABEL:
-                    labels[key] = label
-                if ending == ".json":
-                    sides[key] = (_side(record, "original_height"), _side(record, "original_width"))
+    samples = read_samples(shard, label_key=label_key)
+    found = samples.found
+    captions = [sample.caption or (NO_CAPTION, 0) for sample in found]
+    notes = Notes(samples.left_out, samples.unlabelled, samples.conflicts)
     return ShardIndex(
-        names=np.array([name.encode() for name, _, _ in images.values()], dtype=np.bytes_),
-        offsets=np.array([offset for _, offset, _ in images.values()], dtype=np.int64),
-        sizes=np.array([size for _, _, size in images.values()], dtype=np.int64),
-        labels=np.array([labels.get(key, NO_LABEL) for key in images], dtype=np.int64),
-        caption_offsets=np.array([captions.get(key, (NO_CAPTION, 0))[0] for key in images], dtype=np.int64),
-        caption_sizes=np.array([captions.get(key, (NO_CAPTION, 0))[1] for key in images], dtype=np.int32),
-        heights=np.array([sides.get(key, (0, 0))[0] for key in images], dtype=np.int32),
-        widths=np.array([sides.get(key, (0, 0))[1] for key in images], dtype=np.int32),
+        names=np.array([os.fsencode(sample.name) for sample in found], dtype=np.bytes_),
+        offsets=np.array([sample.offset for sample in found], dtype=np.int64),
+        sizes=np.array([sample.size for sample in found], dtype=np.int64),
+        labels=np.array([NO_LABEL if s.label is None else s.label for s in found], dtype=np.int64),
+        caption_offsets=np.array([offset for offset, _ in captions], dtype=np.int64),
+        caption_sizes=np.array([size for _, size in captions], dtype=np.int32),
+        heights=np.array([sample.height for sample in found], dtype=np.int32),
+        widths=np.array([sample.width for sample in found], dtype=np.int32),
+        notes=np.array(json.dumps(notes.to_tree())),
     )
-
-
-def _record(content: bytes) -> dict[str, Any]:
-    """A ``.json`` member, empty if it cannot be read."""
-    try:
-        record = json.loads(content)
-    except ValueError:
-        return {}
-    return record if isinstance(record, dict) else {}
-
-
-def _first(record: dict[str, Any], label_key: str | None) -> Any:
-    keys = [label_key] if label_key else LABEL_KEYS
-    return next((record[key] for key in keys if key in record), None)
-
-
-def _label(value: Any) -> int:
-    try:
-        label = int(value)
-        return label if label >= 0 else NO_LABEL
-    except (ValueError, TypeError, OverflowError):
-        return NO_LABEL
-
-
-def _side(record: dict[str, Any], key: str) -> int:
-    try:
-        side = int(record.get(key) or 0)
-        return side if 0 <= side < 2**31 else 0
-    except (ValueError, TypeError, OverflowError):
-        return 0

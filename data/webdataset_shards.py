@@ -1,9 +1,9 @@
 """Tar shards in the webdataset layout, read at random places.
 
-A sample is an image member (``.jpg``, ``.jpeg``, ``.png`` or ``.webp``) and a label member with the same name before
-the first dot: ``.cls`` holds the class number as text, ``.json`` holds it under ``label``, ``cls``, ``class_id`` or
-``class``. A ``.txt`` member is its caption, UTF-8. Shards are indexed once, so that any sample can be read by its
-position: shuffling is global and a run resumes anywhere. Remote shards are fetched whole into a cache.
+A sample is an image member and a label member with the same name before the first dot: ``.cls`` holds the class number
+as text, ``.json`` holds it under ``label``, ``cls``, ``class_id`` or ``class``. A ``.txt`` member is its caption, UTF-8
+(``storage.tar_samples`` has all rules). Shards are indexed once, so that any sample can be read by its position:
+shuffling is global and a run resumes anywhere. Remote shards are fetched whole into a cache.
 """
 
 from __future__ import annotations
@@ -14,26 +14,31 @@ from typing import Literal
 
 import numpy as np
 import torch
-from braceexpand import UnbalancedBracesError, braceexpand
 
+from common.console import printable
 from common.images import Alpha, Orientation
 from data.order import FullShuffle, Order, WindowShuffle
 from data.sample_index import open_samples
 from data.shard_cache import ShardCache
 from data.shards import Shards
 from data.source import MOST_SHUFFLED_AT_ONCE, CorruptSample, Source
-from data.tar_index import LABEL_KEYS, NO_CAPTION, NO_LABEL
+from data.tar_index import NO_CAPTION, NO_LABEL
 from data.transforms import ImageTransform, Resize
 from storage.files import user_cache_folder
+from storage.left_out import LeftOut
+from storage.shard_paths import expand_shards
+from storage.tar_samples import CONFLICT, LABEL_KEYS
 
 
 class WebDataset(Source):
     """Images of tar shards, opened by all processes together; the other options are those of ``ImageTransform``.
 
     Args:
-        path: shards as a brace pattern, e.g. ``imagenet-train-{0000..0252}.tar``, or a list of patterns; paths or URLs
-            (``s3://``, ``gs://``, ``https://``, ``hf://datasets/...``, and other protocols of fsspec).
-        label_key: key of the label in ``.json`` members, if it is another than those above.
+        path: shards as a brace pattern, e.g. ``imagenet-train-{0000..0252}.tar``, or a list of patterns; folders of
+            shards, paths or URLs (``s3://``, ``gs://``, ``https://``, ``hf://datasets/...``, and other protocols of
+            fsspec).
+        label_key: key of the label in ``.json`` members, if it is another than those above; ``.cls`` members are then
+            not looked at.
         num_classes: one more than the largest label found if None. With 1, labels are not looked at and may be missing:
             for training that does not use them.
         class_names: a name per class; the numbers if None.
@@ -111,25 +116,45 @@ class WebDataset(Source):
             keep_index=keep_index,
         )
         self._index = open_samples(self._shards, keep=keep_index, **limits)
-        if not self._index.facts.images:
-            raise ValueError(f"{path} holds no images")
-        if not self._index.facts.count:
-            raise ValueError(
-                f"{path} holds no images within max_aspect={max_aspect}, min_side={min_side}"
-                " (original_height and original_width in .json members)"
-            )
         self.has_captions = captions
-        if captions and not self._index.facts.captioned:
-            raise ValueError(f"{path} has no captions: expected .txt members")
-        if not self._index.facts.labelled and num_classes != 1:
-            self._require_captions(path, label_key)
-            class_names = class_names or (["image"] if num_classes is None else None)
-        self._one_class = num_classes == 1 or not self._index.facts.labelled
+        self._check_samples(path, num_classes, f"max_aspect={max_aspect}, min_side={min_side}")
         self.class_names = self._choose_names(num_classes, class_names)
         large = self._shards.any_remote or len(self) > MOST_SHUFFLED_AT_ONCE
         self._window = shuffle_window if shuffle == "windows" or (shuffle == "auto" and large) else None
         if self._shards.any_remote:
             self._check_cache(shuffle_window, cache_gigabytes)
+
+    def _check_samples(self, path: str | list[str], num_classes: int | None, limits: str) -> None:
+        """Raise ValueError for what is missing; note what is left out, and whether labels are used."""
+        facts, self.left_out = self._index.facts, LeftOut()
+        self.left_out.extend(facts.notes.left_out)
+        if not facts.images:
+            raise ValueError(f"{path} holds no images{self.left_out.explain()}")
+        if not facts.count:
+            raise ValueError(
+                f"{path} holds no images within {limits} (original_height and original_width in .json members)"
+            )
+        if facts.count < facts.images:
+            self.left_out.add(f"not within {limits}", count=facts.images - facts.count)
+        if self.has_captions and not facts.captioned:
+            raise ValueError(f"{path} has no captions: expected .txt members")
+        self._one_class = num_classes == 1 or not facts.labelled
+        if num_classes == 1:
+            return
+        if facts.notes.conflicts:
+            count, names = facts.notes.conflicts.to_tree()[CONFLICT]
+            raise ValueError(
+                f"{path}: {count} samples have several labels that disagree, the first is {printable(names[0])};"
+                " label_key=... chooses the .json members, num_classes=1 does without labels"
+            )
+        if facts.labelled:
+            self.left_out.extend(facts.notes.unlabelled)
+        elif not self.has_captions:  # those without labels are for models that read captions
+            key = self._shards.label_key
+            keys = f".cls members, or .json members with {', '.join(LABEL_KEYS)}"
+            keys = f".json members with {key}" if key else keys
+            why = facts.notes.unlabelled.explain()
+            raise ValueError(f"{path} has no labels: expected {keys}; num_classes=1 does without{why}")
 
     def _check_cache(self, window: int, gigabytes: float) -> None:
         # Read at one time: the window before, by slow workers, this one, and in the background the next.
@@ -143,17 +168,10 @@ class WebDataset(Source):
             what = "shuffle='full', which reads all shards at all times," if self._window is None else what
             raise ValueError(f"cache_gigabytes={gigabytes:g} is too small: {what} need {needed:.4g}")
 
-    def _require_captions(self, path: str | list[str], label_key: str | None) -> None:
-        """Shards without labels are for models that read captions."""
-        if not self.has_captions:
-            keys = label_key or ", ".join(LABEL_KEYS)
-            raise ValueError(
-                f"{path} has no labels: expected .cls members, or .json members with {keys}; num_classes=1 does"
-                " without"
-            )
-
     def _choose_names(self, num_classes: int | None, class_names: list[str] | None) -> list[str]:
         facts = self._index.facts
+        if num_classes is None and not facts.labelled:
+            class_names = class_names or ["image"]
         largest = 0 if self._one_class else facts.largest_label
         count = (len(class_names or []) or largest + 1) if num_classes is None else num_classes
         if class_names is not None and len(class_names) != count:
@@ -206,7 +224,7 @@ class WebDataset(Source):
             raise CorruptSample(self.name(index), "no caption")
         try:
             content = self._read(index, self._index.caption_offsets, self._index.caption_sizes)
-            return content.decode().strip()
+            return content.decode("utf-8-sig").strip()  # some editors begin a file with a mark
         except UnicodeDecodeError as error:
             raise CorruptSample(self.name(index), "its caption is not UTF-8") from error
 
@@ -216,15 +234,3 @@ class WebDataset(Source):
             return self._shards.read(shard, int(offsets[index]), int(sizes[index]))
         except OSError as error:
             raise CorruptSample(self.name(index), str(error)) from error
-
-
-def expand_shards(path: str | list[str]) -> list[str]:
-    """Paths and URLs of the shards that one or several brace patterns name; ValueError if braces do not match."""
-    patterns = [path] if isinstance(path, str) else path
-    try:
-        shards = [shard for pattern in patterns for shard in braceexpand(pattern)]
-    except UnbalancedBracesError as error:
-        raise ValueError(f"path={path!r}: braces do not match") from error
-    if not shards:
-        raise ValueError("path=[] names no shard")
-    return shards

@@ -11,7 +11,6 @@ from typing import IO
 
 import numpy as np
 import torch
-from braceexpand import UnbalancedBracesError, braceexpand
 from PIL import Image
 
 from common import distributed
@@ -19,9 +18,11 @@ from common.console import progress
 from common.images import PixelRules, pil_to_tensor
 from evaluator.image_stream import EncodedImages, FolderImages, ImageStream, Transform, digest_lines
 from storage.arrays import DAMAGE, ArrayFile, array_bytes, check_member, damage_named, read_header, stored_at
-from storage.image_names import IMAGE_SUFFIXES
+from storage.left_out import LeftOut
 from storage.open_files import OpenFiles
-from storage.tar_members import TarReader, read_shards
+from storage.shard_paths import local_shards
+from storage.tar_members import read_shards
+from storage.tar_samples import TarSample, read_samples
 
 PIXELS, LABELS = "arr_0", ("arr_1", "labels")
 _BLOCK = 1 << 24  # bytes that are read at a time to get forward in a compressed member
@@ -156,7 +157,7 @@ def member_shape(path: str | Path, name: str) -> tuple[int, ...] | None:
 
 
 class TarImages(EncodedImages):
-    """Image members of uncompressed tar shards, in the order of the shards and of their members.
+    """The samples of uncompressed tar shards, in the order of the shards and of their members.
 
     Every process makes it; one reads the headers for all.
 
@@ -167,61 +168,43 @@ class TarImages(EncodedImages):
 
     def __init__(
         self,
-        shards: Sequence[Path],
+        shards: Sequence[str],
         *,
         source: str,
         transform: Transform | None = None,
         rules: PixelRules | None = None,
     ) -> None:
-        self._shards = [str(shard) for shard in shards]
-        self._places, names, labels = distributed.on_main(lambda: _list_shards(self._shards))
+        self._shards = list(shards)
+        self._samples, self.left_out = distributed.on_main(lambda: _list_shards(self._shards))
+        labels = [sample.label for _, sample in self._samples]
         if labels and None not in labels:
             self.labels = np.array(labels, dtype=np.int64)
         self._files = OpenFiles()
+        names = [f"{os.path.basename(self._shards[shard])}/{sample.name}" for shard, sample in self._samples]
         super().__init__(source=source, names=names, transform=transform, rules=rules)
 
     def content(self, position: int) -> bytes:
-        shard, offset, size = self._places[position]
-        return self._files.read(self._shards[shard], offset, size)
+        shard, sample = self._samples[position]
+        return self._files.read(self._shards[shard], sample.offset, sample.size)
 
     def digest(self) -> str:
-        pairs = zip(self.names[: self.count], self._places, strict=False)
-        return digest_lines(f"{name}\t{size}" for name, (_, _, size) in pairs)
+        pairs = zip(self.names[: self.count], self._samples, strict=False)
+        return digest_lines(f"{name}\t{sample.size}" for name, (_, sample) in pairs)
 
 
-def _list_shards(shards: Sequence[str]) -> tuple[list[tuple[int, int, int]], list[str], list[int | None]]:
-    """(number of the shard, offset, size), name and label of all images."""
-    places, names, labels = [], [], []
+def _list_shards(shards: Sequence[str]) -> tuple[list[tuple[int, TarSample]], LeftOut]:
+    """All samples with the number of their shard, and what is left out."""
     for shard in shards:  # all are looked for before the first is read
         if not os.path.isfile(shard):
             raise FileNotFoundError(f"shard {shard} does not exist")
     listed = progress(
-        read_shards(_members, shards), "listing shards", total=len(shards), unit="shard", delay=3.0
+        read_shards(read_samples, shards), "listing shards", total=len(shards), unit="shard", delay=3.0
     )
-    for number, members in enumerate(listed):
-        for name, offset, size, label in members:
-            places.append((number, offset, size))
-            names.append(f"{os.path.basename(shards[number])}/{name}")
-            labels.append(label)
-    return places, names, labels
-
-
-def _members(shard: str) -> list[tuple[str, int, int, int | None]]:
-    """(name, offset, size, label from the `.cls` member of the same name) of the images of a shard."""
-    found, labels = [], {}
-    with TarReader(shard) as tar:
-        for name, offset, size in tar.members():
-            base = os.path.basename(name)
-            if base.startswith("."):
-                continue
-            stem, _, ending = base.partition(".")
-            key = os.path.join(os.path.dirname(name), stem)
-            if base.lower().endswith(IMAGE_SUFFIXES):
-                found.append((key, name, offset, size))
-            elif ending == "cls":
-                text = tar.read(offset, size).strip()
-                labels[key] = int(text) if text.isdigit() else None
-    return [(name, offset, size, labels.get(key)) for key, name, offset, size in found]
+    samples, left_out = [], LeftOut()
+    for number, found in enumerate(listed):
+        samples += [(number, sample) for sample in found.found]
+        left_out.extend(found.left_out, f"{os.path.basename(shards[number])}: ")
+    return samples, left_out
 
 
 def open_images(
@@ -245,12 +228,13 @@ def open_images(
 
 
 def _open(path: str | Path, transform: Transform | None, rules: PixelRules | None) -> ImageStream:
-    text = str(path)
-    if text.endswith(".tar"):
-        return TarImages(expand_shards(text), source=text, transform=transform, rules=rules)
-    place = Path(text)
+    text, place = str(path), Path(path)
+    if place.is_dir() and (made_here := _made_here(place, transform, rules)) is not None:
+        return made_here
+    if (shards := local_shards(text)) is not None:
+        return TarImages(shards, source=text, transform=transform, rules=rules)
     if place.is_dir():
-        return _open_folder(place, transform, rules)
+        return FolderImages(place, transform=transform, rules=rules)
     if not place.exists():
         raise FileNotFoundError(f"images {path} do not exist")
     if place.suffix in (".npz", ".npy"):
@@ -258,15 +242,8 @@ def _open(path: str | Path, transform: Transform | None, rules: PixelRules | Non
     raise ValueError(f"images {path} are of no known kind; expected a folder, .npz, .npy or .tar")
 
 
-def expand_shards(pattern: str) -> list[Path]:
-    """Shards that a brace pattern names. Raises ValueError if its braces do not match."""
-    try:
-        return [Path(shard) for shard in braceexpand(pattern)]
-    except UnbalancedBracesError as error:
-        raise ValueError(f"images {pattern}: braces do not match") from error
-
-
-def _open_folder(folder: Path, transform: Transform | None, rules: PixelRules | None) -> ImageStream:
+def _made_here(folder: Path, transform: Transform | None, rules: PixelRules | None) -> ImageStream | None:
+    """The samples in a folder of `sample_imagenet.py`; None for another one, ValueError for pictures of pairs."""
     if (folder / "unfinished.part").exists():
         raise ValueError(
             f"{folder} holds samples that are still being made; run sample_imagenet.py to the end"
@@ -280,7 +257,4 @@ def _open_folder(folder: Path, transform: Transform | None, rules: PixelRules | 
             f"{folder} holds pictures of images beside their reconstructions, which cannot be measured;"
             " give the images as samples and the tokenizer as tokenizer"
         )
-    shards = sorted(folder.glob("*.tar"))
-    if shards and not any(p.suffix.lower() in IMAGE_SUFFIXES for p in folder.iterdir()):
-        return TarImages(shards, source=str(folder), transform=transform, rules=rules)
-    return FolderImages(folder, transform=transform, rules=rules)
+    return None

@@ -1,7 +1,5 @@
 """Which names are those of images: for files and for members of tar files alike."""
 
-import os
-
 # Still pictures that Pillow reads; a fixed list, so that a data set has the same images on every machine. Where a
 # sample of a tar shard holds several images, the first in this order is taken.
 IMAGE_SUFFIXES = (
@@ -34,9 +32,10 @@ _OF_SYSTEMS = {"__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume 
 
 def suffix(name: str) -> str:
     """The last suffix of a file name in lower case, with its dot; empty without one."""
-    return os.path.splitext(name)[1].lower()
+    dot = name.rfind(".")
+    return name[dot:].lower() if dot >= 0 else ""
 
 
 def is_hidden(name: str) -> bool:
     """Whether a file or folder is hidden (``.name``, ``._name``) or belongs to an operating system (``__MACOSX``)."""
-    return name.startswith(".") or name.lower() in _OF_SYSTEMS
+    return (name.startswith(".") and name not in (".", "..")) or name.lower() in _OF_SYSTEMS

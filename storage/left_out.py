@@ -22,11 +22,11 @@ class LeftOut:
     counts: dict[str, int] = field(default_factory=dict)
     names: dict[str, list[str]] = field(default_factory=dict)  # the first SHOWN of each reason
 
-    def add(self, reason: str, name: str) -> None:
-        """Count one more file, member, row or label."""
-        self.counts[reason] = self.counts.get(reason, 0) + 1
+    def add(self, reason: str, name: str | None = None, count: int = 1) -> None:
+        """Count one more file, member, row or label, or several without their names."""
+        self.counts[reason] = self.counts.get(reason, 0) + count
         names = self.names.setdefault(reason, [])
-        if len(names) < SHOWN:
+        if name is not None and len(names) < SHOWN:
             names.append(name)
 
     def extend(self, other: LeftOut, prefix: str = "") -> None:
@@ -57,6 +57,8 @@ class LeftOut:
 
     def _reason(self, reason: str) -> str:
         names = [printable(name) for name in self.names[reason]]
+        if not names:
+            return reason
         return f"{reason}: {', '.join(names + (['...'] if self.counts[reason] > len(names) else []))}"
 
     def to_tree(self) -> dict[str, list]:

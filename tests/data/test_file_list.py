@@ -1,3 +1,6 @@
+import io
+import tarfile
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -36,7 +39,7 @@ def test_captions_are_text(tmp_path):
     (folder / "000001.txt").write_bytes(b"caf\xe9")
     first, second = list_files(folder)
     assert first.caption() == "ein Haus"
-    with pytest.raises(CorruptSample, match="000001.png: its caption 000001.txt is not UTF-8"):
+    with pytest.raises(CorruptSample, match="000001.png: its caption is not UTF-8"):
         second.caption()
 
 
@@ -65,6 +68,20 @@ def test_images_inside_shards(tmp_path):
     assert files[4].size() == (16, 16) and files[4].caption() is None
     assert sorted(tmp_path.iterdir()) == before, "a program that only looks leaves nothing behind"
     assert [f.name for f in list_files(tmp_path / "1.tar")] == ["1/000003.png", "1/000004.png"]
+
+
+def test_captions_and_folders_of_shards(tmp_path):
+    pattern = write_tars(tmp_path / "a", PIXELS)
+    with tarfile.open(tmp_path / "a" / "0.tar", "a") as tar:
+        member = tarfile.TarInfo("000001.txt")
+        member.size = 4
+        tar.addfile(member, io.BytesIO(b"Haus"))
+    files = list_files(tmp_path / "a")
+    assert [f.name for f in files] == [f.name for f in list_files(pattern)] and len(files) == 5
+    assert [f.caption() for f in files] == [None, "Haus", None, None, None]
+    (tmp_path / "a" / "x.png").write_bytes(png(PIXELS[0]))
+    with pytest.raises(ValueError, match="a holds tar shards and images; name the shards by a pattern"):
+        list_files(tmp_path / "a")
 
 
 def test_what_is_not_there_or_no_image(tmp_path):

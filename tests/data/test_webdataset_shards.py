@@ -13,7 +13,8 @@ from PIL import Image
 from data.loaders import eval_loader, train_loader
 from data.source import CorruptSample
 from data.tar_index import make_index
-from data.webdataset_shards import WebDataset, expand_shards
+from data.webdataset_shards import WebDataset
+from storage.shard_paths import expand_shards
 
 
 def image_bytes(value: int, ending: str = "png") -> bytes:
@@ -201,6 +202,60 @@ def test_corrupt_members_are_skipped_and_named(tmp_path):
     assert len(batch["skipped"]) == 2 and (batch["labels"] >= 0).all()
     batches = list(eval_loader(source, batch_size=4))
     assert [p for b in batches for p in b["positions"].tolist()] == [0, 1, 3, 5]
+
+
+@pytest.mark.parametrize("turn", [1, -1])
+def test_labels_that_disagree_are_an_error_that_names_the_sample(tmp_path, turn):
+    contents = samples(range(6))
+    contents["00000002.json"] = b'{"label": "1", "width": 32}'
+    write_shard(tmp_path / "s.tar", dict(list(contents.items())[::turn]))
+    path = str(tmp_path / "s.tar")
+    with pytest.raises(
+        ValueError, match=r"1 samples have several .* s.tar: 00000002.jpg \(.*.cls: '2'.*label \"1\"\)"
+    ):
+        WebDataset(path=path, image_size=8)
+    assert len(WebDataset(path=path, image_size=8, num_classes=1)) == 6
+    chosen = WebDataset(path=path, image_size=8, label_key="label")
+    assert (chosen.labels != -1).sum() == 1 and chosen.labels.max() == 1
+    with pytest.raises(ValueError, match="has no labels: expected .json members with other; num_classes=1"):
+        WebDataset(path=path, image_size=8, label_key="other")
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_what_is_left_out_is_remembered_with_the_index(tmp_path, keep):
+    contents = samples(range(4))
+    contents |= {"0000.1.jpg": image_bytes(9), "caf\udce9.jpg": image_bytes(7), "caf\udce9.cls": b"3.7"}
+    with tarfile.open(tmp_path / "s.tar", "w", errors="surrogateescape") as tar:
+        for name, content in contents.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    for _ in range(2):
+        source = WebDataset(path=str(tmp_path / "s.tar"), image_size=8, keep_index=keep)
+        first, second = source.left_out.lines("x")
+        assert first.startswith("x: 1 left out, a key ends at the first dot") and first.endswith(
+            "s.tar: 0000.1.jpg"
+        )
+        assert second == "x: 1 left out, a label that is no whole number from 0: s.tar: caf\\xe9.cls: '3.7'"
+        assert len(source) == 5 and source.name(4).endswith("s.tar: caf\udce9.jpg")
+    write_shard(tmp_path / "s.tar", {"a.jpg": image_bytes(1), "caf.jpg": image_bytes(1), "caf.cls": b"3.7"})
+    with pytest.raises(ValueError, match="s.tar has no labels.*caf.*'3.7'"):
+        WebDataset(path=str(tmp_path / "s.tar"), image_size=8, keep_index=keep)
+
+
+def test_limits_count_what_they_leave_out(tmp_path):
+    write_shard(
+        tmp_path / "s.tar", captioned(range(3), original_height=20, original_width=90) | samples(range(7, 9))
+    )
+    source = WebDataset(path=str(tmp_path / "s.tar"), image_size=8, captions=True, min_side=50)
+    assert len(
+        source
+    ) == 3 and "x: 2 left out, not within max_aspect=None, min_side=50" in source.left_out.lines("x")
+
+
+def test_captions_may_begin_with_a_mark(tmp_path):
+    write_shard(tmp_path / "s.tar", {"a.png": image_bytes(1), "a.txt": b"\xef\xbb\xbfHaus\r\n"})
+    assert WebDataset(path=str(tmp_path / "s.tar"), image_size=8, captions=True).captions([0]) == ["Haus"]
 
 
 def captioned(values: range, **sides) -> dict[str, bytes]:

@@ -289,8 +289,8 @@ def _list(rank: int, pattern: str, folder: str) -> None:
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2
     )
-    real, read = image_files.TarReader, []
-    image_files.TarReader = lambda path: read.append(path) or real(path)
+    real, read = image_files.read_samples, []
+    image_files.read_samples = lambda path: read.append(path) or real(path)
     stream = open_images(pattern)
     images = [image for batch in stream.batches(2) for image in batch.images]
     Path(folder, f"{rank}").write_text(
