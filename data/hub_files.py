@@ -42,10 +42,11 @@ def hub_parquet(
         raise RemoteError(f"{what} does not exist or may not be read; {advice}") from error
     except errors.RevisionNotFoundError as error:
         raise RemoteError(f"{what} has no revision {revision!r}") from error
+    except RemoteError:
+        raise
     except (
-        errors.HfHubHTTPError,
-        OSError,
-    ) as error:  # without a network a run goes on with the files it began with
+        Exception
+    ) as error:  # of the network, in whatever class: a run goes on with the files it began with
         try:
             urls = read_json(kept, files=list)["files"]
         except (OSError, ValueError):

@@ -237,12 +237,21 @@ def _in_folder(folder: str) -> list[str]:
 _SPLITS = {"train", "training", "validation", "valid", "val", "dev", "test"}
 
 
+def _size(url: str, cache: ShardCache) -> int:
+    try:
+        return (cache.known_version(url) or version_of(url)).size
+    except RemoteError:
+        raise
+    except Exception as error:  # of the network, in whatever class a library has put it
+        raise RemoteError(f"{url} cannot be reached: {error}") from error
+
+
 def _check_cache(paths: Sequence[str], cache: ShardCache) -> None:
     """Raise ValueError, before anything is fetched, if the cache cannot hold all remote files."""
     remote = [path for path in paths if is_remote(path)]
     for url in remote[:1]:
         require_readable(url)
-    sizes = read_shards(lambda url: (cache.known_version(url) or version_of(url)).size, remote)
+    sizes = read_shards(lambda url: _size(url, cache), remote)
     total = 0
     for size in sizes:
         total += size

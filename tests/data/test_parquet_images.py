@@ -4,21 +4,22 @@ import io
 import json
 import multiprocessing
 import sys
-from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from huggingface_hub.errors import RevisionNotFoundError
+from huggingface_hub import HfFileSystem
 from PIL import Image
 from pyarrow import parquet
 
-from data.hub_files import choose_files, hub_parquet, split_of
+from data.hub_files import CONVERTED, choose_files, split_of
 from data.loaders import eval_loader, train_loader
 from data.parquet_images import HubImages, ParquetImages, parquet_paths
 from data.parquet_rows import ParquetRows
 from data.remote_files import RemoteError
 from data.source import CorruptSample
+from tests.data import hub_server
+from tests.data.hub_server import Hub
 from tests.data.web_server import serve
 
 
@@ -268,39 +269,54 @@ def test_a_wrong_split_or_subset_names_those_there_are():
     assert choose_files(files, what="X", split="train", subset="b") == files[1:2]
 
 
-class FakeApi:
-    """Of a data set of pictures whose parquet files the Hub has made."""
-
-    online = True
-
-    def dataset_info(self, dataset, revision=None):
-        if not FakeApi.online:
-            raise ConnectionError("no network")
-        if revision not in (None, "main", "refs/convert/parquet"):
-            raise RevisionNotFoundError("no", response=SimpleNamespace(headers={}, request=None))
-        names = ["default/train/0000.parquet"] if revision else ["pictures.zip"]
-        return SimpleNamespace(sha="5" * 40, siblings=[SimpleNamespace(rfilename=n) for n in names])
-
-
-def test_a_data_set_of_the_hub_by_its_name(tmp_path, monkeypatch):
-    monkeypatch.setattr("huggingface_hub.HfApi", FakeApi)
-    monkeypatch.setattr(FakeApi, "online", True)
-    assert hub_parquet("me/pictures", split="train") == [
-        f"hf://datasets/me/pictures@{'5' * 40}/default/train/0000.parquet"
-    ]
-    with pytest.raises(RemoteError, match="no revision 'v9'"):
-        hub_parquet("me/pictures", split="train", revision="v9")
-    monkeypatch.setattr(FakeApi, "online", False)
-    assert len(hub_parquet("me/pictures", split="train")) == 1  # as the last time
-    with pytest.raises(RemoteError, match="Hub data set me/other: the Hub cannot be asked"):
-        hub_parquet("me/other", split="train")
+@pytest.fixture
+def hub(folder, tmp_path, monkeypatch):
+    """A data set whose parquet files the Hub has made: `main` holds an archive only."""
+    (tmp_path / "hub/default/train").mkdir(parents=True)
+    (tmp_path / "main").mkdir()
+    (tmp_path / "main/pictures.zip").write_bytes(b"x")
+    for number, file in enumerate(sorted(folder.glob("*.parquet"))):
+        file.rename(tmp_path / f"hub/default/train/{number:04d}.parquet")
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("data.shard_cache._FIRST_PAUSE", 0.01)
+    HfFileSystem.clear_instance_cache()
+    standin = Hub("me/pictures", {CONVERTED: tmp_path / "hub", "main": tmp_path / "main"})
+    with hub_server.serve(standin) as address:
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
+        template = f"{address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+        yield standin
+    HfFileSystem.clear_instance_cache()
 
 
-def test_hub_images_are_parquet_images(folder, monkeypatch):
-    files = sorted(map(str, folder.glob("*.parquet")))
-    monkeypatch.setattr("data.parquet_images.hub_parquet", lambda dataset, **_: files)
-    source = HubImages(dataset="me/pictures", image_size=8)
+def test_a_data_set_of_the_hub_by_its_name(hub, tmp_path, monkeypatch):
+    hub.cut_after = [700]
+    source = HubImages(dataset="me/pictures", image_size=8, cache=tmp_path / "fetched")
     assert values(source) == EVERY and source.class_names == ["a", "b", "c"]
+    assert source._rows.paths[0] == f"hf://datasets/me/pictures@{'5' * 40}/default/train/0000.parquet"
+
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")  # the network is gone
+    again = HubImages(dataset="me/pictures", image_size=8, cache=tmp_path / "fetched")
+    assert values(again) == EVERY
+    with pytest.raises(RemoteError, match="Hub data set me/other: the Hub cannot be asked"):
+        HubImages(dataset="me/other", image_size=8)
+
+
+def test_what_the_hub_refuses_is_named(hub, tmp_path):
+    with pytest.raises(RemoteError, match="me/pictures has no revision 'v9'"):
+        HubImages(dataset="me/pictures", image_size=8, revision="v9")
+    with pytest.raises(RemoteError, match="me/none does not exist or may not be read; private and gated"):
+        HubImages(dataset="me/none", image_size=8)
+    with pytest.raises(RemoteError, match="me/pictures has no split 'test'; its splits: train"):
+        HubImages(dataset="me/pictures", image_size=8, split="test")
+    hub.gated = True
+    with pytest.raises(RemoteError, match="default/train/0000.parquet may not be read"):
+        HubImages(dataset="me/pictures", image_size=8, cache=tmp_path / "fetched")
+    hub.gated = False
+    del hub.revisions[CONVERTED]
+    with pytest.raises(RemoteError, match="has no parquet files, and the Hub has converted none"):
+        HubImages(dataset="me/pictures", image_size=8)
 
 
 def test_rows_are_named_by_file_and_number(folder):
