@@ -10,18 +10,21 @@ Every image goes through each network once; what the metrics need is added to su
 the end. Only metrics that compare single images (KID, precision and recall) keep features, on disk.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from common import distributed
 from common.images import to_float, to_uint8
-from evaluator.image_set import ImageSet
+from evaluator.copies import copy_facts
+from evaluator.image_set import ImageSet, Key
 from evaluator.metrics import METRICS, check_metrics, check_names
 from evaluator.metrics.base import Metric
 from evaluator.metrics.image_quality import ImageQuality
 from evaluator.networks import extractor_facts
+from evaluator.outcome import Outcome, in_words
+from evaluator.pixels import require_images
 from evaluator.protocol import PROTOCOLS
 from evaluator.reference import Reference
 
@@ -67,14 +70,15 @@ class Evaluator:
         self._stored = {} if reference is None else reference.statistics
         compared = [m for m in self.metrics if m.compares == "sets"]
         self._check_networks({m.features for m in compared if m.in_references and m.features in self._stored})
-        options = {"settings": self.settings, "num_images": num_images}
         extractors = list(self.extractors.values())
-        self.samples = ImageSet(extractors, [m for m in self.metrics if m.features], **options)
+        featured = [m for m in self.metrics if m.features]
+        self.samples = ImageSet(extractors, featured, settings=self.settings, num_images=num_images)
         measured = [m for m in compared if not (m.in_references and m.features in self._stored)]
         self._check_reference(measured)
-        self.originals = ImageSet(extractors, measured, **options)
+        self.originals = ImageSet(extractors, measured, settings=self.settings)
         paired = [m for m in self.metrics if m.compares == "pairs"]
         self.quality = ImageQuality(paired, protocol=quality, networks=networks) if paired else None
+        self._too_small: dict[str, str] = {}  # metrics of pairs that images of this size do not give, and why
 
     def _check_networks(self, kinds: set[str]) -> None:
         """Refuse statistics that other networks made."""
@@ -114,12 +118,15 @@ class Evaluator:
             positions: int64 [B], number of each image in the whole set. Without them the processes take turns.
 
         Raises:
-            ValueError: the shape or dtype is wrong, values are not finite, or a position is given twice.
+            ValueError: the shape or dtype is wrong, values are not in [0, 1] (half a level of 8 bits apart), or a
+                position is given twice.
         """
+        require_images(images, "samples")
         self.samples.update(self._as_stored(images), positions)
 
     def update_reference(self, images: torch.Tensor, positions: torch.Tensor | None = None) -> None:
         """Add reference images, as `update` takes samples."""
+        require_images(images, "reference images")
         self.originals.update(self._as_stored(images), positions)
 
     def update_pairs(
@@ -129,25 +136,27 @@ class Evaluator:
 
         Without a reference the originals are the reference.
         """
+        require_images(originals, "originals")
         self.update(images, positions)
         if self.needs_reference_images and self.reference is None:
             self.update_reference(originals, positions)
         if self.quality is not None:
+            self._leave_out_too_small(min(images.shape[2:]))
             exact = images if images.is_floating_point() else to_float(images)
             first = originals if originals.is_floating_point() else to_float(originals)
             # Float pairs reach PSNR and SSIM unrounded: the protocol of image quality stores them.
             cut = self.truncate and self.quality.protocol == "rounded"
             self.quality.update(first, to_float(self._as_stored(exact)) if cut else exact)
 
+    def _leave_out_too_small(self, side: int) -> None:
+        for metric in self.quality.metrics:
+            if reason := metric.too_small(side, self.quality.protocol):
+                self._too_small[metric.name] = reason
+                self.quality.leave_out(metric)
+
     def _as_stored(self, images: torch.Tensor) -> torch.Tensor:
-        if images.ndim != 4 or images.shape[1] != 3:
-            raise ValueError(f"images have shape {list(images.shape)}, expected [B, 3, H, W]")
         if images.dtype == torch.uint8:
             return images
-        if not images.is_floating_point():
-            raise ValueError(f"images are {images.dtype}, expected uint8, or float in [0, 1]")
-        if not torch.isfinite(images).all():
-            raise ValueError("images hold values that are not finite")
         if self.truncate:
             return (images.detach().float().clamp(0, 1) * 255).to(torch.uint8)  # a cast cuts
         return to_uint8(images)
@@ -158,32 +167,50 @@ class Evaluator:
         Biased ones carry the number of images in their names unless it is 50,000 (fid, fid_5k); spreads end in `_std`.
 
         Raises:
-            ValueError: the number of samples is not `num_images`, the reference is missing, or images are too few.
+            ValueError: the number of samples is not `num_images`, or a metric cannot be computed.
         """
+        return self.outcome().complete()
+
+    def outcome(self) -> Outcome:
+        """As `result`, but a metric that cannot be computed leaves the others alone."""
         count, _ = self.samples.counted()
         if self.num_images is not None and count != self.num_images:
             raise ValueError(f"{count} images were measured instead of {self.num_images}")
-        own, others = self.samples.results(self.device), self._reference_results()
+        own, failed = self.samples.results(self.device)
+        others, missing = self._reference_results()
+        failed = {**missing, **failed}
         pairs = None if self.quality is None else self.quality.result(self.device)
+        small = {}
+        for theirs in distributed.gather_objects(self._too_small):  # a process may have had no image
+            small |= theirs
 
-        def compute() -> dict[str, float]:
-            values: dict[str, float] = {}
+        def compute() -> Outcome:
+            values, errors = {}, {}
             for metric in self.metrics:
-                found = pairs if metric.compares == "pairs" else own[metric.key]
-                pair = found, others.get(metric.key)
-                numbers = metric.compute(*pair, settings=self.settings, device=self.device)
-                values |= zip(metric.result_names(count), numbers, strict=True)
-            return values
+                if reason := small.get(metric.name) or failed.get(metric.key):
+                    errors[metric.name] = reason
+                    continue
+                pair = pairs if metric.compares == "pairs" else own[metric.key], others.get(metric.key)
+                try:
+                    numbers = metric.compute(*pair, settings=self.settings, device=self.device)
+                except Exception as error:  # whatever it is: hours may have gone into the other metrics
+                    errors[metric.name] = in_words(error)
+                    continue
+                names = metric.result_names(count)
+                values |= zip(names[: len(numbers)], numbers, strict=True)
+            return Outcome(values, errors)
 
-        return _once(compute)
+        return distributed.on_main(compute)
 
-    def _reference_results(self) -> dict[tuple[str, type], Any]:
+    def _reference_results(self) -> tuple[dict[Key, Any], dict[Key, str]]:
         # Stored, or of the images; what only the main process has is None elsewhere.
+        stored = {m.key: self._stored.get(m.features) for m in self.metrics if m.in_references}
         seen, _ = self.originals.counted()
         if self.needs_reference_images and seen < 2:
-            raise ValueError(f"{seen} reference images were given, expected at least 2")
-        stored = {m.key: self._stored.get(m.features) for m in self.metrics if m.in_references}
-        return {**stored, **self.originals.results(self.device)}
+            reason = f"{seen} reference images were given, expected at least 2"
+            return stored, dict.fromkeys(self.originals.collectors, reason)
+        found, failed = self.originals.results(self.device)
+        return {**stored, **found}, failed
 
     def facts(self) -> dict[str, Any]:
         """How the numbers came about: settings, networks, rounding, counts and fingerprints over all processes."""
@@ -198,22 +225,12 @@ class Evaluator:
         seen, fingerprint = self.originals.counted()
         if seen:
             facts["reference_images"], facts["reference_fingerprint"] = seen, fingerprint
+        contents = self.samples.contents()
+        facts["copies"] = copy_facts(contents, self.originals.contents() if seen else None)
+        if count and contents.brightest <= 1:
+            facts["all_black"] = True
         for metric in self.metrics:
             facts |= metric.facts(self.settings, count, seen)
         if self.quality is not None:
             facts["image_quality"] = f"{self.quality.protocol} (per-image means)"
         return facts
-
-
-def _once(compute: Callable[[], dict[str, float]]) -> dict[str, float]:
-    """What the main process computes, or its error, on all processes."""
-    value, error = None, None
-    if distributed.is_main():
-        try:
-            value = compute()
-        except Exception as caught:  # raised again below, on every process
-            error = caught
-    value, error = distributed.gather_objects((value, error))[0]  # the others wait for it
-    if error is not None:
-        raise error
-    return value

@@ -25,6 +25,7 @@ class FeatureStore:
     def update(self, features: torch.Tensor, positions: torch.Tensor) -> None:
         rows = np.ascontiguousarray(features.detach().cpu().float().numpy())
         self._file.write(memoryview(rows).cast("B"))
+        self._file.flush()  # a full disk shows here and not at the end
         self._positions.append(positions.cpu().numpy().astype(np.int64))
 
     def result(self, device: torch.device | str = "cpu") -> torch.Tensor | None:

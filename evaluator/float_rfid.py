@@ -19,6 +19,7 @@ from evaluator.metrics import result_name
 from evaluator.metrics.fid import frechet_distance
 from evaluator.moments import Moments
 from evaluator.networks import extractor_facts
+from evaluator.pixels import require_images
 from modeling.layers.half import HALF_PRECISIONS, PRECISIONS
 
 Device = torch.device | str
@@ -52,9 +53,11 @@ class FloatInception(FastInception):
     @torch.no_grad()
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """Pooled features float32 [B, 2048] of float images [B, 3, H, W] in [0, 1]. Raises ValueError for others."""
-        if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
-            shape = list(images.shape)
-            raise ValueError(f"images are {images.dtype} {shape}; expected float [B, 3, H, W] in [0, 1]")
+        require_images(images)
+        if not images.is_floating_point():
+            raise ValueError(
+                f"images are {images.dtype} {list(images.shape)}; expected float [B, 3, H, W] in [0, 1]"
+            )
         parts = [torch.zeros(0, self.dims["pool"], device=self.device)]
         with full_precision(self.device):
             for chunk in images.split(self.batch):
@@ -82,7 +85,9 @@ class FloatRFID:
         self.own, self.others = (Moments(extractor.dims["pool"]) for _ in range(2))
 
     def update_pairs(self, images: torch.Tensor, originals: torch.Tensor) -> None:
-        """Add reconstructions, float [B, 3, H, W], clamped to [0, 1] here, and their originals in [0, 1]."""
+        """Add reconstructions and their originals, float [B, 3, H, W] in [0, 1]; raises ValueError for others."""
+        require_images(images, "reconstructions")
+        require_images(originals, "originals")
         self.own.update(self.extractor(images.clamp(0, 1)))
         self.others.update(self.extractor(originals))
 

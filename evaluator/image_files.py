@@ -3,6 +3,7 @@
 Arrays follow the layout of the ADM evaluator (arXiv:2105.05233): `arr_0` uint8 [N, H, W, 3], `arr_1` integer labels.
 """
 
+import math
 import os
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,7 @@ from common import distributed
 from common.console import progress
 from common.images import PixelRules, pil_to_tensor
 from evaluator.image_stream import EncodedImages, FolderImages, ImageStream, Transform, digest_lines
+from evaluator.pixels import array_problem
 from storage.arrays import DAMAGE, ArrayFile, array_bytes, check_member, damage_named, read_header, stored_at
 from storage.left_out import LeftOut
 from storage.open_files import OpenFiles
@@ -25,6 +27,7 @@ from storage.tar_members import read_shards
 from storage.tar_samples import TarSample, read_samples
 
 PIXELS, LABELS = "arr_0", ("arr_1", "labels")
+_FIRST = 1 << 22  # bytes of values that are looked at for a message
 _BLOCK = 1 << 24  # bytes that are read at a time to get forward in a compressed member
 
 
@@ -43,14 +46,15 @@ class ArrayImages(ImageStream):
         with damage_named(f"{path} cannot be read as images"):
             with _Member(self.path, PIXELS) as file:
                 shape, fortran, dtype = read_header(file)
-                self._start = file.position
+                self._start, first = file.position, None
                 held = file.size - file.position
+                if dtype.kind in "fiu" and dtype != np.uint8:  # refused, with the values that it holds
+                    values = min(math.prod(shape), _FIRST // dtype.itemsize)
+                    content = file.read(values * dtype.itemsize)
+                    first = np.frombuffer(content[: len(content) // dtype.itemsize * dtype.itemsize], dtype)
             self._checks = self._read_directory()
-        if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or fortran or 0 in shape:
-            order = "Fortran" if fortran else "C"
-            raise ValueError(
-                f"{path} holds {dtype} {list(shape)} in {order} order, expected uint8 [N, H, W, 3] in C order"
-            )
+        if problem := array_problem(shape, dtype, fortran, first):
+            raise ValueError(f"{path} holds {problem}")
         if array_bytes(shape, dtype) > held:
             missing = held // array_bytes(shape[1:], dtype)
             raise ValueError(f"{path} is cut short: image {missing} of {shape[0]} is missing")
@@ -73,7 +77,7 @@ class ArrayImages(ImageStream):
             self.labels = labels.astype(np.int64)
         return [f"{name} {info.CRC:08x} {info.file_size}" for name, info in sorted(members.items())]
 
-    def images(self, positions: range) -> Iterator[torch.Tensor]:
+    def images(self, positions: Sequence[int]) -> Iterator[torch.Tensor]:
         size = int(np.prod(self._shape))
         with _Member(self.path, PIXELS) as file:
             for position in positions:
@@ -188,7 +192,7 @@ class TarImages(EncodedImages):
         return self._files.read(self._shards[shard], sample.offset, sample.size)
 
     def digest(self) -> str:
-        pairs = zip(self.names[: self.count], self._samples, strict=False)
+        pairs = zip(self.names, self._samples, strict=True)
         return digest_lines(f"{name}\t{sample.size}" for name, (_, sample) in pairs)
 
 

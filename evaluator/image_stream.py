@@ -9,7 +9,7 @@ import hashlib
 import os
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from functools import cached_property
@@ -44,6 +44,8 @@ class ImageStream(ABC):
     size: tuple[int, int]  # (height, width) in pixels
     lossy: int = 0  # how many lie in files of a lossy format
     labels: np.ndarray | None = None  # int64 [count]
+    names: Sequence[str] | None = None  # of the files, relative to the source; arrays have none
+    selection: Mapping[str, Any] | None = None  # how these were chosen among more
     has_statistics: bool = False  # the source also holds feature statistics (a reference file)
 
     @cached_property
@@ -52,8 +54,8 @@ class ImageStream(ABC):
         return LeftOut()
 
     @abstractmethod
-    def images(self, positions: range) -> Iterator[torch.Tensor]:
-        """Images uint8 [3, H, W] at increasing positions.
+    def images(self, positions: Sequence[int]) -> Iterator[torch.Tensor]:
+        """Images uint8 [3, H, W] at increasing positions; streams with names take any order.
 
         Raises:
             ValueError: an image cannot be read or has another size; the message names it.
@@ -69,18 +71,14 @@ class ImageStream(ABC):
         """
         return {}
 
+    def places(self, positions: Sequence[int]) -> list[int]:
+        """Positions in the source that these images were chosen from."""
+        return list(positions)
+
     def share(self) -> range:
         """Positions that belong to this process."""
         rank, processes = distributed.rank(), distributed.world_size()
         return range(self.count * rank // processes, self.count * (rank + 1) // processes)
-
-    def limit(self, count: int | None) -> None:
-        """Keep only the first `count` images, all if None. Raises ValueError if it is less than 1."""
-        if count is not None and count < 1:
-            raise ValueError(f"number of images {count} must be at least 1")
-        if count is not None and count < self.count:
-            self.count = count
-            self.labels = None if self.labels is None else self.labels[:count]
 
     def batches(self, batch_size: int, positions: range | None = None) -> Iterator[ImageBatch]:
         """Batches of this process's share, or of the positions given; raises ValueError as `images`."""
@@ -141,7 +139,7 @@ class EncodedImages(ImageStream):
     def content(self, position: int) -> bytes:
         """The file of one image."""
 
-    def images(self, positions: range) -> Iterator[torch.Tensor]:
+    def images(self, positions: Sequence[int]) -> Iterator[torch.Tensor]:
         # Pillow decodes without holding the interpreter, so threads are enough.
         workers = max(1, min(8, os.cpu_count() or 1))
         pool, ahead = ThreadPoolExecutor(workers), deque[Future]()
@@ -204,7 +202,7 @@ class FolderImages(EncodedImages):
         return (self.folder / self.names[position]).read_bytes()
 
     def digest(self) -> str:
-        sizes = ((name, (self.folder / name).stat().st_size) for name in self.names[: self.count])
+        sizes = ((name, (self.folder / name).stat().st_size) for name in self.names)
         return digest_lines(f"{name}\t{size}" for name, size in sizes)
 
 

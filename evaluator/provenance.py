@@ -69,6 +69,8 @@ def image_facts(images: ImageStream) -> dict[str, Any]:
     }
     if images.left_out:
         facts["left_out"] = images.left_out.to_tree()
+    if images.selection is not None:
+        facts["selection"] = dict(images.selection)
     if images.labels is not None:
         counts = np.unique(images.labels, return_counts=True)[1]
         facts["labels"] = {
@@ -94,6 +96,7 @@ def warnings_about(
     has_statistics: bool = False,
     reference: Mapping[str, Any] | None = None,
     reconstructed: bool = False,
+    recipe: Mapping[str, str] | None = None,
 ) -> list[str]:
     """What a reader of the numbers must know.
 
@@ -102,6 +105,7 @@ def warnings_about(
         has_statistics: the samples' file also holds statistics, as reference files do.
         reference: `Reference.facts`, None without one.
         reconstructed: the samples are originals whose reconstructions are measured; they may be JPEG files.
+        recipe: how samples become pixels (crop, ...), compared with what the reference says of its own.
     """
     notes, count = [], samples["count"]
     counted = [m for m in metrics if METRICS[m].counted]
@@ -125,6 +129,9 @@ def warnings_about(
         notes += METRICS[metric].warnings(samples, reference, protocol)
     if reference is not None:
         notes += _reference_warnings(samples, reference)
+        notes += recipe_differences(recipe or {}, reference)
+        if not reconstructed and samples["digest"] == reference.get("sha256"):
+            notes.append("samples and reference are the same files")
     return notes
 
 
@@ -165,6 +172,25 @@ def pixel_warnings(images: Mapping[str, Any]) -> list[str]:
             f" {way[images['orientation']]}"
         )
     return notes
+
+
+def recipe_differences(recipe: Mapping[str, str], reference: Mapping[str, Any]) -> list[str]:
+    """Where samples become pixels in another way than the images did that reference statistics were made of.
+
+    Images that are measured now have the recipe of the samples. "none" says nothing: the images came as they are.
+    """
+    protocol = reference.get("protocol", {})
+    theirs = {**protocol.get("images", {}), **protocol}
+    differing = [
+        key
+        for key, value in recipe.items()
+        if key in theirs and {value, theirs[key]}.isdisjoint({"none"}) and theirs[key] != value
+    ]
+    return [
+        f"{key} of the samples is {recipe[key]!r}, that of reference {reference['source']} is {theirs[key]!r}: the"
+        " distance is not a published one"
+        for key in differing
+    ]
 
 
 def network_warnings(extractors: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -1,239 +1,25 @@
 """Metrics of samples or reconstructions, as a result file."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import partial
-from typing import Any, Literal
-
-import torch
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 from common import distributed
-from common.build import check_least
-from common.config import option
 from common.console import Clock, banner, duration, say, warn
-from common.images import Alpha, Orientation, PixelRules
 from common.launch import processes
-from data.transforms import CROPS, Resize
-from evaluator.evaluator import Evaluator
-from evaluator.image_files import open_images
+from evaluator.copies import copy_warnings
 from evaluator.image_set import ImageSet
-from evaluator.image_stream import Transform
-from evaluator.inception import FeaturePrecision
-from evaluator.metrics import METRICS, check_metrics, check_names, usual_metrics
-from evaluator.metrics.base import Metric
-from evaluator.metrics.image_quality import QualityName
-from evaluator.networks import Weights, extractor_facts, load_networks
-from evaluator.protocol import PROTOCOLS
-from evaluator.provenance import (
-    image_facts,
-    network_warnings,
-    pixel_warnings,
-    sampler_facts,
-    warnings_about,
-)
-from evaluator.reference import Reference, image_reference, open_reference, write_reference
-from jobs.measuring import ReconstructionMeasurement, batches, found, pass_through, tokenizer_facts
-from modeling.layers.half import Precision
-from modeling.pipeline import load_tokenizer
-from modeling.tokenizers.base import Tokenizer
-from storage.files import write_json
+from evaluator.metrics import METRICS
+from evaluator.networks import extractor_facts
+from evaluator.outcome import failure
+from evaluator.provenance import image_facts, network_warnings
+from evaluator.reference import write_reference
+from jobs.evaluation_run import EvaluateOptions, Run
+from jobs.measuring import pass_through
+from storage.files import OUTPUT_ROOM, check_output_file, require_space, write_json
+from storage.locks import reserved_file
 
-
-@dataclass(kw_only=True)
-class EvaluateOptions:
-    """What to measure, against what, and how."""
-
-    samples: str = option(help="images to measure; with a tokenizer, to reconstruct")
-    reference: str | None = option(None, "ADM statistics (.npz), or images")
-    output: str = option("result.json", "where the result goes")
-    metrics: list[str] | None = option(None, f"of {', '.join(METRICS)}; null = the usual ones")
-    protocol: Literal["adm", "torch-fidelity", "tokenizer"] | None = option(
-        None, "splits, subsets, distances of that tool; null = tokenizer with a tokenizer, else adm"
-    )
-    tokenizer: str | None = option(None, "name of a released model or folder: measure its reconstructions")
-    max_images: int | None = option(None, "only the first of samples and reference images")
-    crop: Literal["no", Resize] | None = option(
-        None, "of samples and reference images; null = shorter_edge with a tokenizer, else no"
-    )
-    image_size: int | None = option(None, "side after the crop; null = that of the tokenizer")
-    alpha: Alpha = option("white", "transparent pixels: on white, or drop alpha as many tools do")
-    orientation: Orientation = option(
-        "stored", "EXIF: as stored in published protocols; upright turns images"
-    )
-    batch_size: int = option(64, "per process")
-    truncate: bool = option(False, "cut reconstructions to 8 bit instead of rounding them")
-    quality: QualityName = option("rounded", "PSNR and SSIM as that tool computes them")
-    reference_set: Literal["training", "validation"] | None = option(None, "what the reference images are")
-    make_ref: str | None = option(None, "write a reference of the samples to this .npz and measure nothing")
-    keep_images: int = option(0, "images stored in the reference, for precision and recall; ADM: 10000")
-    inception_weights: str | None = option(None, "file; null = INCEPTION_WEIGHTS, torch's cache, or download")
-    feature_precision: FeaturePrecision = option("float32", "of Inception; half precision is approximate")
-    precision: Precision = option("float32", "of the tokenizer's weights and computation (docs/precision.md)")
-    dino_weights: str | None = option(None, "file for fd_dinov2; null = timm downloads them")
-    lpips_weights: list[str] | None = option(None, "files for lpips: VGG-16 trunk and linear heads")
-
-    def __post_init__(self) -> None:
-        check_least(self, batch_size=1, keep_images=0)
-        if self.tokenizer is None and (self.image_size is None) != (self.crop in (None, "no")):
-            raise ValueError(f"crop={self.crop} and image_size={self.image_size} go together")
-        if self.precision != "float32" and self.tokenizer is None:
-            raise ValueError(
-                f"precision={self.precision} is for a tokenizer; feature_precision is for the network behind metrics"
-            )
-        if self.make_ref is not None and (self.reference is not None or self.tokenizer is not None):
-            raise ValueError("make_ref takes neither a reference nor a tokenizer: it describes the samples")
-        if self.tokenizer is not None and self.reference_set is not None and self.reference is None:
-            raise ValueError("reference_set needs a reference: without it, the originals are the reference")
-
-
-def crop_of(options: EvaluateOptions, tokenizer: Tokenizer | None) -> tuple[str, Transform | None]:
-    """Description of the crop for the result, and the function that crops."""
-    crop = options.crop or ("no" if tokenizer is None else "shorter_edge")
-    if crop == "no":
-        return "none", None
-    size = options.image_size or tokenizer.image_size
-    return f"{crop} {size}", partial(CROPS[crop], size=size)
-
-
-def default_metrics(options: EvaluateOptions, reference: Reference | None) -> list[str]:
-    """The usual metrics for which the reference holds what they compare with."""
-    if options.tokenizer is not None:
-        return [m.name for m in usual_metrics("reconstructions" if reference is None else "other_images")]
-    if options.make_ref is not None:
-        return [m.name for m in usual_metrics("samples") if m.in_references]
-
-    def held(metric: Metric) -> bool:
-        if reference is None or metric.compares == "nothing":
-            return metric.compares == "nothing"
-        if metric.in_references and reference.statistics:
-            return metric.features in reference.statistics
-        return reference.images is not None
-
-    return [metric.name for metric in usual_metrics("samples") if held(metric)]
-
-
-class Run:
-    """One measurement: what the options name, opened."""
-
-    def __init__(self, options: EvaluateOptions, device: torch.device) -> None:
-        self.options, self.device = options, device
-        self.tokenizer = tokenizer = (
-            None
-            if options.tokenizer is None
-            else load_tokenizer(options.tokenizer, device, precision=options.precision)
-        )
-        if tokenizer is not None and tokenizer.needs_text:
-            name = f"tokenizer={options.tokenizer}"
-            raise ValueError(f"{name} decodes with captions; scripts/reconstruct.py measures it")
-        self.crop, transform = crop_of(options, tokenizer)
-        files = {"transform": transform, "rules": PixelRules(options.alpha, options.orientation)}
-        self.samples = open_images(found(options.samples), **files)
-        self.samples.limit(options.max_images)
-        if tokenizer is not None and self.samples.size != (tokenizer.image_size,) * 2:
-            size = self.samples.size
-            raise ValueError(f"{options.tokenizer} takes {tokenizer.image_size} pixels, images have {size}")
-        self.reference = None
-        if options.reference is not None:
-            self.reference = open_reference(found(options.reference), **files)
-            if not self.reference.statistics:
-                self.reference.images.limit(options.max_images)
-                self.reference.image_set = options.reference_set or self.reference.image_set
-        self.metrics = tuple(options.metrics or default_metrics(options, self.reference))
-        check_metrics(self.metrics)
-        self.protocol = options.protocol or ("adm" if tokenizer is None else "tokenizer")
-        self.paired = any(METRICS[name].compares == "pairs" for name in self.metrics)
-        self._check()
-
-    def _check(self) -> None:
-        if self.tokenizer is not None:
-            return  # its originals are the reference
-        compared = [name for name in self.metrics if METRICS[name].compares != "nothing"]
-        if self.options.make_ref is None and self.reference is None and compared:
-            raise ValueError(f"metrics {', '.join(compared)} need a reference")
-        images = None if self.reference is None else self.reference.images
-        if self.paired and (images is None or images.count != self.samples.count):
-            held = f"the reference holds {0 if images is None else images.count} images"
-            count = self.samples.count
-            raise ValueError(f"paired metrics need an original for each of the {count} samples, {held}")
-
-    def evaluator(self) -> Evaluator:
-        options, reference = self.options, self.reference
-        # Before networks are looked for and downloaded.
-        image_set = "originals" if reference is None else reference.image_set
-        check_names(self.metrics, image_set, reference is None or reference.same_count(self.samples.count))
-        return Evaluator(
-            networks=self.networks(),
-            metrics=self.metrics,
-            protocol=self.protocol,
-            num_images=self.samples.count,
-            reference=reference,
-            device=self.device,
-            truncate=options.truncate,
-            quality=options.quality,
-        )
-
-    def networks(self) -> dict[str, Any]:
-        options = self.options
-        weights: dict[str, Weights] = {
-            "inception": options.inception_weights,
-            "dinov2": options.dino_weights,
-            "lpips": options.lpips_weights,
-        }
-        return load_networks(self.metrics, weights, device=self.device, precision=options.feature_precision)
-
-    def measure(self, evaluator: Evaluator) -> dict[str, float]:
-        """Pass all images through, and the reference images if they have no statistics."""
-        size = self.options.batch_size
-        images = None if self.reference is None else self.reference.images
-        codes = None if self.tokenizer is None else self.tokenizer.codebook_size
-        measurement = ReconstructionMeasurement(evaluator, codebook_size=codes, device=self.device)
-        seen = self.paired and self.tokenizer is None  # then pairs pass the reference images too
-        if self.tokenizer is not None:
-            measurement.reconstruct(self.tokenizer, self.samples, size)
-        elif self.paired:
-            others = images.batches(size)
-            for batch in batches(self.samples, size, "measuring"):
-                originals = next(others).images
-                evaluator.update_pairs(batch.images, originals, batch.positions)
-                if evaluator.needs_reference_images:
-                    evaluator.update_reference(originals, batch.positions)
-        else:
-            pass_through(evaluator.update, self.samples, size, "samples")
-        if evaluator.needs_reference_images and images is not None and not seen:
-            pass_through(evaluator.update_reference, images, size, "reference")
-        return measurement.result()
-
-    def facts(self) -> dict[str, Any]:
-        """Provenance of samples, tokenizer and reference, for the result."""
-        facts: dict[str, Any] = {"samples": image_facts(self.samples), "crop": self.crop}
-        facts["sampler"] = sampler_facts(found(self.options.samples))
-        if self.tokenizer is not None:
-            precision = self.options.precision
-            facts["tokenizer"] = tokenizer_facts(self.options.tokenizer, self.tokenizer, precision=precision)
-        if self.reference is not None:
-            facts["reference"] = self.reference.facts()
-        elif self.tokenizer is not None:
-            facts["reference"] = image_reference(self.samples, "originals").facts()
-        return facts
-
-    def describe_pixels(self, facts: dict[str, Any]) -> list[str]:
-        """Add to `facts` how image files became pixels, which is known once all were read; returns warnings."""
-        streams = {"samples": self.samples}
-        if self.reference is not None and self.reference.images is not None:
-            streams["reference"] = self.reference.images
-        for key, stream in streams.items():
-            facts[key] |= stream.pixel_facts()
-        return [note for key in streams for note in pixel_warnings(facts[key])]
-
-    def warnings(self, facts: Mapping[str, Any]) -> list[str]:
-        return warnings_about(
-            facts["samples"],
-            metrics=self.metrics,
-            protocol=PROTOCOLS[self.protocol],
-            has_statistics=self.samples.has_statistics,
-            reference=facts.get("reference"),
-            reconstructed=self.tokenizer is not None,
-        )
+REFERENCE_ROOM = 1 << 27  # bytes: statistics of all kinds of features; images come on top
 
 
 def make_reference(run: Run) -> None:
@@ -243,11 +29,16 @@ def make_reference(run: Run) -> None:
     if wrong:
         known = ", ".join(m.name for m in METRICS.values() if m.in_references)
         raise ValueError(f"make_ref: metrics {', '.join(wrong)} have no statistics; expected some of {known}")
+    pixels = min(options.keep_images, run.samples.count) * 3 * run.samples.size[0] * run.samples.size[1]
+    room, what = REFERENCE_ROOM + pixels, f"a reference with {options.keep_images} images"
+    distributed.on_main(lambda: require_space(Path(options.make_ref).parent, room, what, "make_ref"))
     networks = run.networks()
     images = ImageSet(list(networks.values()), metrics)
     pass_through(images.update, run.samples, options.batch_size, "reference")
     count, fingerprint = images.counted()
-    results = images.results(run.device)
+    results, failed = images.results(run.device)
+    if failed:
+        raise ValueError(f"make_ref: {next(iter(failed.values()))}")
     statistics = {metric.features: results[metric.key] for metric in metrics}
     about = {
         "image_set": options.reference_set or "unknown",
@@ -256,17 +47,32 @@ def make_reference(run: Run) -> None:
         "pixels_fingerprint": fingerprint,
         "extractors": extractor_facts(networks),
     }
-    if distributed.is_main():
-        write_reference(options.make_ref, statistics, about, run.samples, options.keep_images)
-    distributed.barrier()  # the file is there when any process returns
+    distributed.on_main(
+        lambda: write_reference(options.make_ref, statistics, about, run.samples, options.keep_images)
+    )
     say(f"{count} images, {', '.join(statistics)} features: {options.make_ref}")
 
 
+@contextmanager
+def reserved_output(options: EvaluateOptions) -> Iterator[None]:
+    """See that what comes out in the end can be written, before anything is measured."""
+    path, key, begins, room = options.output, "output", b"{", OUTPUT_ROOM
+    if options.make_ref is not None:
+        path, key, begins, room = options.make_ref, "make_ref", b"PK", REFERENCE_ROOM
+    distributed.on_main(lambda: check_output_file(path, key=key, begins=begins, room=room))
+    with reserved_file(path, key=key):
+        yield
+
+
 def evaluate(options: EvaluateOptions) -> None:
-    """Measure, print, and write the result with its protocol."""
-    with processes() as device:
+    """Measure, print, and write the result with its protocol.
+
+    A metric that cannot be computed is an error at the very end, when the others are printed and written.
+    """
+    with processes() as device, reserved_output(options):
         run, clock = Run(options, device), Clock()
         about = {"images": run.samples.count, "size": "{} x {}".format(*run.samples.size), "crop": run.crop}
+        about |= {} if run.paired_by is None else {"paired by": run.paired_by}
         about |= {"metrics": ", ".join(run.metrics), "protocol": run.protocol}
         title = "Reference" if options.make_ref else "Evaluation"
         banner(title, {**about, "processes": distributed.world_size()})
@@ -278,13 +84,16 @@ def evaluate(options: EvaluateOptions) -> None:
         notes = run.warnings(facts) + network_warnings(extractor_facts(evaluator.extractors))
         for note in notes:
             warn(note)
-        values = run.measure(evaluator)
+        values, errors = run.measure(evaluator)
         facts = {**facts, **evaluator.facts()}
-        for note in (about_pixels := run.describe_pixels(facts)):
+        late = run.describe_pixels(facts) + copy_warnings(facts)
+        for note in late:
             warn(note)
-        notes += about_pixels
-        if distributed.is_main():
-            result = {"metrics": values, "warnings": notes, "protocol": facts}
-            write_json(options.output, result, default=str)
+        # Printed first: if the file cannot be written after all, the numbers are there.
         banner("Results", {name: f"{value:.6g}" for name, value in values.items()})
+        result = {"metrics": values, "warnings": notes + late, "protocol": facts}
+        result |= {"errors": errors} if errors else {}
+        distributed.on_main(lambda: write_json(options.output, result, default=str))
         say(f"{run.samples.count} images in {duration(clock.lap())}; see {options.output}")
+        if errors:
+            raise ValueError(f"{failure(errors)}; {options.output} holds the other metrics")

@@ -1,6 +1,6 @@
 """Shared by the jobs that measure images: data sets as streams, progress bars, reconstructions."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -16,6 +16,7 @@ from evaluator.codebook_usage import CodebookUsage
 from evaluator.evaluator import Evaluator
 from evaluator.float_rfid import FloatRFID
 from evaluator.image_stream import ImageBatch, ImageStream, digest_lines
+from evaluator.outcome import Outcome, in_words
 from modeling.pipeline import decode, encode
 from modeling.tokenizers.base import Tokenizer
 from storage.weights import weight_hash
@@ -74,7 +75,7 @@ class SourceImages(ImageStream):
         self.count, self.size = len(self.data), tuple(self.data.item_shape[1:])
         self.labels = np.asarray(self.data.labels, dtype=np.int64)
 
-    def images(self, positions: range) -> Iterator[torch.Tensor]:
+    def images(self, positions: Sequence[int]) -> Iterator[torch.Tensor]:
         for batch in eval_loader(Part(self.data, np.asarray(positions)), batch_size=32):
             if batch["skipped"]:
                 raise ValueError(f"{self.source}: {batch['skipped'][0]} cannot be read")
@@ -136,10 +137,18 @@ class ReconstructionMeasurement:
             self.update(results, originals, tokens, positions)
 
     def result(self) -> dict[str, float]:
-        """All values by name, over all processes."""
-        values = {} if self.evaluator is None else self.evaluator.result()
-        values |= {} if self.rfid is None else self.rfid.result()
-        return values | ({} if self.usage is None else self.usage.result(self.device))
+        """All values by name, over all processes; raises ValueError if a metric cannot be computed."""
+        return self.outcome().complete()
+
+    def outcome(self) -> Outcome:
+        """As `result`, but a metric that cannot be computed leaves the others alone."""
+        values, errors = Outcome({}, {}) if self.evaluator is None else self.evaluator.outcome()
+        if self.rfid is not None:
+            try:
+                values |= self.rfid.result()
+            except ValueError as error:  # the same on all processes
+                errors["rfid"] = in_words(error)
+        return Outcome(values | ({} if self.usage is None else self.usage.result(self.device)), errors)
 
     def facts(self) -> dict[str, Any]:
         """How the numbers came about."""

@@ -8,9 +8,11 @@ from typing import Any
 import torch
 
 from common.console import say
+from evaluator.copies import copy_warnings
 from evaluator.evaluator import Evaluator
 from evaluator.float_rfid import FloatExtractor, FloatRFID
 from evaluator.metrics import METRICS, result_name
+from evaluator.outcome import Outcome
 from evaluator.provenance import network_warnings
 from jobs.measuring import ReconstructionMeasurement
 from modeling.pretrained.catalog import RAR, TITOK
@@ -84,24 +86,26 @@ def family_measurement(
 
 
 def conclude(
-    values: Mapping[str, float],
+    outcome: Outcome,
     facts: Mapping[str, Any],
     notes: list[str],
     release: Release,
     image_size: int | None = None,
 ) -> dict[str, Any]:
-    """The content of a result: measured `values` beside the published ones, and what may explain a difference.
+    """The content of a result: what was measured beside the published ones, and what may explain a difference.
 
     `image_size` is None for a tokenizer's own size.
     """
-    notes = notes + network_warnings(facts["extractors"])
+    values, errors = outcome
+    notes = notes + network_warnings(facts["extractors"]) + copy_warnings(facts)
     rows = compare(values, published_at(release, image_size), facts["images"])
     apart = [r for r in rows if r["metric"].split("_")[0] in ("gfid", "rfid") and r["difference"] is not None]
     differs = any(abs(row["difference"]) > TOLERANCE for row in apart)
     return {
         "comparison": rows,
         "may_explain": [*notes, *known_differences(release, facts)] if differs else [],
-        "metrics": dict(values),
+        "metrics": values,
+        **({"errors": errors} if errors else {}),
         "warnings": notes,
         "protocol": dict(facts),
     }

@@ -1,7 +1,8 @@
 """Measurements of a released model as its authors made them, beside those they published."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -19,10 +20,12 @@ from data.remote_files import is_remote
 from data.transforms import CROPS
 from evaluator.float_rfid import load_float_inception
 from evaluator.image_files import open_images
+from evaluator.image_selection import spread
 from evaluator.image_stream import ImageStream
 from evaluator.inception import FeaturePrecision
 from evaluator.inception_weights import find_inception_weights
 from evaluator.networks import load_networks
+from evaluator.outcome import failure
 from evaluator.provenance import image_facts, pixel_warnings, warnings_about
 from evaluator.reference import image_reference
 from jobs.evaluate import EvaluateOptions, Run
@@ -36,7 +39,8 @@ from modeling.pretrained.model_names import open_model
 from modeling.pretrained.release import Release, imagenet_classes
 from modeling.pretrained.text import class_captions, load_text_encoder
 from modeling.tokenizers.base import Tokenizer
-from storage.files import write_json
+from storage.files import check_output_file, check_output_folder, write_json
+from storage.locks import reserved_folder
 
 ADM = "https://openaipublic.blob.core.windows.net/diffusion/jul-2021/ref_batches/imagenet/256"
 REFERENCE_URL = f"{ADM}/{REFERENCE}"
@@ -54,7 +58,7 @@ class ReproduceOptions:
     data: dict | None = option(None, "tokenizers: data set section in place of images; null = of its run")
     image_size: int | None = option(None, "convolutional tokenizers: image size; null = its own")
     lpips_weights: list[str] | None = option(None, "tokenizers: VGG-16 and linear heads; null = no LPIPS")
-    num_samples: int = option(50_000, "samples to draw, or validation images to use at most")
+    num_samples: int = option(50_000, "samples to draw, or validation images at most, evenly spaced")
     seed: int = option(0, "random seed of the samples")
     batch_size: int = option(64, "per process")
     inception_weights: str | None = option(None, "file; null = INCEPTION_WEIGHTS, torch's cache, or download")
@@ -169,11 +173,11 @@ def open_validation(
             raise ValueError(
                 f"{options.model} reads the class of every image in a caption, but {problem}; {advice}"
             )
-    stream.limit(options.num_samples)
+    stream = spread(stream, options.num_samples)
 
     def captions(positions: torch.Tensor) -> list[str]:
         if source is not None and source.has_captions:
-            return source.captions(positions.tolist())
+            return source.captions(stream.places(positions.tolist()))
         every = class_captions(names)
         return [every[label] for label in stream.labels[positions.numpy()]]
 
@@ -236,10 +240,10 @@ def measure_tokenizer(options: ReproduceOptions, release: Release, device: torch
     )
     text = None if encoder is None else lambda positions: encoder.encode(captions(positions))
     measurement.reconstruct(tokenizer, stream, options.batch_size, text)
-    values, other_size = measurement.result(), None if size == own else size
+    outcome, other_size = measurement.outcome(), None if size == own else size
     facts["samples"] |= stream.pixel_facts()
     notes += pixel_warnings(facts["samples"])
-    return conclude(values, {**facts, **measurement.facts()}, notes, release, other_size)
+    return conclude(outcome, {**facts, **measurement.facts()}, notes, release, other_size)
 
 
 def measure_generator(options: ReproduceOptions, release: Release, device: torch.device) -> dict[str, Any]:
@@ -255,19 +259,19 @@ def measure_generator(options: ReproduceOptions, release: Release, device: torch
     evaluator = run.evaluator()
     facts = run.facts()
     notes = run.warnings(facts)
-    values = run.measure(evaluator)
+    outcome = run.measure(evaluator)
     notes += run.describe_pixels(facts)
-    return conclude(values, {**facts, **evaluator.facts()}, notes, release)
+    return conclude(outcome, {**facts, **evaluator.facts()}, notes, release)
 
 
 def finished(options: ReproduceOptions) -> dict[str, Any] | None:
-    """The result in the folder, None with `overwrite`; raises ValueError if it was made with other settings."""
+    """The complete result in the folder, None with `overwrite`; raises ValueError if it is of other settings."""
     try:
         stored = json.loads(options.result_file.read_text())
     except (OSError, ValueError):
         stored = None
     stored = distributed.gather_objects(stored)[0]  # as the main process sees it
-    if stored is None or options.overwrite:
+    if stored is None or options.overwrite or stored.get("errors"):
         return None
     other = first_difference(stored.get("settings", {}), options.settings, "settings")
     if other:
@@ -276,11 +280,20 @@ def finished(options: ReproduceOptions) -> dict[str, Any] | None:
     return stored
 
 
+@contextmanager
+def reserved_output(options: ReproduceOptions) -> Iterator[None]:
+    """See that the result can be written, before anything is drawn or measured."""
+    distributed.on_main(lambda: check_output_folder(options.output))
+    distributed.on_main(lambda: check_output_file(options.result_file, begins=b"{"))
+    with reserved_folder(options.output):
+        yield
+
+
 def reproduce(options: ReproduceOptions) -> None:
     """Check that all files are there, draw or reconstruct, measure, and compare."""
     release, clock = find_release(options.model), Clock()
     check_kind(options, release)
-    with processes() as device:
+    with processes() as device, reserved_output(options):
         result = finished(options)
         if result is not None:
             report(result)
@@ -289,9 +302,10 @@ def reproduce(options: ReproduceOptions) -> None:
         require_all(pieces(options, release), release.name)
         measure = measure_generator if release.kind == "generator" else measure_tokenizer
         result = {"settings": options.settings, **measure(options, release, device)}
-        if distributed.is_main():
-            write_json(options.result_file, result, default=str)
         for note in result["warnings"]:
             warn(note)
-        report(result)
+        report(result)  # first: if the file cannot be written after all, the numbers are there
+        distributed.on_main(lambda: write_json(options.result_file, result, default=str))
         say(f"{duration(clock.lap())}; see {options.result_file}")
+        if errors := result.get("errors"):
+            raise ValueError(f"{failure(errors)}; {options.result_file} holds the other metrics")

@@ -8,7 +8,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +116,7 @@ def save_png(path: str | Path, image: torch.Tensor) -> None:
 def check_output_file(
     path: str | Path, *, key: str = "output", begins: bytes = b"", room: int = OUTPUT_ROOM
 ) -> None:
-    """Make sure, before hours of work, that a file can be written at the end; makes its folder, and writes nothing.
+    """Make sure, before hours of work, that a file can be written at the end; leaves nothing behind.
 
     Args:
         key: the option that names the file, for messages.
@@ -135,21 +135,14 @@ def check_output_file(
     if path.is_file() and path.stat().st_size and not _first_bytes(path).lstrip().startswith(begins):
         raise ValueError(f"{key}={path} exists and is a file of another kind; choose another name")
     _check_parents(path.parent, f"{key}={path}")
-    with errors_named(Path(f"{key}={path}")):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _try_room(_part_of(path), room)
+    _try_room(_part_of(path), room, f"{key}={path}")
 
 
 def check_output_folder(path: str | Path, *, key: str = "output", room: int = OUTPUT_ROOM) -> None:
-    """Make a folder, and make sure, before hours of work, that files can be written in it.
-
-    Args and errors are those of `check_output_file`.
-    """
+    """As `check_output_file`, for a folder: it can be made, and files can be written in it."""
     path = Path(path)
     _check_parents(path, f"{key}={path}")
-    with errors_named(Path(f"{key}={path}")):
-        path.mkdir(parents=True, exist_ok=True)
-        _try_room(_part_of(path / "output"), room)
+    _try_room(_part_of(path / "output"), room, f"{key}={path}")
 
 
 def _check_parents(folder: Path, named: str) -> None:
@@ -161,16 +154,24 @@ def _check_parents(folder: Path, named: str) -> None:
             raise ValueError(f"{named}: {place} is {what}, not a folder")
 
 
-def _try_room(path: Path, room: int) -> None:
-    """Make a file of `room` bytes and remove it; raises OSError."""
+def _try_room(path: Path, room: int, named: str) -> None:
+    """Make a file of `room` bytes, and the folders that it needs, and remove all of them."""
+    made = [folder for folder in path.parents if not folder.exists()]  # the innermost first
     try:
-        with open(path, "xb") as file:
-            if hasattr(os, "posix_fallocate"):  # takes the blocks, which a sparse file would not
-                os.posix_fallocate(file.fileno(), 0, room)
-            else:
-                file.write(bytes(room))
+        with errors_named(Path(named)):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                with open(path, "xb") as file:
+                    if hasattr(os, "posix_fallocate"):  # takes the blocks, which a sparse file would not
+                        os.posix_fallocate(file.fileno(), 0, room)
+                    else:
+                        file.write(bytes(room))
+            finally:
+                path.unlink(missing_ok=True)
     finally:
-        path.unlink(missing_ok=True)
+        for folder in made:
+            with suppress(OSError):  # not made, or another program has put something there
+                folder.rmdir()
 
 
 def _first_bytes(path: Path) -> bytes:

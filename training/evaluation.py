@@ -136,4 +136,4 @@ class SampleEvaluator:
             tokens = draw(generator, labels, uniforms, self.sampling)
             images = to_uint8(self.tokenizer.decode(tokens))
             evaluator.update(images, positions)
-        return evaluator.result()
+        return evaluator.outcome().with_warnings()

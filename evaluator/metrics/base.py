@@ -60,7 +60,7 @@ class Metric(ABC):
     def compute(
         self, own: Any, reference: Any, *, settings: ProtocolSettings, device: torch.device | str
     ) -> Sequence[float]:
-        """Its numbers, in the order of `result_names`; only the main process calls it.
+        """Its numbers, in the order of `result_names`; the spread may be missing. Only the main process calls it.
 
         `own` is the result of the collector of the samples (of `ImageQuality` for pairs), `reference` that of the
         reference, None if nothing is compared.
@@ -73,6 +73,16 @@ class Metric(ABC):
             image_set: what the reference shows, see `evaluator.reference.Reference`.
             same_count: whether a reference of undescribed images has as many as there are samples.
         """
+        return None
+
+    def impossible(self, count: int, reference_count: int | None, settings: ProtocolSettings) -> str | None:
+        """Why so few images do not give it, or None; `reference_count` is None where that does not matter."""
+        if self.compares == "sets" and min(count, reference_count or 2) < 2:
+            return f"{self.name} needs at least 2 samples and 2 reference images"
+        return None
+
+    def too_small(self, side: int, quality: str) -> str | None:
+        """Why images with this shorter side do not give it, or None; `quality` is that of `ImageQuality`."""
         return None
 
     def facts(self, settings: ProtocolSettings, count: int, reference_count: int) -> dict[str, Any]:

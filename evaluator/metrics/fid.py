@@ -7,14 +7,16 @@ factor S1 = L L^T the trace of the root is the sum of the square roots of the ei
 which come out accurately.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
+from evaluator.inception_network import DIMS
 from evaluator.metrics.base import Metric
 from evaluator.moments import Moments
+from evaluator.protocol import ProtocolSettings
 
 Array = torch.Tensor | np.ndarray
 
@@ -33,6 +35,17 @@ class FrechetMetric(Metric):
     def compute(self, own: Any, reference: Any, **_: Any) -> Sequence[float]:
         statistics = (reference.mean, reference.covariance, own.mean, own.covariance)
         return [frechet_distance(*statistics, count1=reference.count, count2=own.count)]
+
+    def warnings(
+        self, samples: Mapping[str, Any], reference: Mapping[str, Any] | None, settings: ProtocolSettings
+    ) -> list[str]:
+        dim, counts = DIMS.get(self.features), [samples["count"], (reference or {}).get("count")]
+        least = min(count for count in counts if count is not None)
+        if dim is None or least > dim:
+            return []
+        return [
+            f"{self.name}: {least} images span {least - 1} of {dim} dimensions at most; it is far too high"
+        ]
 
 
 class ReconstructionFID(FrechetMetric):

@@ -19,6 +19,7 @@ from evaluator.metrics.base import Metric
 
 # The keys of `QUALITY_PROTOCOLS`, for options.
 QualityName = Literal["rounded", "maskbit", "seed_voken", "llamagen", "vector_quantization"]
+LEAST_SIDE = 16  # pixels, of the network of LPIPS
 PIXELS = 2**20  # values that SSIM works on at a time: about 100 MB
 
 
@@ -170,6 +171,12 @@ class PairMetric(Metric):
     def compute(self, own: Mapping[str, float], reference: None, **_: Any) -> Sequence[float]:
         return [own[self.name]]
 
+    def too_small(self, side: int, quality: str) -> str | None:
+        """A network of the usual depth halves the side four times."""
+        if not self.network or side >= LEAST_SIDE:
+            return None
+        return f"{self.name} needs sides of at least {LEAST_SIDE} pixels, the images have {side}"
+
 
 class PSNR(PairMetric):
     """Peak signal-to-noise ratio in dB."""
@@ -187,6 +194,15 @@ class SSIM(PairMetric):
         self, images: torch.Tensor, reconstructions: torch.Tensor, *, rule: QualityProtocol, **_: Any
     ) -> torch.Tensor:
         return ssim(images, reconstructions, rule.ssim)
+
+    def too_small(self, side: int, quality: str) -> str | None:
+        """Below its window."""
+        least = 2 * SSIM_VARIANTS[QUALITY_PROTOCOLS[quality].ssim].radius + 1
+        return (
+            None
+            if side >= least
+            else f"{self.name} needs sides of at least {least} pixels, the images have {side}"
+        )
 
 
 class ImageQuality:
@@ -236,6 +252,10 @@ class ImageQuality:
                 values[metric.name] = found
         self.count += len(images)
         return values
+
+    def leave_out(self, metric: PairMetric) -> None:
+        """Measure it no more; its sum stays, because all processes reduce the same sums."""
+        self.metrics = [m for m in self.metrics if m is not metric]
 
     def result(self, device: torch.device | str = "cpu") -> dict[str, float]:
         """Means by metric and `images` (how many), over all processes."""

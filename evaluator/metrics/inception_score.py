@@ -161,7 +161,13 @@ class InceptionScoreMetric(Metric):
         return InceptionScore(**splitting, num_images=num_images, num_classes=dim)
 
     def compute(self, own: ScoreResult, reference: None, **_: Any) -> Sequence[float]:
-        return own
+        return own if own.std else own[:1]  # a single split has no spread, and 0 would look like one
+
+    def impossible(self, count: int, reference_count: int | None, settings: ProtocolSettings) -> str | None:
+        """Fewer images than splits."""
+        if count >= (settings.is_splits or 1):
+            return None
+        return f"{self.name} has {settings.is_splits} splits, and there are {count} samples"
 
     def warnings(
         self, samples: Mapping[str, Any], reference: Mapping[str, Any] | None, settings: ProtocolSettings

@@ -14,7 +14,7 @@ ROWS = 2048  # rows of a kernel matrix held at a time
 
 
 class KernelDistance(NamedTuple):
-    """Mean and population standard deviation of the squared MMD over the subsets; may be slightly negative."""
+    """Mean and population standard deviation of the squared MMD over the subsets; the mean may be slightly negative."""
 
     mean: float
     std: float
@@ -50,21 +50,26 @@ def kernel_distance(
         )
     if not (torch.isfinite(generated).all() and torch.isfinite(reference).all()):
         raise ValueError("features hold values that are not finite")
-    factor = 1.0 / generated.shape[1]
     draws, values = np.random.RandomState(seed), []
     for _ in range(subsets):
         x, y = (  # the generated set draws first
-            features[torch.from_numpy(draws.choice(len(features), subset_size, replace=False))].double()
+            features[torch.from_numpy(draws.choice(len(features), subset_size, replace=False))]
             for features in (generated, reference)
         )
-        # Unbiased: diagonals are dropped within a set; between the sets every pair counts.
-        within = sum(
-            _kernel_sum(z, z, factor) - float((factor * z.square().sum(dim=1) + 1.0).pow(3).sum())
-            for z in (x, y)
-        )
-        across = _kernel_sum(x, y, factor)
-        values.append(within / (subset_size * (subset_size - 1)) - 2.0 * across / subset_size**2)
+        values.append(squared_mmd(x, y))
     return KernelDistance(float(np.mean(values)), float(np.std(values)))
+
+
+def squared_mmd(x: torch.Tensor, y: torch.Tensor) -> float:
+    """Unbiased squared MMD of features [n, d] and [m, d] on the CPU, n and m at least 2; see `kernel_distance`."""
+    x, y, factor = x.double(), y.double(), 1.0 / x.shape[1]
+    # Unbiased: diagonals are dropped within a set; between the sets every pair counts.
+    within = [
+        (_kernel_sum(z, z, factor) - float((factor * z.square().sum(dim=1) + 1.0).pow(3).sum()))
+        / (len(z) * (len(z) - 1))
+        for z in (x, y)
+    ]
+    return sum(within) - 2.0 * _kernel_sum(x, y, factor) / (len(x) * len(y))
 
 
 def _kernel_sum(x: torch.Tensor, y: torch.Tensor, factor: float) -> float:
@@ -72,7 +77,11 @@ def _kernel_sum(x: torch.Tensor, y: torch.Tensor, factor: float) -> float:
 
 
 class KernelMetric(Metric):
-    """Kernel distance of any kind of features, with the subsets of the protocol, no larger than the smaller set."""
+    """Kernel distance of any kind of features, with the subsets of the protocol.
+
+    Of fewer images than a subset takes, all subsets would be the same images in another order, and their spread
+    nothing but rounding: then it is one value of all images, without a spread.
+    """
 
     spread = True
     keeps = FeatureStore
@@ -80,8 +89,21 @@ class KernelMetric(Metric):
     def compute(
         self, own: torch.Tensor, reference: torch.Tensor, *, settings: ProtocolSettings, **_: Any
     ) -> Sequence[float]:
-        size = min(settings.kid_subset_size, len(own), len(reference))
-        return kernel_distance(own, reference, subsets=settings.kid_subsets, subset_size=size)
+        if _has_subsets(len(own), len(reference), settings):
+            size = settings.kid_subset_size
+            return kernel_distance(own, reference, subsets=settings.kid_subsets, subset_size=size)
+        if not (torch.isfinite(own).all() and torch.isfinite(reference).all()):
+            raise ValueError("features hold values that are not finite")
+        return [squared_mmd(own, reference)]
 
     def facts(self, settings: ProtocolSettings, count: int, reference_count: int) -> dict[str, Any]:
-        return {f"{self.name}_subset_size": min(settings.kid_subset_size, count, reference_count)}
+        if _has_subsets(count, reference_count, settings):
+            return {f"{self.name}_subset_size": settings.kid_subset_size}
+        return {
+            f"{self.name}_subset_size": f"all images, without a spread: not more than {settings.kid_subset_size}"
+        }
+
+
+def _has_subsets(count: int, reference_count: int, settings: ProtocolSettings) -> bool:
+    size = settings.kid_subset_size
+    return min(count, reference_count) >= size and max(count, reference_count) > size

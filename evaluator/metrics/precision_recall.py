@@ -160,6 +160,13 @@ class PrecisionRecallMetric(Metric):
         rule: Rule = "adm_float16" if settings.half_distances else "float32"
         return precision_recall(own, reference, neighbours=settings.neighbours, rule=rule, device=device)
 
+    def impossible(self, count: int, reference_count: int | None, settings: ProtocolSettings) -> str | None:
+        """Fewer images than neighbours."""
+        least, k = min(count, reference_count or count), settings.neighbours
+        if least > k:
+            return None
+        return f"{self.name} needs more than {k} samples and reference images, the smaller set has {least}"
+
     def warnings(
         self, samples: Mapping[str, Any], reference: Mapping[str, Any] | None, settings: ProtocolSettings
     ) -> list[str]:

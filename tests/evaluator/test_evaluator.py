@@ -9,23 +9,34 @@ from torch import multiprocessing
 from common.build import ConfigError
 from evaluator import evaluator as evaluator_module
 from evaluator import protocol as protocols
+from evaluator.copies import copy_warnings
 from evaluator.evaluator import Evaluator
 from evaluator.feature_store import FeatureStore
+from evaluator.float_rfid import FloatRFID
 from evaluator.image_files import open_images
 from evaluator.image_set import ImageSet
 from evaluator.inception import FeatureExtractor
 from evaluator.inception_fast import FastInception
 from evaluator.inception_network import InceptionV3
 from evaluator.metrics import METRICS
+from evaluator.metrics.fid import FrechetMetric
 from evaluator.metrics.image_quality import ImageQuality
 from evaluator.metrics.inception_score import InceptionScore
-from evaluator.metrics.kid import kernel_distance
+from evaluator.metrics.kid import kernel_distance, squared_mmd
 from evaluator.metrics.precision_recall import precision_recall
 from evaluator.moments import Statistics
 from evaluator.networks import extractor_facts
 from evaluator.reference import image_reference, open_reference, write_reference
 from tests.evaluator.exact import frechet_distance_of_features
-from tests.evaluator.toy import MemoryImages, ToyInception, tensor, toy_images, write_folder, write_tars
+from tests.evaluator.toy import (
+    MemoryImages,
+    ToyFloat,
+    ToyInception,
+    tensor,
+    toy_images,
+    write_folder,
+    write_tars,
+)
 from tests.parity import filled, golden, golden_json
 
 REAL, FAKE = tensor(toy_images(60, seed=1)), tensor(toy_images(50, seed=2))
@@ -53,12 +64,11 @@ def test_all_metrics_equal_their_functions_on_the_features():
     score = InceptionScore(splits=10, order="shuffled", num_images=50, num_classes=9)
     score.update(own.logits)
     assert (values["is_50"], values["is_50_std"]) == pytest.approx(score.result(), rel=1e-6)
-    kid = kernel_distance(own.pool, others.pool, subsets=100, subset_size=50)
-    assert (values["kid"], values["kid_std"]) == pytest.approx(kid, rel=1e-6)
+    assert values["kid"] == pytest.approx(squared_mmd(own.pool, others.pool), rel=1e-6)
     found = precision_recall(own.pool, others.pool)
     assert (values["precision"], values["recall"]) == tuple(found)
     assert list(values) == [
-        "fid_50", "sfid_50", "is_50", "is_50_std", "kid", "kid_std", "precision", "recall",
+        "fid_50", "sfid_50", "is_50", "is_50_std", "kid", "precision", "recall",
     ]  # fmt: skip
 
 
@@ -129,7 +139,7 @@ def test_stored_statistics_equal_those_of_the_images(tmp_path):
     about = {"extractors": extractor_facts({"inception": toy})}
     write_reference(
         tmp_path / "r.npz",
-        {kind: found for (kind, _), found in images.results().items()},
+        {kind: found for (kind, _), found in images.results()[0].items()},
         about,
         MemoryImages(REAL),
         keep_images=60,
@@ -174,7 +184,7 @@ def test_statistics_alone_need_no_reference_images():
 
 def test_pairs_give_image_quality_and_rfid_in_the_same_pass():
     originals, noise = REAL.float() / 255, torch.Generator().manual_seed(0)
-    results = originals + 0.05 * torch.randn(originals.shape, generator=noise)  # outside [0, 1] too
+    results = (originals + 0.05 * torch.randn(originals.shape, generator=noise)).clamp(0, 1)
     evaluator = Evaluator(
         networks={"inception": ToyInception()}, metrics=("rfid", "is", "psnr", "ssim"), protocol="tokenizer"
     )
@@ -229,12 +239,40 @@ def test_positions_by_default_do_not_meet(monkeypatch):
         (FAKE[:, :1], r"expected \[B, 3, H, W\]"),
         (FAKE.long(), "int64, expected uint8"),
         (torch.full((2, 3, 16, 16), float("nan")), "not finite"),
+        (torch.full((2, 3, 16, 16), -float("inf")), "not finite"),
+        (
+            FAKE.float() / 127.5 - 1,
+            r"from -.* to .*, expected \[0, 1\]; images in \[-1, 1\] are mapped by x / 2",
+        ),
+        (
+            FAKE.float(),
+            r"float values from 0 to 25\d, expected \[0, 1\]; levels of 8 bits are given as uint8",
+        ),
+        (FAKE.half() / 200 - 0.1, r"from -0.0.* to 1.1.*, expected \[0, 1\]; clamp what a decoder gives"),
+        (FAKE.permute(0, 2, 3, 1), r"shape \[50, 16, 16, 3\], .* channels are last"),
+        (FAKE[:, [0, 1, 2, 0]], "composite or drop alpha"),
     ],
 )
-def test_other_images_are_refused(images, message):
-    evaluator = Evaluator(networks={"inception": ToyInception()}, metrics=("is",))
-    with pytest.raises(ValueError, match=message):
+def test_other_images_are_refused_at_every_door(images, message):
+    evaluator = Evaluator(networks={"inception": ToyInception()}, metrics=("rfid", "psnr"))
+    pairs = Evaluator(networks={}, metrics=("psnr",))
+    doors = [evaluator.update, evaluator.update_reference]
+    doors += [lambda x: pairs.update_pairs(x, FAKE), lambda x: pairs.update_pairs(FAKE, x)]
+    if images.is_floating_point():
+        rfid = FloatRFID(extractor=ToyFloat())
+        floats = FAKE.float() / 255
+        doors += [lambda x: rfid.update_pairs(x, floats), lambda x: rfid.update_pairs(floats, x)]
+    for door in doors:
+        with pytest.raises(ValueError, match=message):
+            door(images)
+
+
+def test_a_set_of_black_images_is_named():
+    """Floats in [0, 1] that were cast to uint8 are 0, and 1 where they were white."""
+    for images, black in [((FAKE.float() / 255).to(torch.uint8), True), (FAKE, False)]:
+        evaluator = Evaluator(networks={"inception": ToyInception()}, metrics=("is",))
         evaluator.update(images)
+        assert any("all samples are black" in note for note in copy_warnings(evaluator.facts())) is black
 
 
 def test_contradictions_show_before_the_work():
@@ -253,6 +291,90 @@ def test_contradictions_show_before_the_work():
     evaluator.update(FAKE)
     with pytest.raises(ValueError, match="0 reference images were given"):
         evaluator.result()
+
+
+class Failing(FrechetMetric):
+    """A metric with a bug."""
+
+    def compute(self, own, reference, **_):
+        raise KeyError("bug")
+
+
+class HalfBroken(ToyInception):
+    """Its spatial features overflow."""
+
+    def __call__(self, images):
+        return super().__call__(images)._replace(spatial=torch.full((len(images), 7), float("inf")))
+
+
+def test_a_metric_that_cannot_be_computed_leaves_the_others_alone(monkeypatch, capsys):
+    monkeypatch.setitem(METRICS, "failing", Failing(name="failing", features="pool"))
+    evaluator = Evaluator(networks={"i": HalfBroken()}, metrics=("fid", "sfid", "failing", "is"))
+    evaluator.update(FAKE)
+    evaluator.update_reference(REAL)
+    values, errors = evaluator.outcome()
+    assert values == pytest.approx(measure(metrics=("fid", "is"))) and set(errors) == {"sfid", "failing"}
+    assert "not finite" in errors["sfid"] and errors["failing"] == "KeyError: 'bug'"
+    assert "Traceback" in capsys.readouterr().err  # of what nobody expects
+    assert evaluator.outcome().with_warnings() == values
+    assert "warning: sfid cannot be computed" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="sfid cannot be computed: .*; failing cannot be computed: KeyError"):
+        evaluator.result()
+
+
+def test_a_full_disk_of_features_costs_only_the_metrics_that_need_them(monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(FeatureStore, "update", full)
+    evaluator = Evaluator(networks={"i": ToyInception()}, metrics=("fid", "kid"))
+    evaluator.update(FAKE)
+    evaluator.update_reference(REAL)
+    values, errors = evaluator.outcome()
+    assert list(values) == ["fid_50"] and "No space left" in errors["kid"]
+
+
+def test_images_too_small_for_a_window_have_a_psnr(monkeypatch):
+    evaluator = Evaluator(networks={}, metrics=("psnr", "ssim"))
+    evaluator.update_pairs(FAKE[..., :8, :8], FAKE[..., :8, :8])
+    values, errors = evaluator.outcome()
+    assert values == {"psnr": 60.0} and "at least 11 pixels, the images have 8" in errors["ssim"]
+
+
+def test_copies_are_counted_over_positions_and_sets():
+    samples = torch.cat([FAKE, FAKE[:3], REAL[7:9]])
+    evaluator = Evaluator(networks={"i": ToyInception()}, metrics=("fid",))
+    for part in torch.arange(55).flip(0).split(9):
+        evaluator.update(samples[part], part)
+    evaluator.update_reference(REAL)
+    facts = evaluator.facts()
+    assert facts["copies"] == {"samples": 3, "reference": 0, "in_both": 2}
+    assert [note.split(" have ")[0] for note in copy_warnings(facts)] == [
+        "3 of 55 samples",
+        "2 of 55 samples",
+    ]
+    same = Evaluator(networks={"i": ToyInception()}, metrics=("rfid",))
+    same.update_pairs(FAKE, torch.cat([FAKE[:40], REAL[:10]]))
+    assert same.facts()["copies"] == {"samples": 0, "reference": 0, "in_both": 40, "equal_pairs": 40}
+    different = Evaluator(networks={"i": ToyInception()}, metrics=("fid",))
+    different.update(FAKE)
+    different.update_reference(REAL)
+    assert copy_warnings(different.facts()) == []
+
+
+@pytest.mark.parametrize(
+    "counts, spread", [((50, 60), False), ((60, 60), False), ((1000, 1000), False), ((1000, 1001), True)]
+)
+def test_kid_has_a_spread_only_if_subsets_differ(monkeypatch, counts, spread):
+    rule = dataclasses.replace(protocols.PROTOCOLS["adm"], kid_subsets=3)
+    pool, others = (torch.randn(n, 4, generator=torch.Generator().manual_seed(n)) for n in counts)
+    found = METRICS["kid"].compute(pool, others, settings=rule, device="cpu")
+    assert len(found) == 1 + spread
+    if spread:  # as torch-fidelity has it
+        assert tuple(found) == kernel_distance(pool, others, subsets=3, subset_size=1000)
+    else:
+        assert found[0] == pytest.approx(squared_mmd(pool, others))
+        assert "without a spread" in METRICS["kid"].facts(rule, *counts)["kid_subset_size"]
 
 
 def test_features_are_kept_by_position():

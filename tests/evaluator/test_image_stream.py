@@ -11,6 +11,7 @@ from PIL import Image
 from evaluator import image_files
 from evaluator import image_stream as images_module
 from evaluator.image_files import ArrayImages, member_shape, open_images
+from evaluator.image_selection import spread
 from evaluator.image_stream import FolderImages, file_hash
 from evaluator.provenance import image_facts
 from tests.evaluator.toy import MemoryImages, png, tensor, toy_images, write_folder, write_tars
@@ -83,17 +84,28 @@ def test_arrays_are_streamed_and_not_loaded(tmp_path, monkeypatch):
     assert member_shape(path, "sigma") == (3, 3) and member_shape(path, "absent") is None
 
 
-def test_limits_keep_the_first(tmp_path):
-    for stream in (open_images(write_folder(tmp_path / "png", PIXELS)), MemoryImages(tensor(PIXELS))):
-        stream.limit(None)
-        stream.limit(100)
-        assert stream.count == 7
-        stream.limit(4)
-        assert torch.equal(everything(stream)[0], tensor(PIXELS)[:4])
+def test_fewer_images_are_spread_evenly(tmp_path):
+    for name, stream in forms(tmp_path).items():
+        assert spread(stream, None) is spread(stream, 7) is spread(stream, 100) is stream
+        some = spread(stream, 4)
+        found, positions = everything(some)
+        assert torch.equal(found, tensor(PIXELS)[[0, 1, 3, 5]]), name
+        assert (some.count, positions.tolist()) == (4, [0, 1, 2, 3])
+        assert image_facts(some)["selection"] == {"of": 7, "chosen": "evenly spaced"}
+        assert some.digest() != stream.digest() and "selection" not in image_facts(stream)
+        if stream.labels is not None:
+            assert some.labels.tolist() == stream.labels[[0, 1, 3, 5]].tolist()
         with pytest.raises(ValueError, match="number of images 0 must be at least 1"):
-            stream.limit(0)
+            spread(stream, 0)
     with pytest.raises(ValueError, match="batch_size=0"):
         next(stream.batches(0))
+
+
+def test_images_in_the_order_of_their_classes_keep_all_classes(tmp_path):
+    for name in "abcde":
+        write_folder(tmp_path / name, PIXELS)
+    some = spread(open_images(tmp_path), 10)
+    assert np.unique(some.labels, return_counts=True)[1].tolist() == [2] * 5
 
 
 def test_numbers_without_leading_zeros_count_as_numbers(tmp_path):

@@ -13,8 +13,15 @@ from evaluator.provenance import (
 )
 from tests.evaluator.toy import MemoryImages, tensor, toy_images
 
-SAMPLES = {"source": "a.npz", "count": 50_000, "height": 256, "width": 256, "lossy_files": 0}
-REFERENCE = {"source": "r.npz", "verified": True, "height": 256, "width": 256, "lossy_files": 0}
+SAMPLES = {"source": "a.npz", "digest": "1", "count": 50_000, "height": 256, "width": 256, "lossy_files": 0}
+REFERENCE = {
+    "source": "r.npz",
+    "sha256": "2",
+    "verified": True,
+    "height": 256,
+    "width": 256,
+    "lossy_files": 0,
+}
 
 
 def notes(samples=None, metrics=("fid", "is"), protocol="adm", reference=REFERENCE, **options):
@@ -44,6 +51,18 @@ def test_a_clean_measurement_has_nothing_to_say():
             {"reference": {**REFERENCE, "lossy_files": 2, "image_set": "images"}},
             "2 reference images are JPEG",
         ),
+        ({"samples": {"digest": "2"}}, "same files"),
+        (
+            {
+                "recipe": {"crop": "adm 256"},
+                "reference": {**REFERENCE, "protocol": {"crop": "shorter_edge 256"}},
+            },
+            "crop of the samples is 'adm 256', that of reference r.npz is 'shorter_edge 256'",
+        ),
+        (
+            {"samples": {"count": 50_000}, "reference": {**REFERENCE, "count": 2000}},
+            "fid: 2000 images span 1999 of 2048 dimensions at most",
+        ),
         ({"samples": {"height": 128, "width": 128}}, "128 x 128 pixels, the reference 256 x 256"),
         (
             {"metrics": ("precision_recall",), "reference": {**REFERENCE, "stored_images": 50}},
@@ -61,6 +80,9 @@ def test_what_does_not_matter_is_not_warned_about():
     assert notes(ordered, protocol="torch-fidelity") == notes(ordered, protocol="tokenizer") == []
     assert notes(ordered, metrics=("fid",)) == []
     assert notes({"count": 10}, metrics=("psnr", "kid", "precision_recall")) == []
+    assert notes({"digest": "2"}, reconstructed=True) == []  # reconstructions against their originals
+    for crop in ("none", "adm 256"):
+        assert notes(recipe={"crop": "adm 256"}, reference={**REFERENCE, "protocol": {"crop": crop}}) == []
     assert notes({"lossy_files": 9}, reconstructed=True) == []  # originals are what they are
     assert notes(reference={**REFERENCE, "lossy_files": 9, "image_set": "originals"}) == []
     assert notes(reference={**REFERENCE, "height": None}) == []

@@ -26,7 +26,7 @@ class MemoryImages(ImageStream):
         yield from (self._images[position] for position in positions)
 
     def digest(self):
-        return digest_lines([str(self._images[: self.count].tolist())])
+        return digest_lines([str(self._images.tolist())])
 
 
 def put_in_place(monkeypatch, name: str, network) -> None:

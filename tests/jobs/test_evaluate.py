@@ -13,6 +13,7 @@ from evaluator.image_files import open_images
 from evaluator.metrics.image_quality import ImageQuality
 from jobs.evaluate import EvaluateOptions, evaluate
 from modeling.pipeline import load_tokenizer, reconstruct
+from storage.files import WriteError
 from tests.evaluator.toy import ToyInception, put_in_place, tensor, toy_images, write_folder, write_tars
 
 REAL, FAKE = toy_images(60, seed=1), toy_images(50, seed=2)
@@ -44,7 +45,7 @@ def run(folder, samples, **options):
 
 def test_results_carry_their_protocol(files, capsys):
     result = run(files, files / "fake.npz", reference=str(files / "real"), batch_size=16)
-    assert set(result["metrics"]) == {"fid_50", "sfid_50", "is_50", "is_50_std", "precision", "recall"}
+    assert set(result["metrics"]) == {"fid_50", "sfid_50", "is_50", "precision", "recall"}
     facts = result["protocol"]
     assert facts["protocol"]["name"] == "adm" and facts["rounding"] == "nearest" and facts["crop"] == "none"
     assert facts["samples"]["count"] == facts["images"] == 50 and facts["samples"]["labels"]["classes"] == 5
@@ -99,7 +100,7 @@ def test_reconstructions_are_compared_with_their_originals(tiny_tokenizer_run, t
     values = result["metrics"]
     assert values["psnr"] == pytest.approx(expected["psnr"], rel=1e-4)
     assert values["ssim"] == pytest.approx(expected["ssim"], rel=1e-4)
-    assert {"rfid_10", "is_10", "is_10_std", "codebook_usage", "codebook_entropy"} < set(values)
+    assert {"rfid_10", "is_10", "codebook_usage", "codebook_entropy"} < set(values)
     facts = result["protocol"]
     assert facts["protocol"]["name"] == "tokenizer" and facts["crop"] == "shorter_edge 16"
     assert facts["tokenizer"]["tokens_per_image"] == 6 and facts["tokenizer"]["bits_per_image"] > 6 * 5
@@ -144,7 +145,7 @@ def test_precision_is_that_of_the_tokenizer(tiny_tokenizer_run, tmp_path):
 def test_tokenizers_that_read_captions_are_refused(tiny_tokenizer_run, tmp_path, monkeypatch):
     tokenizer = load_tokenizer(tiny_tokenizer_run)
     tokenizer.needs_text = True
-    monkeypatch.setattr("jobs.evaluate.load_tokenizer", lambda *_, **__: tokenizer)
+    monkeypatch.setattr("jobs.evaluation_run.load_tokenizer", lambda *_, **__: tokenizer)
     with pytest.raises(ValueError, match="decodes with captions"):
         run(tmp_path, write_folder(tmp_path / "val", REAL[:4]), tokenizer=str(tiny_tokenizer_run))
 
@@ -157,12 +158,50 @@ def test_paired_files_need_no_network(files, monkeypatch):
     assert values == pytest.approx({"psnr": 60.0, "ssim": 1.0})
     with pytest.raises(ValueError, match="original for each of the 50 samples, the reference holds 60"):
         run(files, files / "fake", reference=str(files / "real"), metrics=["psnr"])
-    values = run(files, files / "fake", reference=str(files / "real"), metrics=["psnr"], max_images=20)[
-        "metrics"
-    ]
+    result = run(files, files / "fake", reference=str(files / "real"), metrics=["psnr"], max_images=20)
+    chosen = np.arange(20) * 50 // 20
     quality = ImageQuality()
-    quality.update(tensor(REAL[:20]).float() / 255, tensor(FAKE[:20]).float() / 255)
-    assert values["psnr"] == pytest.approx(quality.result()["psnr"])
+    quality.update(tensor(REAL[chosen]).float() / 255, tensor(FAKE[chosen]).float() / 255)
+    assert result["metrics"]["psnr"] == pytest.approx(quality.result()["psnr"])
+    assert result["protocol"]["samples"]["selection"] == {"of": 50, "chosen": "evenly spaced"}
+
+
+@pytest.fixture
+def renamed(tmp_path):
+    """The same 12 pictures in three folders: numbered plainly, with leading zeros, with an ending."""
+    pictures = np.random.default_rng(0).integers(0, 255, (12, 32, 32, 3), dtype=np.uint8)
+    for form in ("a/r_{}.png", "b/r_{:03d}.png", "c/r_{}_rec.png"):
+        for number, picture in enumerate(pictures):
+            path = tmp_path / form.format(number)
+            path.parent.mkdir(exist_ok=True)
+            Image.fromarray(picture).save(path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("one, two", ["ab", "ac", "cb"])
+def test_pairs_are_found_by_their_names(renamed, one, two):
+    result = run(renamed, renamed / one, reference=str(renamed / two), metrics=["psnr", "ssim"], batch_size=5)
+    assert result["metrics"] == {"psnr": 60.0, "ssim": 1.0}
+    assert result["protocol"]["paired_by"] and result["protocol"]["copies"]["samples"] == 0
+    assert not any("order alone" in note for note in result["warnings"])
+    few = run(renamed, renamed / one, reference=str(renamed / two), metrics=["psnr"], max_images=5)
+    assert few["metrics"] == {"psnr": 60.0} and few["protocol"]["images"] == 5
+
+
+def test_pairs_without_common_names_are_refused_or_named(renamed):
+    (renamed / "b" / "r_005.png").rename(renamed / "b" / "r_012.png")
+    options = {"reference": str(renamed / "b"), "metrics": ["psnr"]}
+    with pytest.raises(ValueError, match="no original belongs to the sample 'r_5.png' .* is 'r_012.png'"):
+        run(renamed, renamed / "a", **options)
+    result = run(renamed, renamed / "a", pairs="order", **options)
+    assert result["protocol"]["paired_by"] == "order" and result["metrics"]["psnr"] < 60
+    assert any("by their order alone" in note for note in result["warnings"])
+    np.savez(renamed / "arrays.npz", REAL[:12].repeat(2, 1).repeat(2, 2))
+    result = run(renamed, renamed / "a", reference=str(renamed / "arrays.npz"), metrics=["psnr"])
+    assert any("by their order alone" in note for note in result["warnings"])
+    np.savez(renamed / "more.npz", REAL.repeat(2, 1).repeat(2, 2))
+    with pytest.raises(ValueError, match="sets of 12 and 60 images cannot be paired by order"):
+        run(renamed, renamed / "a", reference=str(renamed / "more.npz"), metrics=["psnr"], max_images=5)
 
 
 def test_pairs_also_feed_distances(files):
@@ -192,6 +231,115 @@ def test_samples_of_the_sampler_bring_their_settings(tmp_path):
     (folder / "samples.json").write_text(json.dumps({"seed": 5, "guidance_scale": 4.0, "num_tokens": 32}))
     sampler = run(tmp_path, folder)["protocol"]["sampler"]
     assert (sampler["seed"], sampler["guidance_scale"], sampler["tokens_per_image"]) == (5, 4.0, 32)
+
+
+def never(*_, **__):
+    raise AssertionError("images are measured")
+
+
+@pytest.mark.parametrize("key", ["output", "make_ref"])
+def test_an_output_that_cannot_be_written_is_known_before_the_first_image(files, monkeypatch, key):
+    monkeypatch.setattr("jobs.evaluate.Run", never)
+    (files / "file").write_text("{}")
+    with pytest.raises(ValueError, match=rf"{key}={files}/file/r.npz: {files}/file is a file, not a folder"):
+        evaluate(EvaluateOptions(samples=str(files / "fake"), **{key: f"{files}/file/r.npz"}))
+    (files / "folder.npz").mkdir()
+    with pytest.raises(ValueError, match=f"{key}=.*folder.npz is a folder"):
+        evaluate(EvaluateOptions(samples=str(files / "fake"), **{key: f"{files}/folder.npz"}))
+    with pytest.raises(
+        ValueError, match=f"{key}=.*000000.png.* another kind|make_ref=.* must have the suffix"
+    ):
+        evaluate(EvaluateOptions(samples=str(files / "fake"), **{key: f"{files}/fake/000000.png"}))
+
+
+def test_numbers_are_on_the_screen_when_the_file_cannot_be_written(files, monkeypatch, capsys):
+    def full(path, *_, **__):
+        raise WriteError(f"{path} cannot be written: No space left on device")
+
+    monkeypatch.setattr("jobs.evaluate.write_json", full)
+    with pytest.raises(WriteError, match=r"result.json cannot be written: No space left"):
+        run(files, files / "fake", metrics=["is"])
+    assert "is_50" in capsys.readouterr().out
+
+
+def test_a_metric_that_fails_costs_no_other_one(files, monkeypatch, capsys):
+    def broken(*_, **__):
+        raise ValueError("features hold values that are not finite")
+
+    monkeypatch.setattr("evaluator.metrics.kid.squared_mmd", broken)
+    with pytest.raises(ValueError, match="kid cannot be computed: features .*; .* holds the other metrics"):
+        run(files, files / "fake", reference=str(files / "real"), metrics=["fid", "kid", "is"])
+    result = json.loads((files / "out" / "result.json").read_text())
+    assert set(result["metrics"]) == {"fid_50", "is_50"}
+    assert result["errors"] == {"kid": "features hold values that are not finite"}
+    assert "fid_50" in capsys.readouterr().out
+
+
+def test_too_few_or_too_small_images_are_known_before_the_first_one(files, tmp_path, monkeypatch):
+    write_folder(tmp_path / "three", FAKE[:3])
+    write_folder(tmp_path / "small", FAKE[:5, :8, :8])
+    three = {"samples": tmp_path / "three", "reference": str(files / "real")}
+    # Usual metrics are left out, and the result says so.
+    result = run(files, **three)
+    assert set(result["metrics"]) == {"fid_3", "sfid_3", "is_3"} and "errors" not in result
+    assert any("precision_recall needs more than 3 samples" in note for note in result["warnings"])
+    monkeypatch.setattr("jobs.evaluation_run.load_networks", never)
+    for metrics, protocol, message in [
+        (["fid", "precision_recall"], None, "precision_recall needs more than 3 .*, the smaller set has 3"),
+        (["is"], "torch-fidelity", "is has 10 splits, and there are 3 samples"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            run(files, metrics=metrics, protocol=protocol, **three)
+    with pytest.raises(ValueError, match="ssim needs sides of at least 11 pixels, the images have 8"):
+        run(files, tmp_path / "small", reference=str(tmp_path / "small"), metrics=["psnr", "ssim"])
+    for metric in ("fid", "kid"):
+        with pytest.raises(ValueError, match=f"{metric} needs at least 2 samples and 2 reference images"):
+            run(files, files / "fake", reference=str(files / "real"), metrics=[metric], max_images=1)
+
+
+def test_copies_and_equal_sets_are_named(files, capsys):
+    np.savez(files / "copies.npz", np.concatenate([FAKE, FAKE[:4], REAL[:2]]))
+    result = run(files, files / "copies.npz", reference=str(files / "real"), metrics=["fid"])
+    assert result["protocol"]["copies"] == {"samples": 4, "reference": 0, "in_both": 2}
+    assert sum("exactly the pixels" in note for note in result["warnings"]) == 2
+    capsys.readouterr()
+    result = run(files, files / "real", reference=str(files / "real"), metrics=["fid"])
+    assert sum("same files" in note for note in result["warnings"]) == 1
+    assert "60 of 60 samples have exactly the pixels of a reference image" in capsys.readouterr().err
+
+
+def test_the_crop_of_a_reference_is_compared(files):
+    stored = files / "ref.npz"
+    crop = {"crop": "adm", "image_size": 16}
+    evaluate(EvaluateOptions(samples=str(files / "real"), make_ref=str(stored), **crop))
+    options = {"reference": str(stored), "metrics": ["fid"], "image_size": 16}
+    for name, named in [("adm", 0), ("shorter_edge", 1)]:
+        result = run(files, files / "fake", crop=name, **options)
+        assert sum("crop of the samples is" in note for note in result["warnings"]) == named
+
+
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        (
+            REAL.astype(np.float32) / 127.5 - 1,
+            r"float32 .* first values go from -1 to 0.\d+: values in \[-1, 1\]",
+        ),
+        (REAL.astype(np.float64), r"float64 .* from 0 to 2\d\d: levels from 0 to 255 are stored by"),
+        (REAL / 255, r"from 0 to 0.\d+: values in \[0, 1\] are stored by"),
+        (REAL.astype(np.int64), r"int64 .* levels from 0 to 255"),
+        (REAL.transpose(0, 3, 1, 2), r"uint8 \[60, 3, 16, 16\] .* array.transpose\(0, 2, 3, 1\)"),
+        (REAL[..., [0, 1, 2, 0]], "composite or drop alpha"),
+        (REAL[..., 0], "grey images are repeated"),
+        (REAL[0], r"one image is array\[None\]"),
+    ],
+)
+def test_arrays_that_are_no_images_are_refused_with_what_they_hold(tmp_path, values, message):
+    np.savez(tmp_path / "a.npz", values)
+    np.save(tmp_path / "a.npy", values)
+    for name in ("a.npz", "a.npy"):
+        with pytest.raises(ValueError, match=f"{name} holds {message}|{name} holds .*{message}"):
+            run(tmp_path, tmp_path / name, metrics=["is"])
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from evaluator.evaluator import Evaluator
 from evaluator.float_rfid import FloatRFID
 from evaluator.metrics import check_metrics, result_name
 from evaluator.metrics.image_quality import QUALITY_PROTOCOLS, ImageQuality
+from evaluator.outcome import Outcome
 from jobs.published import (
     FAMILIES,
     OTHER_SIZES,
@@ -47,7 +48,7 @@ def test_published_figures_belong_to_a_size():
     for name, size in OTHER_SIZES:
         assert RELEASES[name].section["image_size"] != size
     values, facts = {"rfid": 0.5, "psnr": 26.0}, {"extractors": {}, "images": 50_000}
-    rows = conclude(values, facts, [], small, 256)["comparison"]
+    rows = conclude(Outcome(values, {}), facts, [], small, 256)["comparison"]
     assert [row["difference"] for row in rows] == pytest.approx([0.16, -0.19])
 
 
@@ -62,7 +63,7 @@ def test_published_figures_belong_to_a_size():
 def test_kinds_of_tokenizers_have_reasons_of_their_own(name, reason):
     facts = {"captions": "A photo of a tench." if "tatitok" in name else None, "extractors": {}}
     values = {result_name("rfid", 50_000): RELEASES[name].metrics["rfid"] + 1}
-    result = conclude(values, {**facts, "images": 50_000}, ["seen"], RELEASES[name])
+    result = conclude(Outcome(values, {}), {**facts, "images": 50_000}, ["seen"], RELEASES[name])
     assert result["comparison"][0]["difference"] == pytest.approx(1)
     reasons = result["may_explain"]
     assert reasons[0] == "seen" and sum(reason in text for text in reasons) == 1

@@ -23,7 +23,7 @@ from modeling.factory import build_tokenizer
 from modeling.pipeline import load_tokenizer, reconstruct
 from modeling.pretrained.catalog import RELEASES, Release
 from modeling.pretrained.text import class_captions, load_text_encoder
-from storage.files import save_png
+from storage.files import WriteError, save_png
 from tests.conftest import TOKENIZER, write_run
 from tests.evaluator.toy import ToyFloat, ToyInception, put_in_place, tensor, toy_images, write_folder
 from tests.parity import fill_module
@@ -104,9 +104,43 @@ def test_a_generator_from_samples_to_table(toy, tmp_path, monkeypatch, capsys):
         run("openmoji-rar", output, toy, **options, overwrite=True)
 
 
+def test_results_are_not_lost(toy, tmp_path, monkeypatch, capsys):
+    """A folder that cannot be one is named first; numbers are printed first; a failing metric costs no other one."""
+    (tmp_path / "file").touch()
+    with pytest.raises(
+        ValueError, match=rf"output={tmp_path}/file/out: {tmp_path}/file is a file, not a folder"
+    ):
+        run("openmoji-titok", tmp_path / "file" / "out", toy)
+
+    def full(path, *_, **__):
+        raise WriteError(f"{path} cannot be written: No space left on device")
+
+    monkeypatch.setattr("jobs.reproduce.write_json", full)
+    options = {"images": str(write_folder(tmp_path / "val", toy_images(3, side=48))), "batch_size": 3}
+    with pytest.raises(WriteError, match="result.json cannot be written"):
+        run("openmoji-titok", tmp_path / "out", toy, **options)
+    assert "psnr" in capsys.readouterr().out
+    monkeypatch.undo()
+    put_in_place(monkeypatch, "inception", ToyInception())
+
+    def broken(*_, **__):
+        raise ValueError("not a covariance")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("evaluator.metrics.fid.frechet_distance", broken)
+        with pytest.raises(ValueError, match="rfid cannot be computed: not a covariance; .* other metrics"):
+            run("openmoji-titok", tmp_path / "out", toy, **options)
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert result["errors"] == {"rfid": "not a covariance"} and result["metrics"]["psnr"] > 0
+    assert (
+        "rfid_3" in run("openmoji-titok", tmp_path / "out", toy, **options)["metrics"]
+    )  # not finished before
+
+
 def test_a_tokenizer_on_the_images_of_its_run_and_on_files(toy, tmp_path):
     source = OpenMoji(image_size=48, split="validation")
-    images = source.load_many(range(20), [np.random.default_rng(0)] * 20)
+    chosen = (np.arange(20) * len(source) // 20).tolist()  # evenly spaced
+    images = source.load_many(chosen, [np.random.default_rng(0)] * 20)
     for number, image in enumerate(images):
         (tmp_path / "val").mkdir(exist_ok=True)
         save_png(tmp_path / "val" / f"{number:03d}.png", image.float() / 255)

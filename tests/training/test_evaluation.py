@@ -59,7 +59,7 @@ def reference(tmp_path):
     images.update(tensor(toy_images(60)))
     path = tmp_path / "reference.npz"
     facts = {"inception": {"weights_hash": "toy", "approximate": False}}
-    statistics = {kind: found for (kind, _), found in images.results().items()}
+    statistics = {kind: found for (kind, _), found in images.results()[0].items()}
     write_reference(path, statistics, {"image_set": "training", "extractors": facts})
     return path
 

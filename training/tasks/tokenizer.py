@@ -202,11 +202,12 @@ class TokenizerTask(Task):
             tokens = model.encode(images)
             prediction = model.decode(tokens, **self.text_of(batch, self.validation.class_names))
             means.add(self.compare(prediction, images), len(images))
-            evaluator.update_pairs(self.pixels(prediction), images, batch["positions"])
+            results = self.pixels(prediction).clamp(0, 1)  # decoders go a little beyond
+            evaluator.update_pairs(results, images, batch["positions"])
             if usage:
                 usage.update(tokens)
         means = means.result()
-        measured = evaluator.result() | means if means["images"] else means
+        measured = evaluator.outcome().with_warnings() | means if means["images"] else means
         return measured | (usage.result(device) if usage else {})
 
     def _held_out(self, device: torch.device) -> Iterator[Batch]:

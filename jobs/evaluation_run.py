@@ -1,0 +1,279 @@
+"""What is measured, against what: the options of an evaluation, and what they name, opened and checked."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from common.build import check_least
+from common.config import option
+from common.images import Alpha, Orientation, PixelRules
+from data.transforms import CROPS, Resize
+from evaluator.evaluator import Evaluator
+from evaluator.image_files import open_images
+from evaluator.image_selection import SelectedImages, spread
+from evaluator.image_stream import Transform
+from evaluator.inception import FeaturePrecision
+from evaluator.metrics import METRICS, check_metrics, check_names, usual_metrics
+from evaluator.metrics.base import Metric
+from evaluator.metrics.image_quality import QualityName
+from evaluator.networks import Weights, load_networks
+from evaluator.outcome import Outcome
+from evaluator.pairing import pair_by_name
+from evaluator.protocol import PROTOCOLS
+from evaluator.provenance import image_facts, pixel_warnings, sampler_facts, warnings_about
+from evaluator.reference import Reference, image_reference, open_reference
+from jobs.measuring import ReconstructionMeasurement, batches, found, pass_through, tokenizer_facts
+from modeling.layers.half import Precision
+from modeling.pipeline import load_tokenizer
+from modeling.tokenizers.base import Tokenizer
+
+ORDER = "order"  # of names, or of arrays, which have none
+
+
+@dataclass(kw_only=True)
+class EvaluateOptions:
+    """What to measure, against what, and how."""
+
+    samples: str = option(help="images to measure; with a tokenizer, to reconstruct")
+    reference: str | None = option(None, "ADM statistics (.npz), or images")
+    output: str = option("result.json", "where the result goes")
+    metrics: list[str] | None = option(None, f"of {', '.join(METRICS)}; null = the usual ones")
+    protocol: Literal["adm", "torch-fidelity", "tokenizer"] | None = option(
+        None, "splits, subsets, distances of that tool; null = tokenizer with a tokenizer, else adm"
+    )
+    tokenizer: str | None = option(None, "name of a released model or folder: measure its reconstructions")
+    max_images: int | None = option(None, "of samples and of reference images, evenly spaced; null = all")
+    pairs: Literal["name", "order"] = option("name", "how psnr, ssim, lpips find the original of a sample")
+    crop: Literal["no", Resize] | None = option(
+        None, "of samples and reference images; null = shorter_edge with a tokenizer, else no"
+    )
+    image_size: int | None = option(None, "side after the crop; null = that of the tokenizer")
+    alpha: Alpha = option("white", "transparent pixels: on white, or drop alpha as many tools do")
+    orientation: Orientation = option(
+        "stored", "EXIF: as stored in published protocols; upright turns images"
+    )
+    batch_size: int = option(64, "per process")
+    truncate: bool = option(False, "cut reconstructions to 8 bit instead of rounding them")
+    quality: QualityName = option("rounded", "PSNR and SSIM as that tool computes them")
+    reference_set: Literal["training", "validation"] | None = option(None, "what the reference images are")
+    make_ref: str | None = option(None, "write a reference of the samples to this .npz and measure nothing")
+    keep_images: int = option(0, "images stored in the reference, for precision and recall; ADM: 10000")
+    inception_weights: str | None = option(None, "file; null = INCEPTION_WEIGHTS, torch's cache, or download")
+    feature_precision: FeaturePrecision = option("float32", "of Inception; half precision is approximate")
+    precision: Precision = option("float32", "of the tokenizer's weights and computation (docs/precision.md)")
+    dino_weights: str | None = option(None, "file for fd_dinov2; null = timm downloads them")
+    lpips_weights: list[str] | None = option(None, "files for lpips: VGG-16 trunk and linear heads")
+
+    def __post_init__(self) -> None:
+        check_least(self, batch_size=1, keep_images=0)
+        if self.tokenizer is None and (self.image_size is None) != (self.crop in (None, "no")):
+            raise ValueError(f"crop={self.crop} and image_size={self.image_size} go together")
+        if self.precision != "float32" and self.tokenizer is None:
+            raise ValueError(
+                f"precision={self.precision} is for a tokenizer; feature_precision is for the network behind metrics"
+            )
+        if self.make_ref is not None and (self.reference is not None or self.tokenizer is not None):
+            raise ValueError("make_ref takes neither a reference nor a tokenizer: it describes the samples")
+        if self.make_ref is not None and not self.make_ref.endswith(".npz"):
+            raise ValueError(f"make_ref={self.make_ref} must have the suffix .npz")
+        if self.tokenizer is not None and self.reference_set is not None and self.reference is None:
+            raise ValueError("reference_set needs a reference: without it, the originals are the reference")
+
+
+def crop_of(options: EvaluateOptions, tokenizer: Tokenizer | None) -> tuple[str, Transform | None]:
+    """Description of the crop for the result, and the function that crops."""
+    crop = options.crop or ("no" if tokenizer is None else "shorter_edge")
+    if crop == "no":
+        return "none", None
+    size = options.image_size or tokenizer.image_size
+    return f"{crop} {size}", partial(CROPS[crop], size=size)
+
+
+def default_metrics(options: EvaluateOptions, reference: Reference | None) -> list[str]:
+    """The usual metrics for which the reference holds what they compare with."""
+    if options.tokenizer is not None:
+        return [m.name for m in usual_metrics("reconstructions" if reference is None else "other_images")]
+    if options.make_ref is not None:
+        return [m.name for m in usual_metrics("samples") if m.in_references]
+
+    def held(metric: Metric) -> bool:
+        if reference is None or metric.compares == "nothing":
+            return metric.compares == "nothing"
+        if metric.in_references and reference.statistics:
+            return metric.features in reference.statistics
+        return reference.images is not None
+
+    return [metric.name for metric in usual_metrics("samples") if held(metric)]
+
+
+class Run:
+    """One measurement: what the options name, opened."""
+
+    def __init__(self, options: EvaluateOptions, device: torch.device) -> None:
+        self.options, self.device = options, device
+        self.tokenizer = tokenizer = (
+            None
+            if options.tokenizer is None
+            else load_tokenizer(options.tokenizer, device, precision=options.precision)
+        )
+        if tokenizer is not None and tokenizer.needs_text:
+            name = f"tokenizer={options.tokenizer}"
+            raise ValueError(f"{name} decodes with captions; scripts/reconstruct.py measures it")
+        self.crop, transform = crop_of(options, tokenizer)
+        files = {"transform": transform, "rules": PixelRules(options.alpha, options.orientation)}
+        self.samples = spread(open_images(found(options.samples), **files), options.max_images)
+        if tokenizer is not None and self.samples.size != (tokenizer.image_size,) * 2:
+            size = self.samples.size
+            raise ValueError(f"{options.tokenizer} takes {tokenizer.image_size} pixels, images have {size}")
+        self.reference = None
+        if options.reference is not None:
+            self.reference = open_reference(found(options.reference), **files)
+            if not self.reference.statistics:
+                self.reference.image_set = options.reference_set or self.reference.image_set
+        self.metrics = tuple(options.metrics or default_metrics(options, self.reference))
+        check_metrics(self.metrics)
+        self.protocol = options.protocol or ("adm" if tokenizer is None else "tokenizer")
+        paired = any(METRICS[name].compares == "pairs" for name in self.metrics)
+        self.paired_by = self._pair() if paired and tokenizer is None else None  # else pairs are made here
+        if self.paired_by is None and self.reference is not None and not self.reference.statistics:
+            self.reference.images = spread(self.reference.images, options.max_images)
+        self.notes: list[str] = []
+        self._check()
+
+    def _pair(self) -> str:
+        """Bring the reference images into the order of the samples; returns by what they were paired."""
+        images = None if self.reference is None else self.reference.images
+        count, some = self.samples.count, self.options.max_images is not None
+        if images is None or images.count < count or (images.count > count and not some):
+            held = f"the reference holds {0 if images is None else images.count} images"
+            raise ValueError(f"paired metrics need an original for each of the {count} samples, {held}")
+        if self.options.pairs == "name" and self.samples.names is not None and images.names is not None:
+            pairing = pair_by_name(self.samples.names, images.names, some=some)
+            if not np.array_equal(pairing.originals, np.arange(images.count)):
+                chosen = "the originals of the samples"
+                self.reference.images = SelectedImages(images, pairing.originals, chosen=chosen)
+            return pairing.rule
+        self.reference.images = spread(images, self.options.max_images)
+        available = [(s.selection or {"of": s.count})["of"] for s in (self.samples, self.reference.images)]
+        if available[0] != available[1]:
+            held = " and ".join(map(str, available))
+            raise ValueError(f"sets of {held} images cannot be paired by order; give names, or equal numbers")
+        return ORDER
+
+    def _check(self) -> None:
+        """Refuse what cannot be measured before networks are loaded; usual metrics are left out, named ones not."""
+        compared = [name for name in self.metrics if METRICS[name].compares != "nothing"]
+        alone = self.tokenizer is None and self.reference is None  # else its originals are the reference
+        if self.options.make_ref is None and alone and compared:
+            raise ValueError(f"metrics {', '.join(compared)} need a reference")
+        reasons = {name: reason for name in self.metrics if (reason := self._impossible(METRICS[name]))}
+        kept = tuple(name for name in self.metrics if name not in reasons)
+        if reasons and (self.options.metrics or not kept):
+            raise ValueError(f"metrics: {'; '.join(reasons.values())}")
+        self.metrics, self.notes = kept, [f"left out: {reason}" for reason in reasons.values()]
+
+    def _impossible(self, metric: Metric) -> str | None:
+        """Why so few or so small images do not give a metric."""
+        reference, settings = self.reference, PROTOCOLS[self.protocol]
+        others = self.samples.count if reference is None else None  # originals, or nothing to compare with
+        if reference is not None and metric.compares == "sets":
+            stored = metric.in_references and metric.features in reference.statistics
+            others = None if stored or reference.images is None else reference.images.count
+        few = metric.impossible(self.samples.count, others, settings)
+        return few or metric.too_small(min(self.samples.size), self.options.quality)
+
+    def evaluator(self) -> Evaluator:
+        options, reference = self.options, self.reference
+        # Before networks are looked for and downloaded.
+        image_set = "originals" if reference is None else reference.image_set
+        check_names(self.metrics, image_set, reference is None or reference.same_count(self.samples.count))
+        return Evaluator(
+            networks=self.networks(),
+            metrics=self.metrics,
+            protocol=self.protocol,
+            num_images=self.samples.count,
+            reference=reference,
+            device=self.device,
+            truncate=options.truncate,
+            quality=options.quality,
+        )
+
+    def networks(self) -> dict[str, Any]:
+        options = self.options
+        weights: dict[str, Weights] = {
+            "inception": options.inception_weights,
+            "dinov2": options.dino_weights,
+            "lpips": options.lpips_weights,
+        }
+        return load_networks(self.metrics, weights, device=self.device, precision=options.feature_precision)
+
+    def measure(self, evaluator: Evaluator) -> Outcome:
+        """Pass all images through, and the reference images if they have no statistics."""
+        size = self.options.batch_size
+        images = None if self.reference is None else self.reference.images
+        codes = None if self.tokenizer is None else self.tokenizer.codebook_size
+        measurement = ReconstructionMeasurement(evaluator, codebook_size=codes, device=self.device)
+        if self.tokenizer is not None:
+            measurement.reconstruct(self.tokenizer, self.samples, size)
+        elif self.paired_by is not None:
+            others = images.batches(size)
+            for batch in batches(self.samples, size, "measuring"):
+                originals = next(others).images
+                evaluator.update_pairs(batch.images, originals, batch.positions)
+                if evaluator.needs_reference_images:
+                    evaluator.update_reference(originals, batch.positions)
+        else:
+            pass_through(evaluator.update, self.samples, size, "samples")
+        if evaluator.needs_reference_images and images is not None and self.paired_by is None:
+            pass_through(evaluator.update_reference, images, size, "reference")
+        return measurement.outcome()
+
+    def facts(self) -> dict[str, Any]:
+        """Provenance of samples, tokenizer and reference, for the result."""
+        facts: dict[str, Any] = {"samples": image_facts(self.samples), "crop": self.crop}
+        if self.paired_by is not None:
+            facts["paired_by"] = self.paired_by
+        facts["sampler"] = sampler_facts(found(self.options.samples))
+        if self.tokenizer is not None:
+            precision = self.options.precision
+            facts["tokenizer"] = tokenizer_facts(self.options.tokenizer, self.tokenizer, precision=precision)
+        if self.reference is not None:
+            facts["reference"] = self.reference.facts()
+        elif self.tokenizer is not None:
+            facts["reference"] = image_reference(self.samples, "originals").facts()
+        return facts
+
+    def describe_pixels(self, facts: dict[str, Any]) -> list[str]:
+        """Add to `facts` how image files became pixels, which is known once all were read; returns warnings."""
+        streams = {"samples": self.samples}
+        if self.reference is not None and self.reference.images is not None:
+            streams["reference"] = self.reference.images
+        for key, stream in streams.items():
+            facts[key] |= stream.pixel_facts()
+        return [note for key in streams for note in pixel_warnings(facts[key])]
+
+    @property
+    def recipe(self) -> dict[str, str]:
+        """How files become pixels."""
+        rules = {"alpha": self.options.alpha, "orientation": self.options.orientation}
+        return {"crop": self.crop} | (rules if self.samples.names is not None else {})  # arrays are pixels
+
+    def warnings(self, facts: Mapping[str, Any]) -> list[str]:
+        notes = list(self.notes)
+        if self.paired_by == ORDER:
+            notes.append(
+                "samples and originals are paired by their order alone: whether they belong together was not checked"
+            )
+        return notes + warnings_about(
+            facts["samples"],
+            metrics=self.metrics,
+            protocol=PROTOCOLS[self.protocol],
+            has_statistics=self.samples.has_statistics,
+            reference=facts.get("reference"),
+            reconstructed=self.tokenizer is not None,
+            recipe=self.recipe,
+        )
