@@ -19,6 +19,7 @@ from data.token_arrays import TokenArrays, save_arrays
 from data.token_lines import TokenLines
 from data.token_memmap import TokenHeader, TokenMemmap, TokenWriter, require_positive
 from storage.files import atomic_file, atomic_folder
+from storage.locks import one_at_a_time
 from storage.rows import differences
 
 TEN_CROPS = 10
@@ -210,6 +211,23 @@ def _fill(
     output: Path, header: TokenHeader, rows: Callable[[np.ndarray], Iterator[tuple]], stamp: Callable[[], str]
 ) -> TokenHeader:
     """Write what `rows(missing rows)` yields; what an interrupted import has written is kept."""
+    with one_at_a_time(output):  # several trainings may need the same import
+        if output.exists() and TokenWriter.unfinished(output) is None and _header(output) == header:
+            return header
+        _write_rows(output, header, rows, stamp)
+    return header
+
+
+def _header(output: Path) -> TokenHeader | None:
+    try:
+        return TokenMemmap(path=output).header
+    except ValueError:  # damaged, or no token file at all
+        return None
+
+
+def _write_rows(
+    output: Path, header: TokenHeader, rows: Callable[[np.ndarray], Iterator[tuple]], stamp: Callable[[], str]
+) -> None:
     TokenWriter.create(output, header)
     writer = TokenWriter(output)
     try:
@@ -226,13 +244,7 @@ def _fill(
         raise
     finally:
         writer.close()
-    try:
-        TokenWriter.finish(output)
-    except FileNotFoundError:
-        # Another program imported the same file at the same time, wrote the same rows, and finished first.
-        if not output.exists() or TokenMemmap(path=output).header != header:
-            raise
-    return header
+    TokenWriter.finish(output)
 
 
 def _stamp(*paths: Path) -> str:

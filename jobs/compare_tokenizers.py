@@ -27,6 +27,7 @@ from modeling.pretrained.model_names import shown_name
 from modeling.tokenizers.base import Tokenizer
 from storage.files import write_json, write_text
 from storage.json_files import read_json
+from storage.locks import reserved_folder
 from storage.weights import weight_hash
 from training.generator_run import GeneratorRun
 from training.tokenizer_run import ImageData, TokenizerRun
@@ -248,11 +249,15 @@ def row(
 
 def compare_tokenizers(options: CompareOptions) -> None:
     """Train, measure and generate for one tokenizer after the other, and write the table."""
+    with reserved_folder(options.folder):
+        _compare(options)
+
+
+def _compare(options: CompareOptions) -> None:
     clock, rows = Clock(), []
     sources = [(path, None) for path in options.train] + [(None, name) for name in options.tokenizers]
     for path in (*options.train, options.gpt):
         find_file(path, "recipe")
-    options.folder.mkdir(parents=True, exist_ok=True)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     networks = local_networks(options.inception_weights, options.lpips_weights, device)
     for number, (name, (recipe, reference)) in enumerate(zip(options.names, sources, strict=True), start=1):

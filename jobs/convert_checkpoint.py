@@ -8,6 +8,7 @@ from common.console import say
 from modeling.pretrained.hub import save_pretrained
 from modeling.pretrained.loading import load_files
 from modeling.pretrained.model_names import open_model
+from storage.locks import reserved_folder
 from storage.weights import weight_hash
 
 
@@ -23,6 +24,11 @@ class ConvertCheckpointOptions:
 
 def convert_checkpoint(options: ConvertCheckpointOptions) -> None:
     """Load strictly, write, and report."""
+    with reserved_folder(options.output):
+        _convert(options)
+
+
+def _convert(options: ConvertCheckpointOptions) -> None:
     files = open_model(options.input, options.kind, options.original)
     module = load_files(files)
     extra = {key: files.config[key] for key in ("sampling", "tokens") if files.config.get(key)}  # generators

@@ -7,6 +7,7 @@ from common.config import find_file, option
 from common.console import Clock, banner, count, duration, say
 from data.token_exchange import ImportOptions, export_jsonl, export_npy, import_jsonl, import_npy
 from data.token_memmap import TokenHeader, TokenMemmap
+from storage.locks import reserved_file, reserved_folder
 
 
 @dataclass(kw_only=True)
@@ -61,8 +62,9 @@ def convert_tokens(options: ConvertTokensOptions) -> None:
     source, output = find_file(options.input, "input"), Path(options.output)
     before = output.stat().st_mtime_ns if output.is_file() else None  # a finished file is not written again
     banner("Converting tokens", {"input": source, "output": output})
-    clock = Clock()
-    header = convert(options, source, output)
+    clock, reserved = Clock(), reserved_folder if kind(output) == "folder" else reserved_file
+    with reserved(output):
+        header = convert(options, source, output)
     seconds = clock.lap()
     if before is not None and output.stat().st_mtime_ns == before:
         say(f"{output} already holds these {header.num_images} images; nothing to do")

@@ -19,6 +19,7 @@ from modeling.pretrained.teachers import Teacher, load_teacher
 from modeling.quantizers.vq import VectorQuantizer
 from modeling.tokenizers.cluster import Cluster
 from storage.files import write_json, write_yaml
+from storage.locks import reserved_folder
 from storage.weights import weight_hash, write_weights
 from training.feature_clustering import FeatureClustering
 
@@ -130,7 +131,7 @@ def write_run(
 
 def fit_codebook(options: FitOptions) -> None:
     """Fit the codebook, from the last complete iteration of an interrupted job, and write the tokenizer."""
-    with processes() as device:
+    with processes() as device, reserved_folder(options.output):
         output, clock = Path(options.output), Clock()
         section = check_options("teacher", load_teacher, options.teacher, runtime=("device",))
         teacher = load_teacher(**section, device=device)
@@ -149,8 +150,6 @@ def fit_codebook(options: FitOptions) -> None:
             say(f"{output} already holds this codebook; nothing to do")
             return
         banner("Fitting a codebook", {**vars(options), "devices": distributed.world_size()})
-        if distributed.is_main():
-            output.mkdir(parents=True, exist_ok=True)
         clustering = FeatureClustering(
             teacher,
             source,

@@ -20,6 +20,7 @@ from jobs.gpu_page import page
 from jobs.gpu_parity import attention_parity, model_parity
 from jobs.gpu_scales import SCALES
 from storage.files import write_json, write_text
+from storage.locks import reserved_folder
 from training.compiler import use_compile
 
 # Shares of the time; what a section leaves goes to those after it.
@@ -188,6 +189,11 @@ def gpu_check(options: GPUCheckOptions) -> None:
     Raises:
         SystemExit: something failed; the files are written.
     """
+    with reserved_folder(options.output):
+        _check_all(options)
+
+
+def _check_all(options: GPUCheckOptions) -> None:
     check = Check(options)
     facts = environment(check.device)
     banner("GPU check", {**facts, "time": f"{options.seconds} s at most", "output": options.output})

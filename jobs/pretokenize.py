@@ -21,6 +21,7 @@ from modeling.layers.half import Precision
 from modeling.pipeline import load_tokenizer
 from modeling.pretrained.model_names import open_model, shown_name
 from modeling.tokenizers.base import Tokenizer
+from storage.locks import reserved_file
 from storage.rows import differences
 from storage.weights import weight_hash
 
@@ -119,7 +120,7 @@ def tokenize(
 
 def pretokenize(options: PretokenizeOptions) -> None:
     """Write the token file, or the rows that an interrupted job left out."""
-    with processes() as device:
+    with processes() as device, reserved_file(options.output):
         tokenizer = load_tokenizer(options.tokenizer, device, precision=options.precision)
         if tokenizer.codebook_size is None:
             name = shown_name(options.tokenizer)

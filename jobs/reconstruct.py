@@ -34,6 +34,7 @@ from modeling.pretrained.model_names import open_model
 from modeling.pretrained.text import TextEncoder, class_captions, load_text_encoder
 from modeling.tokenizers.base import Tokenizer
 from storage.files import save_png, write_text
+from storage.locks import reserved_folder
 from training.tasks.tokenizer import side_by_side
 
 SHOWN, SHOWN_SIDE = 64, 128  # images in one picture, pixels of a small one
@@ -200,13 +201,12 @@ def open_measurement(
 
 def reconstruct(options: ReconstructOptions) -> None:
     """Reconstruct all images and write pictures, tokens and measurements."""
-    with processes() as device:
+    with processes() as device, reserved_folder(options.output):
         config = open_model(options.tokenizer, "tokenizer").config
         tokenizer = load_tokenizer(options.tokenizer, device, precision=options.precision)
         encoder = load_text_encoder(options.text_encoder, device) if tokenizer.needs_text else None
         total, batches = open_images(options, config, tokenizer.image_size)
         folder = Path(options.output)
-        folder.mkdir(parents=True, exist_ok=True)
         measurement = open_measurement(options, tokenizer, device)
         quality = ImageQuality(protocol=options.quality)
         records, latents, shown, kinds = [], [], [], Counter()

@@ -16,6 +16,7 @@ from modeling.pipeline import find_classes, generate_into, load_image_model
 from modeling.sampling.draw import numbers_needed, settings_type
 from modeling.sampling.settings import MaskedSamplingSettings, SamplingSettings
 from storage.files import save_png
+from storage.locks import reserved_folder
 from storage.sample_store import SampleStore
 from storage.weights import weight_hash
 
@@ -68,6 +69,11 @@ def sample_images(options: SampleOptions) -> None:
 
 def draw_samples(options: SampleOptions, device: torch.device) -> None:
     """Draw the missing samples, then write the final files; call it on every process."""
+    with reserved_folder(options.output):
+        _draw(options, device)
+
+
+def _draw(options: SampleOptions, device: torch.device) -> None:
     model = load_image_model(options.generator, options.tokenizer, device, precision=options.precision)
     given = {k: v for k in SAMPLING if (v := getattr(options, k)) is not None}
     settings = build_dataclass(settings_type(model.generator), model.sampling | given, "sampling")

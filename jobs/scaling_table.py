@@ -10,6 +10,7 @@ from common.config import REPOSITORY, option, read_yaml
 from common.console import count, say
 from jobs.plan import GB, Estimate, PlanOptions, estimate
 from storage.files import write_text
+from storage.locks import reserved_file
 from training.generator_run import GeneratorRun
 from training.memory_plan import Plan
 from training.tokenizer_run import TokenizerRun
@@ -34,6 +35,11 @@ def scaling_table(options: ScalingTableOptions) -> None:
     Raises:
         ConfigError: the page has no table, or a recipe does not say its global batch.
     """
+    with reserved_file(options.output):
+        _replace_table(options)
+
+
+def _replace_table(options: ScalingTableOptions) -> None:
     text = options.output.read_text()
     if BEGIN not in text or END not in text:
         raise ConfigError(f"{options.output} has no table between {BEGIN!r} and {END!r}")

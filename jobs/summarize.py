@@ -9,6 +9,7 @@ from common.console import say
 from modeling.pipeline import load_tokenizer
 from storage.files import write_json
 from storage.json_files import read_json
+from storage.locks import reserved_folder
 from training.report import draw_curves
 
 _NUMBER = (int, float)
@@ -27,11 +28,15 @@ class SummaryOptions:
 
 def summarize(options: SummaryOptions) -> None:
     """Copy pictures, draw curves, merge and print numbers."""
+    with reserved_folder(options.output):
+        _collect(options)
+
+
+def _collect(options: SummaryOptions) -> None:
     tokenizer_run, generator_run, samples = (
         find_file(getattr(options, key), "folder") for key in ("tokenizer", "generator", "samples")
     )
     output = Path(options.output)
-    output.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(tokenizer_run / "reconstructions.png", output / "reconstructions.png")
     shutil.copyfile(samples / "samples.png", output / "samples.png")
     draw_curves({"tokenizer": tokenizer_run, "generator": generator_run}, output / "curves.png")

@@ -45,15 +45,26 @@ def reserved_folder(path: str | Path, *, key: str = "output") -> Iterator[None]:
         ValueError: another job writes the folder, or the path is a file or begins with `~`.
         WriteError: the folder cannot be made or written.
     """
-    with _reserved(Path(path), key, folder=True, wait=False):
+    with _reserved(Path(path), key, folder=True):
         yield
 
 
 @contextmanager
-def reserved_file(path: str | Path, *, key: str = "output", wait: bool = False) -> Iterator[None]:
-    """As `reserved_folder`, for a file, by `.<name>.lock` beside it; `wait` until another job has ended."""
-    with _reserved(Path(path), key, folder=False, wait=wait):
+def reserved_file(path: str | Path, *, key: str = "output") -> Iterator[None]:
+    """As `reserved_folder`, for a file, by `.<name>.lock` beside it."""
+    with _reserved(Path(path), key, folder=False):
         yield
+
+
+@contextmanager
+def one_at_a_time(path: str | Path, *, key: str = "output") -> Iterator[None]:
+    """As `reserved_file` on one process alone, and waits for another job, which may make just this file."""
+    lock = _lock_file(Path(path), folder=False)
+    _take(Path(path), key, lock, folder=False, wait=True)
+    try:
+        yield
+    finally:
+        _give_back(lock)
 
 
 @dataclass
@@ -70,15 +81,19 @@ _held: dict[
 
 
 @contextmanager
-def _reserved(path: Path, key: str, *, folder: bool, wait: bool) -> Iterator[None]:
-    lock = Path(os.path.realpath(path))
-    lock = lock / ".lock" if folder else lock.with_name(f".{lock.name}.lock")
-    distributed.on_main(lambda: _take(path, key, lock, folder, wait))
+def _reserved(path: Path, key: str, *, folder: bool) -> Iterator[None]:
+    lock = _lock_file(path, folder)
+    distributed.on_main(lambda: _take(path, key, lock, folder, wait=False))
     try:
         yield
     finally:
         if distributed.is_main():
             _give_back(lock)
+
+
+def _lock_file(path: Path, folder: bool) -> Path:
+    path = Path(os.path.realpath(path))
+    return path / ".lock" if folder else path.with_name(f".{path.name}.lock")
 
 
 def _take(path: Path, key: str, lock: Path, folder: bool, wait: bool) -> None:

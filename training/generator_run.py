@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 
 from common import distributed
 from common.build import ConfigError, build_dataclass
@@ -24,6 +25,7 @@ from modeling.sampling.draw import numbers_needed, settings_type
 from modeling.token_factors import TokenFactors
 from modeling.tokenizers.base import Tokenizer
 from modeling.tokenizers.sub_tokens import SubTokenView, equal_factors, suggest_factors
+from storage.locks import reserved_folder
 from storage.weights import weight_hash
 from training.accelerator import start
 from training.auto_settings import settle, warn_of_batch
@@ -133,8 +135,14 @@ def train_generator(run: GeneratorRun) -> None:
 
     Raises:
         ConfigError, FileNotFoundError, CheckpointError: a setting or a file does not fit; before any training.
+        ValueError, WriteError: another job trains in the run folder, or it cannot be written.
     """
     accelerator = start(run.training, run.experiment)
+    with reserved_folder(run.experiment.output_dir, key="experiment.output_dir"):
+        _train(run, accelerator)
+
+
+def _train(run: GeneratorRun, accelerator: Accelerator) -> None:
     settle(run, accelerator)
     what = run.data.tokens or "data.images"
     tokenizer, origin = _factored(run, *_open_data(run, accelerator.device))

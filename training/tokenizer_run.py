@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from accelerate import Accelerator
+
 from common import distributed
 from common.build import ConfigError, build
 from common.config import option, to_tree
@@ -14,6 +16,7 @@ from modeling.factory import build_tokenizer
 from modeling.pretrained.teachers import network_section
 from modeling.tokenizers import TOKENIZERS
 from modeling.tokenizers.base import Tokenizer
+from storage.locks import reserved_folder
 from training.accelerator import start
 from training.auto_settings import settle, warn_of_batch
 from training.checkpoint import CheckpointFolder
@@ -61,8 +64,14 @@ def train_tokenizer(run: TokenizerRun) -> None:
 
     Raises:
         ConfigError, FileNotFoundError, CheckpointError: a setting or a file does not fit; before any training.
+        ValueError, WriteError: another job trains in the run folder, or it cannot be written.
     """
     accelerator = start(run.training, run.experiment)  # first: it seeds the initialisation
+    with reserved_folder(run.experiment.output_dir, key="experiment.output_dir"):
+        _train(run, accelerator)
+
+
+def _train(run: TokenizerRun, accelerator: Accelerator) -> None:
     settle(run, accelerator)
     tokenizer = build_tokenizer(run.tokenizer)
     task = TOKENIZER_TASKS[tokenizer.learns]

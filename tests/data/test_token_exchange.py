@@ -336,9 +336,22 @@ def test_of_two_processes_one_imports_and_both_hear_of_errors(tmp_path, lines):
 
 
 def test_whoever_imports_at_the_same_time_and_is_second_gets_the_same(tmp_path, lines, monkeypatch):
-    finish, path = TokenWriter.finish, tmp_path / "x.tokens"
-    monkeypatch.setattr(TokenWriter, "finish", lambda output: (finish(output), finish(output)))
-    import_jsonl(lines, path, OPTIONS)  # the second finish finds the file renamed already
+    path, create, others = tmp_path / "x.tokens", TokenWriter.create, []
+
+    def create_while_another_program_starts(output, header):
+        pid = os.fork()
+        if not pid:
+            try:
+                monkeypatch.setattr(TokenWriter, "create", None)  # it finds the tokens, and makes none
+                os._exit(import_jsonl(lines, path, OPTIONS) != header)
+            finally:
+                os._exit(2)
+        others.append(pid)
+        create(output, header)
+
+    monkeypatch.setattr(TokenWriter, "create", create_while_another_program_starts)
+    import_jsonl(lines, path, OPTIONS)
+    assert os.waitpid(others[0], 0)[1] == 0
     assert_holds(path, *content())
 
 

@@ -1,17 +1,31 @@
 """Where programs write, and who else writes there."""
 
+import json
+import os
+import sys
+
 import pytest
 
 import sample_imagenet
 import train_rar
+import train_titok
+from common.config import run_script
+from jobs.compare_tokenizers import CompareOptions, compare_tokenizers
 from jobs.convert_checkpoint import ConvertCheckpointOptions, convert_checkpoint
 from jobs.convert_tokens import ConvertTokensOptions, convert_tokens
 from jobs.evaluate import EvaluateOptions, evaluate
+from jobs.fit_codebook import FitOptions, fit_codebook
 from jobs.pretokenize import PretokenizeOptions, pretokenize
 from jobs.reconstruct import ReconstructOptions, reconstruct
+from jobs.reproduce import ReproduceOptions, reproduce
 from jobs.sampling import SampleOptions
+from jobs.summarize import SummaryOptions, summarize
+from storage import locks
+from storage.locks import reserved_file, reserved_folder
 from tests.evaluator.toy import ToyInception, put_in_place
 from training.generator_run import GeneratorRun
+from training.tokenizer_run import TokenizerRun
+from training.trainer import Trainer
 
 SHORT = ["config=configs/debug/rar.yaml", "training.max_steps=1", "training.num_workers=0"]
 
@@ -59,3 +73,79 @@ def test_a_tilde_is_the_home_folder_in_every_program(
     files = {"x.tokens", "x.jsonl", "ref.npz", "result.json"}
     assert made == {"run.yaml", "samples", "run", "from_yaml", "pairs", "exported", *files}
     assert not list((home.parent / "work").iterdir())
+
+
+def meanwhile(path, *job) -> str:
+    """Run a program in another process; returns its exit code and what it printed as an error."""
+    pid = os.fork()
+    if not pid:
+        try:
+            sys.stderr = path.open("w")
+            program, settings, *arguments = job
+            sys.argv = ["program", *arguments]
+            run_script(program, settings, "")
+            sys.stderr.write("0")
+        except SystemExit as end:
+            sys.stderr.write(str(end.code))
+        finally:
+            sys.stderr.flush()
+            os._exit(0)
+    os.waitpid(pid, 0)
+    return path.read_text()
+
+
+@pytest.fixture
+def no_patience(monkeypatch):
+    monkeypatch.setattr(locks, "PATIENCE", 0.0)
+
+
+def test_a_training_started_twice_is_one_training(
+    tmp_path, program, monkeypatch, tiny_token_file, no_patience
+):
+    monkeypatch.setattr("training.trainer.draw_curves", lambda *_: False)
+    folder, after, refused = tmp_path / "run", Trainer._after_step, []
+    arguments = [*SHORT, f"data.tokens={tiny_token_file}", f"experiment.output_dir={folder}"]
+    arguments += ["training.max_steps=3", "training.log_every=1", "training.evaluate_every=0"]
+
+    def second_start(self, step, *rest):
+        if step == 2:
+            refused.append(meanwhile(tmp_path / "err", train_rar.main, GeneratorRun, *arguments))
+        after(self, step, *rest)
+
+    monkeypatch.setattr(Trainer, "_after_step", second_start)
+    assert program(train_rar, GeneratorRun, *arguments).code == 0
+    (line,) = refused
+    assert line.startswith(
+        f"error: experiment.output_dir={folder} is being written by process {os.getpid()} on "
+    )
+    records = [json.loads(text) for text in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [r["step"] for r in records if r["kind"] == "train"] == [1, 2, 3]
+    assert program(train_rar, GeneratorRun, *arguments).code == 0  # and it can be started again
+    assert not (folder / ".lock").exists()
+
+
+def test_no_program_writes_where_another_one_does(
+    tmp_path, no_patience, tiny_tokenizer_run, tiny_generator_run, tiny_token_file
+):
+    folder, file = tmp_path / "folder", tmp_path / "x.tokens"
+    teacher = ["teacher.name=test_vit.r160_in1k", "teacher.weights=missing", "data.name=openmoji"]
+    runs = [f"tokenizer={tiny_tokenizer_run}", f"generator={tiny_generator_run}", f"samples={tmp_path}"]
+    titok, lines = "config=configs/debug/titok.yaml", tmp_path / "x.jsonl"
+    lines.write_text('{"class_id": 1, "tokens": [1, 2]}\n')
+    with reserved_folder(folder), reserved_file(file):
+        for main, settings, *arguments in (
+            (train_titok.main, TokenizerRun, titok, f"experiment.output_dir={folder}"),
+            (sample_imagenet.main, SampleOptions, f"generator={tiny_generator_run}", f"output={folder}"),
+            (pretokenize, PretokenizeOptions, f"tokenizer={tiny_tokenizer_run}", f"output={file}"),
+            (reconstruct, ReconstructOptions, f"tokenizer={tiny_tokenizer_run}", f"output={folder}"),
+            (reproduce, ReproduceOptions, "model=openmoji-titok", f"output={folder}"),
+            (compare_tokenizers, CompareOptions, f"output={folder}"),
+            (fit_codebook, FitOptions, *teacher, f"output={folder}"),
+            (convert_tokens, ConvertTokensOptions, f"input={lines}", f"output={file}", "codebook_size=9"),
+            (convert_tokens, ConvertTokensOptions, f"input={tiny_token_file}", f"output={folder}"),
+            (convert_checkpoint, ConvertCheckpointOptions, f"input={tiny_tokenizer_run}", f"output={folder}"),
+            (summarize, SummaryOptions, *runs, f"output={folder}"),
+        ):
+            line = meanwhile(tmp_path / "err", main, settings, *arguments)
+            assert "is being written by process" in line and line.count("\n") == 0, (main, line)
+            assert [p.name for p in folder.iterdir()] == [".lock"], main

@@ -159,7 +159,7 @@ def test_unreadable_images_and_too_many_codes(options, image_folder, tmp_path):
     # 20 of 28 places: some lie in the unreadable image and are drawn again.
     with pytest.raises(ValueError, match=f"1 of . images cannot be read, .*{broken.name}"):
         run(options(data=data, codebook_size=20))
-    shutil.rmtree(tmp_path / "run")
+    assert not (tmp_path / "run").exists()  # nothing was written
     model = run(options(data=data, codebook_size=20, max_skipped=0.9))
     assert model.quantize.embedding.weight.norm(dim=1).min() > 0.99
     with pytest.raises(

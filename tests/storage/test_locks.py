@@ -12,7 +12,7 @@ import pytest
 from common.config import REPOSITORY
 from storage import locks
 from storage.files import WriteError
-from storage.locks import reserved_file, reserved_folder
+from storage.locks import one_at_a_time, reserved_file, reserved_folder
 
 OTHER = """
 import sys, time
@@ -82,7 +82,7 @@ def test_an_output_file_is_reserved_beside_it_or_waited_for(tmp_path, other, cap
     ):
         pass
     first.stdin.close()
-    with reserved_file(path, wait=True):
+    with one_at_a_time(path):
         path.write_text("result")
     assert [p.name for p in path.parent.iterdir()] == ["x.tokens"]
     assert "waiting" in capsys.readouterr().out or first.wait(60) == 0
