@@ -20,6 +20,7 @@ from common.home import at_home
 from common.recipes import REMOVED, Entry, base_file, entries, inherit, merge, plain, with_origin
 from common.shares import Share
 from common.signals import SignalWatch, signal_name
+from common.streams import secure_streams
 from common.yaml_limits import DEEPEST, MOST_BYTES, check_interpolations, check_text
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -259,7 +260,9 @@ def run_script(main: Callable[[Any], None], cls: type, usage: str) -> NoReturn |
     signal ends it with 128 + its number (`common.signals`).
     """
     arguments = sys.argv[1:]
-    if any(a in ("-h", "--help", "help") for a in arguments):
+    helping = any(a in ("-h", "--help", "help") for a in arguments)
+    secure_streams(quiet=helping)
+    if helping:
         print(f"{usage.strip()}\n\nOptions (config=FILE reads them from YAML; key=value overrides):")
         print("\n".join(describe(cls)))
         return None

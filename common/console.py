@@ -67,7 +67,10 @@ def progress(
     items: Iterable, description: str, total: int | None = None, unit: str = "it", delay: float = 0.0
 ) -> Iterable:
     """Iterate with a progress bar on the main process, which appears after `delay` seconds."""
-    interactive = sys.stderr.isatty()  # a log file gets an occasional line
+    interactive = sys.stderr.isatty()
+    # A log file gets a hundred states of the bar at most, not one every few seconds of a week.
+    total = len(items) if total is None and hasattr(items, "__len__") else total
+    rare = {} if interactive else {"miniters": max(1, (total or 0) // 100), "maxinterval": float("inf")}
     return tqdm(
         items,
         desc=description,
@@ -75,8 +78,9 @@ def progress(
         unit=unit,
         delay=delay,
         disable=not distributed.is_main(),
-        mininterval=0.5 if interactive else 15.0,
-        ascii=not interactive,
+        mininterval=0.5 if interactive else 15.0 if total else 300.0,
+        ascii=None if interactive else True,
+        **rare,
         dynamic_ncols=interactive,
     )
 

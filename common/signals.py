@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from types import FrameType, TracebackType
 from typing import Any
 
+from common.streams import write_error
+
 STOP = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 # `timeout` and wrappers pass a signal on that the process group got too, launchers pass on what a scheduler has sent to
 # every process: within this time (seconds) it is one request.
@@ -151,7 +153,7 @@ class SignalWatch:
         if self._speaks:
             # Not `print`: the main thread may hold the lock of the stream. A line of its own after a progress bar.
             start = "\n" if sys.stderr.isatty() else ""
-            os.write(2, f"{start}{text}\n".encode())
+            write_error(f"{start}{text}\n")
 
 
 def signal_name(number: int) -> str:

@@ -144,7 +144,7 @@ def export_jsonl(tokens: Path, output: Path, *, overwrite: bool = False) -> Toke
     source, output = TokenMemmap(path=tokens), Path(output)
     if output.exists() and not overwrite:
         raise ValueError(f"{output} exists; overwrite=true replaces it")
-    with atomic_file(output) as temporary, open(temporary, "w") as file:
+    with atomic_file(output) as temporary, open(temporary, "w", encoding="ascii") as file:
         for crops, labels in _images(source):
             file.writelines(
                 f'{{"class_id": {label}, "tokens": {row}}}\n'

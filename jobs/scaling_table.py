@@ -40,7 +40,7 @@ def scaling_table(options: ScalingTableOptions) -> None:
 
 
 def _replace_table(options: ScalingTableOptions) -> None:
-    text = options.output.read_text()
+    text = options.output.read_text("utf-8")
     if BEGIN not in text or END not in text:
         raise ConfigError(f"{options.output} has no table between {BEGIN!r} and {END!r}")
     before, _, rest = text.partition(BEGIN)
@@ -117,8 +117,8 @@ def global_batch(path: Path) -> int:
     Raises:
         ConfigError: neither does.
     """
-    base = re.search(r"^base: (\S+)$", path.read_text(), re.MULTILINE)
+    base = re.search(r"^base: (\S+)$", path.read_text("utf-8"), re.MULTILINE)
     for file in (path, *([path.parent / base[1]] if base else [])):
-        if match := GLOBAL_BATCH.search(file.read_text()):
+        if match := GLOBAL_BATCH.search(file.read_text("utf-8")):
             return int(match[1].replace(",", ""))
     raise ConfigError(f"{path} does not say its number of images per update")

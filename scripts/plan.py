@@ -12,12 +12,14 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from common.config import describe, one_line
+from common.streams import secure_streams
 from jobs.plan import PlanOptions, plan
 
 
 def main() -> None:
     """Print the estimate, or one line that says what is wrong with the arguments."""
     arguments = sys.argv[1:]
+    secure_streams(quiet=True)
     if not arguments or any(a in ("-h", "--help", "help") for a in arguments):
         print(f"{__doc__.strip()}\n\nOptions:")
         print("\n".join(describe(PlanOptions)))

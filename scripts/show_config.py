@@ -13,12 +13,14 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from common.config import one_line
+from common.streams import secure_streams
 from jobs.show_config import show_config
 
 
 def main() -> None:
     """Print the options, or one line that says what is wrong with the arguments."""
     arguments = sys.argv[1:]
+    secure_streams(quiet=True)
     if not arguments or any(a in ("-h", "--help", "help") for a in arguments):
         print(__doc__.strip())
         return

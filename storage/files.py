@@ -93,7 +93,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
 def write_text(path: str | Path, text: str) -> None:
     """Write a text file whole or not at all; raises `WriteError`."""
     with atomic_file(path) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, "utf-8")  # whatever the locale is
 
 
 def write_json(path: str | Path, value: object, default: Callable[[Any], Any] | None = None) -> None:

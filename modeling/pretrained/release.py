@@ -72,7 +72,7 @@ def unfiltered(scale: Any, temperature: Any = 1.0) -> dict[str, Any]:
 
 @cache
 def _imagenet_classes() -> tuple[str, ...]:
-    return tuple(CLASS_FILE.read_text().splitlines())
+    return tuple(CLASS_FILE.read_text("utf-8").splitlines())
 
 
 def imagenet_classes() -> list[str]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import sys
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 import sample_imagenet
 import train_rar
 import train_titok
-from common.config import run_script
+from common.config import REPOSITORY, run_script
 from jobs.compare_tokenizers import CompareOptions, compare_tokenizers
 from jobs.convert_checkpoint import ConvertCheckpointOptions, convert_checkpoint
 from jobs.convert_tokens import ConvertTokensOptions, convert_tokens
@@ -149,3 +150,30 @@ def test_no_program_writes_where_another_one_does(
             line = meanwhile(tmp_path / "err", main, settings, *arguments)
             assert "is being written by process" in line and line.count("\n") == 0, (main, line)
             assert [p.name for p in folder.iterdir()] == [".lock"], main
+
+
+def test_programs_end_well_although_nobody_reads_them(tmp_path, tiny_generator_run, tiny_token_file):
+    """Two real processes at once: a training piped into `head`, in an ASCII terminal, and sampling on a full disk."""
+    run, samples = tmp_path / "l\u00e4ufe \u2588", tmp_path / "samples"
+    training = ["train_rar.py", *SHORT, "training.max_steps=5", "training.log_every=1"]
+    training += [f"data.tokens={tiny_token_file}", f"experiment.output_dir={run}"]
+    sampling = ["sample_imagenet.py", f"generator={tiny_generator_run}", "num_samples=2", f"output={samples}"]
+    environment = os.environ | {"PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
+    shell = '"$@" 2>&- | head -n 1; exit ${PIPESTATUS[0]}', '"$@" > /dev/full 2>&1 <&-'
+    started = [
+        subprocess.Popen(
+            ["bash", "-c", command, "bash", sys.executable, *arguments],
+            cwd=REPOSITORY,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        for command, arguments in zip(shell, (training, sampling), strict=True)
+    ]
+    outputs = [process.communicate(timeout=300)[0] for process in started]
+    assert [process.returncode for process in started] == [0, 0], outputs
+    assert b"Traceback" not in b"".join(outputs)
+    assert (run / "model.safetensors").is_file() and len(
+        (run / "metrics.jsonl").read_text().splitlines()
+    ) == 6
+    assert (samples / "samples.npz").is_file()

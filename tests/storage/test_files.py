@@ -27,7 +27,7 @@ from storage.files import (
 def test_a_full_disk_leaves_the_old_text(tmp_path, monkeypatch):
     write_yaml(tmp_path / "c.yaml", {"a": 1})
 
-    def full(self, text):
+    def full(self, text, encoding=None):
         with self.open("w") as file:
             file.write(text[:1])
         raise OSError(28, "No space left on device")
