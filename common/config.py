@@ -6,7 +6,7 @@ import functools
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, get_args, get_type_hints
 
@@ -283,6 +283,20 @@ def run_script(main: Callable[[Any], None], cls: type, usage: str) -> NoReturn |
         sys.exit(message)
     peers.leave()
     return None
+
+
+def print_lines(lines: Callable[[list[str]], Iterable[str]], usage: str) -> None:
+    """Print what `lines` gives for the arguments of the command line, or `usage` for `--help` and without any.
+
+    A ValueError or OSError ends the program with one line and exit code 1.
+    """
+    arguments = sys.argv[1:]
+    secure_streams(quiet=True)
+    try:
+        asked = not arguments or any(a in ("-h", "--help", "help") for a in arguments)
+        print(usage if asked else "\n".join(lines(arguments)))
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {one_line(error)}")
 
 
 def _report(error: Exception) -> str | int | None:

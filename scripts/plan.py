@@ -11,23 +11,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from common.config import describe, one_line
-from common.streams import secure_streams
+from common.config import describe, print_lines
 from jobs.plan import PlanOptions, plan
 
 
 def main() -> None:
     """Print the estimate, or one line that says what is wrong with the arguments."""
-    arguments = sys.argv[1:]
-    secure_streams(quiet=True)
-    if not arguments or any(a in ("-h", "--help", "help") for a in arguments):
-        print(f"{__doc__.strip()}\n\nOptions:")
-        print("\n".join(describe(PlanOptions)))
-        return
-    try:
-        print("\n".join(plan(arguments)))
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {one_line(error)}")
+    options = "\n".join(describe(PlanOptions))
+    print_lines(plan, f"{__doc__.strip()}\n\nOptions:\n{options}")
 
 
 if __name__ == "__main__":

@@ -12,22 +12,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from common.config import one_line
-from common.streams import secure_streams
+from common.config import print_lines
 from jobs.show_config import show_config
 
 
 def main() -> None:
     """Print the options, or one line that says what is wrong with the arguments."""
-    arguments = sys.argv[1:]
-    secure_streams(quiet=True)
-    if not arguments or any(a in ("-h", "--help", "help") for a in arguments):
-        print(__doc__.strip())
-        return
-    try:
-        print("\n".join(show_config(arguments)))
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {one_line(error)}")
+    print_lines(show_config, __doc__.strip())
 
 
 if __name__ == "__main__":
