@@ -164,7 +164,7 @@ def measure(
     evaluator = Evaluator(metrics=metrics, protocol="tokenizer", **shared)
     measurement = ReconstructionMeasurement(evaluator, codebook_size=tokenizer.codebook_size, device=device)
     measurement.reconstruct(tokenizer, stream, options.batch_size)
-    return {"held_out_images": stream.count, **measurement.result()}
+    return {"held_out_images": stream.count, **measurement.outcome().with_warnings()}
 
 
 def generate(options: CompareOptions, name: str, reference: str, tokenizer: Tokenizer) -> dict[str, Any]:
@@ -215,7 +215,7 @@ def sample(
     evaluator = Evaluator(metrics=["gfid"], reference=image_reference(images, "training"), **shared)
     pass_through(evaluator.update, samples, options.batch_size, "samples")
     pass_through(evaluator.update_reference, images, options.batch_size, "reference")
-    return evaluator.result()
+    return evaluator.outcome().with_warnings()
 
 
 def row(

@@ -25,8 +25,10 @@ from data.still import evenly_chosen, still_source
 from data.transforms import CROPS, Resize
 from evaluator.evaluator import Evaluator
 from evaluator.float_rfid import FloatRFID, load_float_inception
+from evaluator.metrics import METRICS
 from evaluator.metrics.image_quality import ImageQuality, QualityName
 from evaluator.networks import load_networks
+from evaluator.outcome import failure
 from jobs.measuring import ReconstructionMeasurement
 from modeling.layers.half import Precision
 from modeling.pipeline import decode, encode, load_tokenizer, reconstruct_any_size
@@ -54,7 +56,7 @@ class ReconstructOptions:
     )
     data: dict | None = option(None, "data set section; null = that of the tokenizer's run")
     split: Literal["train", "validation"] = option("validation", "which data set of the tokenizer's run")
-    max_images: int | None = option(None, "first files, or evenly chosen examples of a data set; null = all")
+    max_images: int | None = option(None, "evenly spaced among all; null = all")
     batch_size: int = option(32, "images per batch; 1 with original_size")
     precision: Precision = option("float32", "of the tokenizer's weights and computation (docs/precision.md)")
     original_size: bool = option(
@@ -150,21 +152,28 @@ def open_images(
         source = still_source(options.data, split=options.split, config=config, image_size=image_size)
         count = min(len(source), options.max_images or len(source))
         return count, read_source(source, count, options.batch_size)
-    files = list_files(options.input)[: options.max_images]
-    check_sizes(files, options.max_pixels if options.original_size else None)
+    files = list_files(options.input)
+    count = min(len(files), options.max_images or len(files))
+    files = [files[i * len(files) // count] for i in range(count)]  # a folder in order keeps all its classes
+    check_sizes(files, options.max_pixels if options.original_size else None, options.quality)
     if options.original_size:
         return len(files), read_files(files, lambda image: image, options.rules, 1)
     crop = partial(CROPS[options.resize], size=image_size)
     return len(files), read_files(files, crop, options.rules, options.batch_size)
 
 
-def check_sizes(files: list[ImageFile], max_pixels: int | None) -> None:
-    """Raise ValueError for an image of more than `max_pixels`, or too many to be decoded, before any work."""
+def check_sizes(files: list[ImageFile], max_pixels: int | None, quality: str) -> None:
+    """Raise ValueError for an image of more than `max_pixels`, too many to be decoded, or too few for SSIM, before any
+    work; `max_pixels` is None where images are resized.
+    """
     for file in progress(files, "reading sizes", total=len(files), unit="image", delay=3.0):
         try:
             width, height = file.size()
         except CorruptSample:
             continue  # `read_files` warns about it
+        small = None if max_pixels is None else METRICS["ssim"].too_small(min(width, height), quality)
+        if small:
+            raise ValueError(f"{file.name} has {height} x {width} pixels: {small}")
         if max_pixels is not None and width * height > max_pixels:
             needed = f"A VQGAN of 128 channels needs about {3.5e-6 * width * height:.0f} GB in float32"
             raise ValueError(
@@ -234,9 +243,12 @@ def reconstruct(options: ReconstructOptions) -> None:
         bar.close()
         if not records:
             raise ValueError(f"none of the {total} images can be read")
+        values, errors = measurement.outcome()
+        measured = quality.result() | values
+        # Printed first: if the files cannot be written after all, the numbers are there.
+        say(" | ".join(f"{name} {value:.4g}" for name, value in measured.items()))
         pairs = [torch.stack(side) for side in zip(*shown[:SHOWN], strict=True)]
         save_png(folder / "reconstructions.png", side_by_side(*pairs))
-        measured = quality.result() | measurement.result()
         about = {} if options.precision == "float32" else {"precision": options.precision}
         if options.input is not None:
             about |= asdict(options.rules) | kinds
@@ -247,7 +259,9 @@ def reconstruct(options: ReconstructOptions) -> None:
         for key, what in (("transparent_files", "alpha"), ("turned_files", "orientation")):
             if kinds[key]:
                 say(f"{kinds[key]} {key.replace('_', ' ')}: {what}={about[what]}")
-        say(" | ".join(f"{name} {value:.4g}" for name, value in measured.items()) + f"; see {folder}")
+        say(f"see {folder}")
+        if errors:
+            raise ValueError(failure(errors))
 
 
 def thumbnails(images: torch.Tensor) -> torch.Tensor:

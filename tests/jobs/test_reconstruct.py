@@ -8,9 +8,11 @@ import torch
 from PIL import Image
 
 from common.images import pil_to_tensor, read_image, to_float
+from data.file_list import list_files
 from data.transforms import CROPS
 from evaluator.float_rfid import FloatRFID
 from evaluator.metrics.image_quality import ImageQuality, psnr
+from evaluator.outcome import Outcome
 from jobs.reconstruct import ReconstructOptions, reconstruct
 from modeling.factory import build_tokenizer
 from modeling.pipeline import load_tokenizer, reconstruct_any_size
@@ -53,6 +55,29 @@ def test_one_file_and_the_data_of_the_run_agree_with_the_tokenizer(
         "reconstructions.json",
         "reconstructions.png",
     ]
+
+
+def test_fewer_files_are_spread_over_the_classes(tiny_tokenizer_run, image_folder, tmp_path):
+    files = [file.name for file in list_files(image_folder)]
+    options = {"input": str(image_folder), "max_images": 3, "png": False}
+    report = run(tiny_tokenizer_run, tmp_path / "few", **options)
+    chosen = [files[i * len(files) // 3].replace(".", "_") for i in range(3)]
+    assert [r["image"] for r in report["images"]] == chosen
+    assert len({name.split("/")[0] for name in chosen}) > 1
+
+
+def test_a_metric_that_fails_leaves_the_results(
+    tiny_tokenizer_run, image_folder, tmp_path, monkeypatch, capsys
+):
+    def broken(self):
+        return Outcome({"codebook_usage": 0.5}, {"rfid": "not a covariance"})
+
+    monkeypatch.setattr("jobs.reconstruct.ReconstructionMeasurement.outcome", broken)
+    with pytest.raises(ValueError, match="rfid cannot be computed: not a covariance"):
+        run(tiny_tokenizer_run, tmp_path, input=str(image_folder / "blue"), png=False)
+    report = json.loads((tmp_path / "reconstructions.json").read_text())
+    assert report["mean"]["psnr"] > 0 and report["mean"]["codebook_usage"] == 0.5
+    assert "psnr" in capsys.readouterr().out
 
 
 def test_the_report_names_a_precision_other_than_float32(tiny_tokenizer_run, image_folder, tmp_path):
@@ -197,6 +222,9 @@ def test_trees_and_shards_of_images(tmp_path):
     shards = run(tokenizer, tmp_path / "tar", input=f"{tmp_path}/{{0..1}}.tar", original_size=True, png=False)
     assert [r["image"] for r in shards["images"]] == ["0/0_png", "1/0_png"]
     assert shards["mean"] == tree["mean"]
+    noise(tmp_path / "thin", [(20, 24), (9, 64)])
+    with pytest.raises(ValueError, match="1.png has 9 x 64 pixels: ssim needs sides of at least 11"):
+        run(tokenizer, tmp_path / "x", input=str(tmp_path / "thin"), original_size=True)
     with pytest.raises(ValueError, match="0/0.png has 20 x 24 pixels, more than max_pixels=100"):
         run(tokenizer, tmp_path / "x", input=f"{tmp_path}/{{0..1}}.tar", original_size=True, max_pixels=100)
 
