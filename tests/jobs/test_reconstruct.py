@@ -268,8 +268,10 @@ def test_original_size_is_for_those_that_can(tiny_tokenizer_run, tmp_path):
     with pytest.raises(ValueError, match="original_size needs input"):
         ReconstructOptions(tokenizer="x", output="y", original_size=True)
     low = noise(tmp_path / "low", [(4, 16)])
-    with pytest.raises(ValueError, match="4 x 16 pixels are a single row of tokens"):
+    with pytest.raises(ValueError, match="0.png has 4 x 16 pixels: ssim needs sides of at least 11"):
         run(tokenizer, tmp_path / "out", input=str(low), original_size=True)
+    with pytest.raises(ValueError, match="4 x 16 pixels are a single row of tokens"):
+        reconstruct_any_size(load_tokenizer(tokenizer), torch.rand(1, 3, 4, 16))
 
 
 def test_continuous_latents_of_any_size(tmp_path):
