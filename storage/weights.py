@@ -2,8 +2,6 @@
 
 import hashlib
 import pickle
-import struct
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
@@ -13,16 +11,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from storage.arrays import DAMAGE
 from storage.files import atomic_file
 from storage.json_files import read_json
+from storage.torch_files import load_torch
 from storage.wrappers import find_state, impostor, plain_names, unwrap, without_holder
 
 INDEX = ".index.json"  # ending of the list of a file in shards
 SHARDS = ".shards"  # ending of a folder that several processes wrote (storage/shards.py)
 
 # What readers raise for files that are cut short, of another format, or hold more than tensors.
-_UNREADABLE = (SafetensorError, OSError, RuntimeError, EOFError, ValueError, TypeError, LookupError)
-_UNREADABLE += (AttributeError, AssertionError, struct.error, pickle.UnpicklingError)
+_UNREADABLE = (*DAMAGE, SafetensorError, AssertionError, pickle.UnpicklingError)
 
 
 class CheckpointError(ValueError):
@@ -72,9 +71,7 @@ def _existing(path: str | Path) -> Path:
 def _read(path: Path) -> dict[str, torch.Tensor]:
     if path.suffix == ".safetensors":
         return load_file(path)
-    # Memory-mapped: a large file is copied only once, into the model, and reading names costs nothing.
-    content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    state = find_state(content)
+    state = find_state(load_torch(path))
     if state is None:
         raise CheckpointError(f"weight file {path} is not a state dict of tensors")
     return state

@@ -21,7 +21,9 @@ def find_state(content: Any, keys: Sequence[str] = KEYS) -> dict[str, torch.Tens
     if not isinstance(content, Mapping):
         return None
     for candidate in (*(content.get(key) for key in keys), content):
-        if isinstance(candidate, Mapping) and candidate and all(map(torch.is_tensor, candidate.values())):
+        if not isinstance(candidate, Mapping) or not candidate:
+            continue
+        if all(isinstance(name, str) and torch.is_tensor(value) for name, value in candidate.items()):
             return dict(candidate)
     return None
 

@@ -30,6 +30,7 @@ from common.console import warn
 from storage.files import atomic_folder, free_bytes, write_json, write_yaml
 from storage.json_files import read_json
 from storage.shards import local, read_shards, shard_shapes, sharded_as, write_shards
+from storage.torch_files import load_torch
 from storage.weights import SHARDS, CheckpointError, load_weights, read_weights, write_weights
 
 State = Mapping[str, torch.Tensor]
@@ -194,7 +195,7 @@ class CheckpointFolder:
         path = self.path(step) / "optimizers.pt"
         try:
             # Mapped into memory: the processes of a node share one copy, which is the system's cache of the file.
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            return load_torch(path)
         except Exception as error:  # torch.load raises many kinds for damaged files
             raise self._unusable(path, str(error).split(". ")[0]) from error
 
