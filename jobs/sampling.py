@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields
 
 import torch
 
-from common.build import build_dataclass, check_least
+from common.build import check_least
 from common.config import option
 from common.console import Clock, banner, duration, say
 from common.distributed import is_main, world_size
@@ -13,7 +13,8 @@ from common.launch import processes
 from compat.sampling import translate_sampling
 from modeling.layers.half import Precision, stated
 from modeling.pipeline import find_classes, generate_into, load_image_model
-from modeling.sampling.draw import numbers_needed, settings_type
+from modeling.sampling.draw import numbers_needed, settings_for
+from modeling.sampling.foreign_keywords import refuse_foreign
 from modeling.sampling.settings import MaskedSamplingSettings, SamplingSettings
 from storage.files import save_png
 from storage.locks import reserved_folder
@@ -55,6 +56,7 @@ class SampleOptions:
 
     @classmethod
     def translate(cls, tree: dict) -> dict:  # files of the original code release are accepted too
+        refuse_foreign(tree)
         return translate_sampling(tree)
 
     def __post_init__(self) -> None:
@@ -76,7 +78,7 @@ def draw_samples(options: SampleOptions, device: torch.device) -> None:
 def _draw(options: SampleOptions, device: torch.device) -> None:
     model = load_image_model(options.generator, options.tokenizer, device, precision=options.precision)
     given = {k: v for k in SAMPLING if (v := getattr(options, k)) is not None}
-    settings = build_dataclass(settings_type(model.generator), model.sampling | given, "sampling")
+    settings = settings_for(model.generator, given)
     numbers_needed(model.generator, settings)  # raises for settings that do not fit
     sampling = vars(settings)
     classes = find_classes(options.classes, model.class_names)

@@ -4,7 +4,9 @@ tokenizer = load_tokenizer("titok-l32")  # or a folder of your own: "runs/titok"
 images = reconstruct(tokenizer, images)
 
 model = load_image_model("rar-xl")
-images = generate(model.generator, model.tokenizer, labels, seed=0, **model.sampling)
+images = generate(model.generator, model.tokenizer, labels, seed=0)  # with the published settings
+
+Arguments are checked here, values included, which may wait for the device: models check types and shapes alone.
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,9 +15,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from common.build import build_dataclass, nearest
+from common.build import nearest
 from common.console import progress
 from common.images import to_uint8
+from modeling.arguments import (
+    checked_images,
+    checked_labels,
+    checked_tokens,
+    one_at_least,
+    require_batch_size,
+)
 from modeling.generators.base import Generator, MaskedGenerator
 from modeling.generators.orders import randomness, sample_orders
 from modeling.layers.padding import crop_margins, pad_to_multiple
@@ -27,7 +36,7 @@ from modeling.pretrained.loading import (
     load_tokenizer,
     require_tokenizer,
 )
-from modeling.sampling.draw import draw, numbers_needed, settings_type
+from modeling.sampling.draw import draw, numbers_needed, settings_for
 from modeling.sampling.noise import generator_uniforms, sample_uniforms
 from modeling.tokenizers.base import Tokenizer
 from storage.sample_store import SampleStore
@@ -58,16 +67,26 @@ __all__ = [
 def reconstruct(
     tokenizer: Tokenizer, images: torch.Tensor, batch_size: int = 64, text: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Encode and decode images [B, 3, H, W] in [0, 1]; the result has the same shape, range and device.
+    """Encode and decode images [B, 3, H, W] in [0, 1]; the result has the same shape, range and device, in float32.
+
+    Convolutional tokenizers take images of all sides that are multiples of their `downscale`.
 
     Args:
         text: embeddings [B, L, C] of captions for a tokenizer whose decoder reads text, else None.
+
+    Raises:
+        ValueError: as `encode` and `decode`; or the tokenizer gives no images.
     """
+    require_batch_size(batch_size)
+    if not tokenizer.predicts_pixels:
+        raise ValueError(f"this {type(tokenizer).__name__} decodes to {tokenizer.learns}, not to images")
+    tokenizer.check_images(images)
+    tokenizer.check_text(text, len(images))
     parts = []
-    for start in range(0, len(images), batch_size):
+    for start in range(0, max(1, len(images)), batch_size):  # no images are a batch, too
         part = slice(start, start + batch_size)
         tokens = encode(tokenizer, images[part])
-        parts.append(decode(tokenizer, tokens, None if text is None else text[part]))
+        parts.append(_decode(tokenizer, tokens, None if text is None else text[part]))
     return torch.cat(parts).to(images.device)
 
 
@@ -82,7 +101,7 @@ def reconstruct_any_size(tokenizer: Tokenizer, images: torch.Tensor) -> tuple[to
         and W / f; and images of the shape, range and device given. Memory grows with the pixels of the batch.
 
     Raises:
-        ValueError: the tokenizer takes images of one size only, or the images are wide and lower than its downscale.
+        ValueError: the tokenizer takes images of one size only; or as `encode`.
     """
     factor = tokenizer.downscale
     if factor is None:
@@ -90,22 +109,19 @@ def reconstruct_any_size(tokenizer: Tokenizer, images: torch.Tensor) -> tuple[to
             f"a {type(tokenizer).__name__} takes {tokenizer.image_size} x {tokenizer.image_size} pixels only; images"
             " of any size need a convolutional tokenizer such as vqgan"
         )
+    tokenizer.check_images(
+        images[..., :1, :1].expand(*images.shape[:-2], factor, factor)
+    )  # all but the sides
     padded, margins = pad_to_multiple(images.to(_device(tokenizer)), factor)
-    if padded.shape[-2] == factor < padded.shape[-1]:
-        # `decode` would take a single row of tokens for a flattened square.
-        raise ValueError(
-            f"images of {images.shape[-2]} x {images.shape[-1]} pixels are a single row of tokens; expected more than"
-            f" {factor} pixels of height"
-        )
-    tokens = encode(tokenizer, padded).unflatten(-1, (padded.shape[-2] // factor, padded.shape[-1] // factor))
-    if not tokenizer.is_discrete:
-        tokens = tokens.squeeze(2)  # from [B, C, 1, h, w]
-    return tokens, crop_margins(decode(tokenizer, tokens), margins).to(images.device)
+    tokens = encode(tokenizer, padded)
+    if padded.shape[-2] == padded.shape[-1]:
+        tokens = _as_grid(tokenizer, tokens, padded)
+    return tokens, crop_margins(_decode(tokenizer, tokens), margins).to(images.device)
 
 
 def generate_tokens(
     generator: Generator,
-    labels: torch.Tensor,
+    labels: torch.Tensor | Sequence[int],
     *,
     seed: int = 0,
     indices: Sequence[int] | torch.Tensor | None = None,
@@ -116,22 +132,28 @@ def generate_tokens(
     """Draw the tokens of one image per label.
 
     Args:
-        labels: int64 [B], 0 ... num_classes - 1 (num_classes: no class).
+        labels: integers [B], 0 ... num_classes - 1 (num_classes: no class).
         seed, indices: sample b depends on (seed, indices[b]) and its label alone; indices are 0 ... B - 1 if None.
         random: in place of seed and indices, one CPU generator per sample.
         sampling: settings of the generator's kind (modeling/sampling/settings.py): guidance_scale, temperature, ...
+            Those that are not given are the generator's (`Generator.sampling`), as published or as of its run.
 
     Returns:
         int64 [B, N] on the generator's device.
 
     Raises:
-        ValueError: a setting or label is out of range or unknown.
+        ValueError: a setting or label is out of range or unknown, or labels, indices and `random` differ in number.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size={batch_size} must be at least 1")
-    settings = build_dataclass(settings_type(generator), sampling, "sampling")
+    require_batch_size(batch_size)
+    settings = settings_for(generator, sampling)
     count = numbers_needed(generator, settings)
+    labels = checked_labels(generator, labels)
     numbers = torch.arange(len(labels)) if indices is None else torch.as_tensor(indices)
+    for name, given in (("indices", numbers), ("random", random)):
+        if given is not None and len(given) != len(labels):
+            raise ValueError(f"{name} are {len(given)}, expected one per label: {len(labels)}")
+    if not len(labels):
+        return _no_tokens(generator)
     parts = []
     for start in range(0, len(labels), batch_size):
         part = slice(start, start + batch_size)
@@ -144,7 +166,7 @@ def generate_tokens(
 
 
 def masking_steps(
-    generator: Generator, labels: torch.Tensor, *, seed: int = 0, **sampling: Any
+    generator: Generator, labels: torch.Tensor | Sequence[int], *, seed: int = 0, **sampling: Any
 ) -> list[torch.Tensor]:
     """The tokens of a masked generator before every step, and the final ones, drawn as by `generate_tokens`.
 
@@ -157,31 +179,57 @@ def masking_steps(
     """
     if not isinstance(generator, MaskedGenerator):
         raise ValueError(f"a {type(generator).__name__} has no masking steps, expected a MaskedGenerator")
-    settings = build_dataclass(settings_type(generator), sampling, "sampling")
+    settings = settings_for(generator, sampling)
+    labels, steps = checked_labels(generator, labels), []
+    if not len(labels):
+        return [_no_tokens(generator)] * (settings.num_steps + 1)
     uniforms = sample_uniforms(seed, range(len(labels)), numbers_needed(generator, settings))
-    labels, steps = labels.to(_device(generator)), []
+    labels = labels.to(_device(generator))
     final = draw(generator, labels, uniforms, settings, trace=lambda _, tokens: steps.append(tokens.clone()))
     return [*steps, final]
 
 
 def encode(tokenizer: Tokenizer, images: torch.Tensor) -> torch.Tensor:
-    """Tokens int64 [B, N] (continuous: latents [B, C, 1, N]) of images [B, 3, H, W] in [0, 1]."""
+    """Tokens int64 [B, N] (continuous: latents [B, C, 1, N]) of images [B, 3, H, W] in [0, 1].
+
+    Those of images that are not square have their layout, from which `decode` knows the shape: tokens [B, h, w] and
+    latents [B, C, h, w]. Images may be of any floating type and on any device.
+
+    Raises:
+        ValueError: images are not float [B, 3, H, W], outside [0, 1], or of sides that the tokenizer does not take.
+    """
+    images = checked_images(tokenizer, images, _device(tokenizer))
     with torch.inference_mode():
-        return tokenizer.encode(images.to(_device(tokenizer)))
+        tokens = tokenizer.encode(one_at_least(images))[: len(images)]
+    height, width = images.shape[2:]
+    return tokens if height == width else _as_grid(tokenizer, tokens, images)
 
 
 def decode(tokenizer: Tokenizer, tokens: torch.Tensor, text: torch.Tensor | None = None) -> torch.Tensor:
-    """Images [B, 3, H, W] in [0, 1] of tokens [B, N]; `text` [B, L, C] where the tokenizer's decoder reads text."""
-    options = {} if text is None else {"text": text.to(_device(tokenizer))}
+    """Images [B, 3, H, W] in [0, 1] of tokens [B, N]; `text` [B, L, C] where the tokenizer's decoder reads text.
+
+    Tokens, or latents, may be in the layout of an image, as `encode` gives them, and integers of any type.
+
+    Raises:
+        ValueError: tokens or text are of the wrong type or shape, or a token is no code of the tokenizer.
+    """
+    tokens = checked_tokens(tokenizer, tokens)
+    tokenizer.check_text(text, len(tokens))
+    return _decode(tokenizer, tokens, text)
+
+
+def _decode(tokenizer: Tokenizer, tokens: torch.Tensor, text: torch.Tensor | None = None) -> torch.Tensor:
+    """`decode` of what was checked or drawn: no value is read."""
+    options = {} if text is None else {"text": one_at_least(text.to(_device(tokenizer), torch.float32))}
     with torch.inference_mode():
-        images = tokenizer.decode(tokens.to(_device(tokenizer)), **options)
-    return images.clamp(0, 1).clone()  # an ordinary tensor, usable under autograd
+        images = tokenizer.decode(one_at_least(tokens.to(_device(tokenizer))), **options)
+    return images[: len(tokens)].clamp(0, 1).clone()  # an ordinary tensor, usable under autograd
 
 
 def generate(
     generator: Generator,
     tokenizer: Tokenizer,
-    labels: torch.Tensor,
+    labels: torch.Tensor | Sequence[int],
     *,
     batch_size: int = 64,
     text: torch.Tensor | None = None,
@@ -193,9 +241,14 @@ def generate(
         text: embeddings [B, L, C] for a tokenizer whose decoder reads text, else None.
         options: see `generate_tokens`, also for errors.
     """
+    labels = checked_labels(generator, labels)
+    tokenizer.check_text(text, len(labels))  # before hours of drawing
+    if not tokenizer.is_discrete or generator.codebook_size > tokenizer.codebook_size:
+        codes = f"{generator.codebook_size} codes, but the tokenizer has {tokenizer.codebook_size}"
+        raise ValueError(f"the generator makes tokens of {codes}")
     tokens = generate_tokens(generator, labels, batch_size=batch_size, **options)
-    slices = [slice(start, start + batch_size) for start in range(0, len(tokens), batch_size)]
-    return torch.cat([decode(tokenizer, tokens[s], None if text is None else text[s]) for s in slices])
+    slices = [slice(start, start + batch_size) for start in range(0, max(1, len(tokens)), batch_size)]
+    return torch.cat([_decode(tokenizer, tokens[s], None if text is None else text[s]) for s in slices])
 
 
 def generate_into(
@@ -218,7 +271,7 @@ def generate_into(
         drawn = indices.repeat(2) if len(indices) == 1 else indices
         options = {"seed": seed, "indices": drawn, "batch_size": max(2, batch_size), **sampling}
         tokens = generate_tokens(model.generator, labels[drawn], **options)
-        images = to_uint8(decode(model.tokenizer, tokens))
+        images = to_uint8(_decode(model.tokenizer, tokens))
         store.put(indices.tolist(), images[: len(indices)], tokens[: len(indices)])
         bar.update(len(indices))
     bar.close()
@@ -271,3 +324,21 @@ def _label_of_name(name: str, class_names: Sequence[str]) -> int:
 
 def _device(module: nn.Module) -> torch.device:
     return next(module.parameters()).device
+
+
+def _no_tokens(generator: Generator) -> torch.Tensor:
+    return torch.empty(0, generator.num_tokens, dtype=torch.int64, device=_device(generator))
+
+
+def _as_grid(tokenizer: Tokenizer, tokens: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+    """Flat tokens in the layout of their images: [B, h, w], continuous ones [B, C, h, w]."""
+    height, width = images.shape[2:]
+    grid = tokenizer.token_grid(height, width)
+    if tokenizer.is_discrete:
+        return tokens.reshape(len(tokens), *grid)
+    if grid[0] == 1 < grid[1]:  # latents of a flattened square look the same
+        raise ValueError(
+            f"images of {height} x {width} pixels are a single row of latents, expected more than"
+            f" {height} pixels of height"
+        )
+    return tokens.reshape(*tokens.shape[:2], *grid)

@@ -5,7 +5,9 @@ unconditional branch of classifier-free guidance.
 """
 
 from abc import ABC, abstractmethod
-from typing import Literal
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -47,6 +49,10 @@ class Generator(Trainable, ABC):
     """
 
     kind: Literal["autoregressive", "masked"]
+    # Settings of the sampler from the run or release that it was loaded from, which drawing starts from; those that it
+    # lacks have the defaults of `modeling.sampling.settings`.
+    sampling: Mapping[str, Any] = MappingProxyType({})
+    section: dict[str, Any] | None = None  # the YAML section that it was built from
 
     def __init__(self, *, codebook_size: int, num_classes: int, num_tokens: int) -> None:
         super().__init__()

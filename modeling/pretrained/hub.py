@@ -25,8 +25,9 @@ def save_pretrained(module: nn.Module, folder: str | Path, **extra: Any) -> Path
 
     Args:
         module: a loaded model, or one made by `build_tokenizer` or `build_generator`.
-        extra: further sections of config.json. Loaders of a generator read `sampling` (keywords of `generate`) and
-            `tokens` (`tokenizer`: as `load_tokenizer` takes it, `class_names`: a list).
+        extra: further sections of config.json. Loaders of a generator read `sampling` (keywords of `generate`; its
+            attribute `sampling` if not given) and `tokens` (`tokenizer`: as `load_tokenizer` takes it, `class_names`: a
+            list).
 
     Raises:
         ValueError: the module does not know its section, or `extra` cannot be written as JSON.
@@ -37,6 +38,8 @@ def save_pretrained(module: nn.Module, folder: str | Path, **extra: Any) -> Path
         made = type(module).__name__
         raise ValueError(f"{made} does not know its section; make it by build_tokenizer or build_generator")
     kind = "tokenizer" if isinstance(module, Tokenizer) else "generator"
+    if kind == "generator" and module.sampling:
+        extra = {"sampling": dict(module.sampling), **extra}
     try:
         # Before any file is touched.
         text = json.dumps({kind: section, **extra}, indent=1, ensure_ascii=False)

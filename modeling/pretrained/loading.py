@@ -20,6 +20,7 @@ from modeling.pretrained.model_names import ModelName, open_model
 from modeling.pretrained.nested_files import read_nested_weights
 from modeling.pretrained.run_folder import ModelFiles
 from modeling.pretrained.vqgan_formats import VQGAN_FORMATS
+from modeling.sampling.draw import settings_for
 from modeling.tokenizers.base import Tokenizer
 from modeling.tokenizers.sub_tokens import SubTokenView
 from storage.weights import CheckpointError, load_weights, read_weights, weight_hash
@@ -58,7 +59,10 @@ def load_generator(
     config: Config = None,
     precision: Precision = "float32",
 ) -> Generator:
-    """A trained generator in eval mode, without gradients; arguments and errors as `load_tokenizer`."""
+    """A trained generator in eval mode, without gradients; arguments and errors as `load_tokenizer`.
+
+    Its attribute `sampling` has the settings of its run or release, which drawing starts from.
+    """
     return _cast(_load(open_model(name, "generator", config), "generator", device), precision)
 
 
@@ -76,8 +80,22 @@ def _load(files: ModelFiles, kind: str, device: torch.device | str) -> Any:
         if not isinstance(written, str) or written not in FORMATS:
             raise ConfigError(f"{files.name}: format={written!r} is unknown; choose {', '.join(FORMATS)}")
         read = partial(_read_foreign, translate=FORMATS[written], section=section)
+    if isinstance(module, Generator):
+        module.sampling = _sampling(files, module)
     load_weights(files.weights, module, files.drop, read)
     return module.to(device).eval().requires_grad_(False)
+
+
+def _sampling(files: ModelFiles, generator: Generator) -> dict[str, Any]:
+    """The section `sampling` of a generator, checked before a large file is read."""
+    section = files.config.get("sampling") or {}
+    if not isinstance(section, Mapping):
+        raise ConfigError(f"{files.name}: sampling={section!r} has the wrong type; expected section")
+    try:
+        settings_for(generator, section)
+    except ConfigError as error:
+        raise ConfigError(f"{files.name}: {error}") from error
+    return dict(section)
 
 
 def _cast(module: Any, precision: Precision) -> Any:
@@ -123,7 +141,11 @@ class ImageModel:
     generator: Generator
     tokenizer: Tokenizer  # a `SubTokenView` if the generator predicts sub-tokens
     class_names: list[str]  # by label
-    sampling: dict[str, Any]  # keywords of `generate` from the generator's run or release; may be empty
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """Settings of the generator's run or release, which `generate` starts from; may be empty."""
+        return dict(self.generator.sampling)
 
 
 def load_image_model(
@@ -162,8 +184,7 @@ def load_image_model(
             f" {tokenizer_files.name} has {loaded.num_tokens} of {loaded.codebook_size}"
         )
     names = [str(name) for name in origin.get("class_names") or range(module.num_classes)]
-    sampling = dict(files.config.get("sampling") or {})
-    return ImageModel(_cast(module, precision), _cast(loaded, precision), names, sampling)
+    return ImageModel(_cast(module, precision), _cast(loaded, precision), names)
 
 
 def _view(tokenizer: Tokenizer, factors: Sequence[int], name: str) -> SubTokenView:

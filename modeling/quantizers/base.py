@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 
 from modeling.layers.trainable import Replicated
 from modeling.quantizers.posterior import DiagonalGaussian
@@ -53,6 +54,17 @@ class Quantizer(Replicated, ABC):
     @abstractmethod
     def lookup(self, tokens: torch.Tensor) -> torch.Tensor:
         """Decoder input [B, code_dim, 1, N] of tokens [B, N]."""
+
+    def _check_range(self, tokens: torch.Tensor) -> None:
+        """Raise IndexError for a token that is no code, as a table does; for arithmetic that would wrap it silently.
+
+        On a device other than the CPU nothing is read, because that would wait; `modeling.pipeline.decode` does.
+        """
+        if tokens.device.type != "cpu" or not tokens.numel() or isinstance(tokens, FakeTensor):
+            return
+        low, high = (int(bound) for bound in tokens.aminmax())
+        if low < 0 or high >= self.codebook_size:
+            raise IndexError(f"tokens from {low} to {high}, expected 0 ... {self.codebook_size - 1}")
 
     @abstractmethod
     def encode(self, latents: torch.Tensor) -> torch.Tensor:

@@ -1,13 +1,15 @@
 """Drawing tokens from a generator of any kind."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from common.build import build_dataclass
 from modeling.generators.base import AutoregressiveGenerator, Generator, MaskedGenerator
 from modeling.sampling.autoregressive import sample
+from modeling.sampling.foreign_keywords import refuse_foreign
 from modeling.sampling.masked import sample_masked
 from modeling.sampling.noise import SampleNoise
 from modeling.sampling.settings import MaskedSamplingSettings, SamplingSettings
@@ -62,6 +64,18 @@ def settings_type(generator: Generator) -> type[Settings]:
     Raises ValueError if there is no sampler for this kind of generator.
     """
     return _sampler(generator)[0]
+
+
+def settings_for(generator: Generator, given: Mapping[str, Any]) -> Settings:
+    """The settings of a generator: `given`, then what it was loaded with (`Generator.sampling`), then defaults.
+
+    Raises:
+        ConfigError: a setting is unknown, of the wrong type or out of range; keywords of other programs get their
+            translation.
+    """
+    kind = settings_type(generator)
+    refuse_foreign(given, generator.kind)
+    return build_dataclass(kind, {**generator.sampling, **given}, "sampling")
 
 
 def numbers_needed(generator: Generator, settings: Settings) -> int:

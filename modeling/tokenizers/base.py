@@ -17,6 +17,11 @@ from modeling.quantizers.posterior import DiagonalGaussian
 USAGE, REVIVALS = "quantize.embed_prob", "quantize.revivals"
 
 
+def described(tensor: torch.Tensor) -> str:
+    """Type and shape of a tensor for messages: "uint8 [4, 3, 256, 256]"."""
+    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
+
+
 @dataclass
 class TokenizerOutput:
     """Result of a tokenizer's training forward."""
@@ -78,6 +83,72 @@ class Tokenizer(Trainable, ABC):
     def prediction_shape(self) -> tuple[int, int, int]:
         """Channels, height and width that `forward` makes of an image; codes are predicted by logits [K, h, w]."""
         return 3, self.image_size, self.image_size
+
+    def token_grid(self, height: int, width: int) -> tuple[int, int] | None:
+        """Rows and columns of the tokens of such an image; None if tokens have no layout, or images one size."""
+        return None
+
+    def check_images(self, images: torch.Tensor) -> None:
+        """Raise ValueError for images that are no float [B, 3, H, W] of a size that `encode` takes; reads no value."""
+        self._check_pixels(images)
+        if tuple(images.shape[2:]) != (self.image_size, self.image_size):
+            size = self.image_size
+            raise ValueError(
+                f"images must be [B, 3, {size}, {size}] for this tokenizer, got {tuple(images.shape)}"
+            )
+
+    def _check_pixels(self, images: torch.Tensor) -> None:
+        """The part of `check_images` that holds for images of any size."""
+        expected = "expected float [B, 3, H, W] in [0, 1]"
+        if not isinstance(images, torch.Tensor):
+            raise ValueError(f"images are a {type(images).__name__}, {expected}")
+        if not images.is_floating_point():
+            hint = "; divide 8-bit values by 255" if images.dtype == torch.uint8 else ""
+            raise ValueError(f"images are {described(images)}, {expected}{hint}")
+        if images.ndim != 4 or images.shape[1] != 3:
+            raise ValueError(f"images must be [B, 3, H, W] for this tokenizer, got {tuple(images.shape)}")
+
+    def check_tokens(self, tokens: torch.Tensor) -> None:
+        """Raise ValueError for tokens, or latents, of another type or shape than `decode` takes; reads no value."""
+        what, kind = ("tokens", "integers") if self.is_discrete else ("latents", "floats")
+        expected = f"expected {kind} {self._token_shapes}"
+        if not isinstance(tokens, torch.Tensor):
+            raise ValueError(f"{what} are a {type(tokens).__name__}, {expected}")
+        number = not tokens.is_complex() and tokens.dtype != torch.bool
+        if not number or tokens.is_floating_point() == self.is_discrete or not self._fits(tokens.shape):
+            raise ValueError(f"{what} are {described(tokens)}, {expected}")
+
+    @property
+    def _token_shapes(self) -> str:
+        """What `_fits` accepts, for messages."""
+        return (
+            f"[B, {self.num_tokens}]" if self.is_discrete else f"[B, {self._channels}, 1, {self.num_tokens}]"
+        )
+
+    def _fits(self, shape: torch.Size) -> bool:
+        """Whether tokens or latents of this shape can be decoded."""
+        if self.is_discrete:
+            return shape[1:] in ((self.num_tokens,), (1, self.num_tokens))
+        return shape[1:] == (self._channels, 1, self.num_tokens)
+
+    @property
+    def _channels(self) -> int:
+        return self.quantize.code_dim  # of a latent
+
+    def check_text(self, text: torch.Tensor | None, batch: int) -> None:
+        """Raise ValueError unless `text` is float [batch, text_length, text_width], or None where none is read."""
+        if not self.needs_text:
+            if text is not None:
+                raise ValueError(f"text is given, but a {type(self).__name__} decodes without captions")
+            return
+        wanted = [batch, self.text_length, self.text_width]
+        if text is None:
+            raise ValueError(f"this tokenizer decodes with captions: text features {wanted} are missing")
+        expected = f"text must be float {wanted} (batch, text_length, text_width), got"
+        if not isinstance(text, torch.Tensor):
+            raise ValueError(f"{expected} a {type(text).__name__}; a text encoder makes it of captions")
+        if list(text.shape) != wanted or not text.is_floating_point():
+            raise ValueError(f"{expected} {described(text)}")
 
     @abstractmethod
     def encode(self, images: torch.Tensor) -> torch.Tensor:

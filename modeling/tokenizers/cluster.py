@@ -47,6 +47,7 @@ class Cluster(FeatureTokenizer):
 
     @torch.no_grad()
     def encode_latents(self, images: torch.Tensor) -> torch.Tensor:
+        self.check_images(images)  # the teacher would squeeze any shape into its square
         return self.teacher(images)  # [B, C, h, w]
 
     def decode_features(self, quantized: torch.Tensor) -> torch.Tensor:  # The centroids themselves

@@ -41,6 +41,27 @@ class ConvolutionalTokenizer(Tokenizer):
     def num_tokens(self) -> int:
         return (self.image_size // self.downscale) ** 2
 
+    def token_grid(self, height: int, width: int) -> tuple[int, int]:
+        return height // self.downscale, width // self.downscale
+
+    def check_images(self, images: torch.Tensor) -> None:
+        self._check_pixels(images)
+        height, width = images.shape[2:]
+        if not height or not width or height % self.downscale or width % self.downscale:
+            raise ValueError(
+                f"images of {height} x {width} pixels: sides must be multiples of {self.downscale}"
+            )
+
+    @property
+    def _token_shapes(self) -> str:
+        channels = "" if self.is_discrete else f", {self._channels}"
+        return f"[B{channels}, h, w], or [B{channels}{', 1' if channels else ''}, h * h]"
+
+    def _fits(self, shape: torch.Size) -> bool:
+        if self.is_discrete:
+            return len(shape) in (2, 3) and 0 not in shape[1:]
+        return len(shape) == 4 and shape[1] == self._channels and 0 not in shape[2:]
+
     @property
     def last_layer(self) -> nn.Parameter:
         return self.decoder.conv_out.weight
@@ -48,12 +69,9 @@ class ConvolutionalTokenizer(Tokenizer):
     def encode_latents(self, images: torch.Tensor) -> torch.Tensor:
         """Encoder output before the bottleneck: [B, 3, H, W] in [0, 1] -> [B, latent_channels, H / f, W / f].
 
-        Raises ValueError if the sides are not multiples of f.
+        Raises ValueError if the sides are not multiples of f, or as `check_images`.
         """
-        if images.shape[-2] % self.downscale or images.shape[-1] % self.downscale:
-            raise ValueError(
-                f"images of {images.shape[-2]} x {images.shape[-1]} pixels: sides must be multiples of {self.downscale}"
-            )
+        self.check_images(images)
         return self._encode_pixels(images)
 
     @torch.no_grad()
@@ -66,13 +84,15 @@ class ConvolutionalTokenizer(Tokenizer):
         """Images [B, 3, f h, f w] clamped to [0, 1].
 
         Of tokens [B, h, w] or a flattened square [B, h * h], with a Gaussian bottleneck of latents [B, C, h, w] or
-        [B, C, 1, h * h]. Raises ValueError if flat tokens do not form a square.
+        [B, C, 1, h * h]. Raises ValueError if flat tokens do not form a square, or as `check_tokens`.
         """
+        self.check_tokens(tokens)
         if self.is_discrete:
-            size = _grid(tokens.shape[1:])
+            size = tuple(tokens.shape[1:]) if tokens.ndim == 3 else square(tokens.shape[1])
             codes = self.quantize.lookup(tokens.flatten(1))  # [B, C, 1, h w]
-        else:
-            size, codes = _grid(tokens.shape[2:]), tokens
+        else:  # a single row is a flattened square, as `encode` gives it
+            size = tuple(tokens.shape[2:]) if tokens.shape[2] > 1 else square(tokens.shape[3])
+            codes = tokens
         images = self.decode_latents(codes.reshape(*codes.shape[:2], *size))  # of codes [B, C, h, w]
         return images.clamp(0.0, 1.0).float()
 
@@ -84,10 +104,8 @@ class ConvolutionalTokenizer(Tokenizer):
         return self._output(self.decode_latents(result.quantized), result, latents)
 
 
-def _grid(shape: Sequence[int]) -> tuple[int, int]:
-    if len(shape) == 2 and shape[0] > 1:  # [h, w]; else [h * h] or [1, h * h]
-        return shape[0], shape[1]
-    count = shape[-1]
+def square(count: int) -> tuple[int, int]:
+    """Rows and columns of `count` flat tokens; ValueError if they do not form a square."""
     side = math.isqrt(count)
     if side * side != count:
         raise ValueError(f"{count} tokens do not form a square; pass them as [B, h, w]")

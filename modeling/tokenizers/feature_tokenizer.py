@@ -3,7 +3,6 @@
 Image understanding makes for a good tokenizer (arXiv:2411.04406): VQ-KD and Cluster.
 """
 
-import math
 from abc import abstractmethod
 
 import torch
@@ -11,6 +10,7 @@ from torch import nn
 
 from modeling.layers.half import as_weights
 from modeling.tokenizers.base import Tokenizer, TokenizerOutput
+from modeling.tokenizers.convolutional import square
 
 
 class FeatureTokenizer(Tokenizer):
@@ -65,6 +65,13 @@ class FeatureTokenizer(Tokenizer):
     def last_layer(self) -> nn.Parameter | None:
         return None if self.pixel_decoder is None else self.pixel_decoder.last_layer
 
+    @property
+    def _token_shapes(self) -> str:
+        return "[B, h, w], or [B, h * h]"
+
+    def _fits(self, shape: torch.Size) -> bool:
+        return len(shape) in (2, 3) and 0 not in shape[1:]
+
     @abstractmethod
     def encode_latents(self, images: torch.Tensor) -> torch.Tensor:
         """[B, 3, H, W] in [0, 1] -> [B, latent_channels, h, w], before the bottleneck."""
@@ -81,13 +88,10 @@ class FeatureTokenizer(Tokenizer):
     def decode(self, tokens: torch.Tensor) -> torch.Tensor:
         """Images in [0, 1], not clamped, or features [B, F, h, w], of tokens [B, h, w] or of a flat square [B, h * h].
 
-        Raises ValueError if flat tokens do not form a square.
+        Raises ValueError if flat tokens do not form a square, or as `check_tokens`.
         """
-        size = tuple(tokens.shape[1:])
-        if tokens.ndim == 2:
-            size = (math.isqrt(size[0]),) * 2
-            if size[0] ** 2 != tokens.shape[1]:
-                raise ValueError(f"{tokens.shape[1]} tokens do not form a square; pass them as [B, h, w]")
+        self.check_tokens(tokens)
+        size = tuple(tokens.shape[1:]) if tokens.ndim == 3 else square(tokens.shape[1])
         return self._decoded(self.quantize.lookup(tokens.flatten(1)).squeeze(2).unflatten(2, size)).float()
 
     def forward(

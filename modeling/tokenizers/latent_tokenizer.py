@@ -56,11 +56,7 @@ class LatentTokenizer(Tokenizer):
 
         Raises ValueError for images of another size.
         """
-        if images.shape[1:] != (3, self.image_size, self.image_size):
-            size = self.image_size
-            raise ValueError(
-                f"images must be [B, 3, {size}, {size}] for this tokenizer, got {tuple(images.shape)}"
-            )
+        self.check_images(images)
         return self.encoder(as_weights(images, self), self.latent_tokens)
 
     @torch.no_grad()
@@ -70,6 +66,7 @@ class LatentTokenizer(Tokenizer):
 
     def _lookup(self, tokens: torch.Tensor) -> torch.Tensor:
         """Decoder input [B, C, 1, N] of tokens [B, N] or [B, 1, N]; latents pass as they are."""
+        self.check_tokens(tokens)
         if not self.is_discrete:
             return tokens  # latents already
         return self.quantize.lookup(tokens.view(tokens.shape[0], -1))  # [B, N] or [B, 1, N]

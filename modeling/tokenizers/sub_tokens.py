@@ -44,7 +44,9 @@ class SubTokenView(Tokenizer):
         self.factors = equal_factors(factors)
         self.factors.check(tokenizer.codebook_size)
         self.tokenizer = tokenizer
-        self.image_size, self.needs_text = tokenizer.image_size, tokenizer.needs_text
+        self.image_size, self.downscale = tokenizer.image_size, tokenizer.downscale
+        self.needs_text = tokenizer.needs_text
+        self.text_length, self.text_width = tokenizer.text_length, tokenizer.text_width
         self.learns = tokenizer.learns
         self.training = tokenizer.training
 
@@ -71,6 +73,21 @@ class SubTokenView(Tokenizer):
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
     ) -> Any:
         return self.tokenizer.load_state_dict(state_dict, strict=strict, assign=assign)
+
+    def token_grid(self, height: int, width: int) -> tuple[int, int] | None:
+        grid = self.tokenizer.token_grid(height, width)
+        return grid and (grid[0], grid[1] * len(self.factors))  # those of a token stand together
+
+    def check_images(self, images: torch.Tensor) -> None:
+        self.tokenizer.check_images(images)
+
+    @property
+    def _token_shapes(self) -> str:
+        return f"of {len(self.factors)} sub-tokens each, {self.tokenizer._token_shapes}"
+
+    def _fits(self, shape: torch.Size) -> bool:
+        tokens, rest = divmod(shape[-1], len(self.factors)) if shape else (0, 1)
+        return not rest and self.tokenizer._fits(torch.Size([*shape[:-1], tokens]))
 
     def join(self, tokens: torch.Tensor) -> torch.Tensor:
         """Sub-tokens int64 [B, N G] -> tokens int64 [B, N]; ValueError if rows do not consist of whole tokens."""

@@ -81,12 +81,12 @@ class TATiTok(LatentTokenizer):
         return self.decoder.text_guidance_proj.in_features
 
     def decode_latents(self, quantized: torch.Tensor, text: torch.Tensor | None) -> torch.Tensor:
-        self._check_text(text, len(quantized))  # for direct callers
+        self.check_text(text, len(quantized))  # for direct callers
         return self.decoder(as_weights(quantized, self), as_weights(text, self))  # [B, 3, S, S], not clamped
 
     @torch.no_grad()
     def decode(self, tokens: torch.Tensor, text: torch.Tensor | None = None) -> torch.Tensor:
-        self._check_text(text, len(tokens))
+        self.check_text(text, len(tokens))
         return self.decode_latents(self._lookup(tokens), text).float()  # tokens, or latents [B, C, 1, N]
 
     def forward(
@@ -96,19 +96,7 @@ class TATiTok(LatentTokenizer):
         bypass: torch.Tensor | None = None,
         text: torch.Tensor | None = None,
     ) -> TokenizerOutput:
-        self._check_text(text, len(images))  # before the encoder runs for nothing
+        self.check_text(text, len(images))  # before the encoder runs for nothing
         latents = self.encode_latents(images)
         result = self._bottleneck(latents, noise, bypass)
         return self._output(self.decode_latents(result.quantized, text), result, latents)
-
-    def _check_text(self, text: torch.Tensor | None, batch: int) -> None:
-        wanted = (batch, self.text_length, self.text_width)
-        if text is None:  # optional in the signatures for this message alone
-            raise ValueError(
-                f"this tokenizer decodes with captions: text features {list(wanted)} are missing"
-            )
-        if tuple(text.shape) != wanted or not text.is_floating_point():
-            raise ValueError(
-                f"text must be float {list(wanted)} (batch, text_length, text_width),"
-                f" got {text.dtype} {list(text.shape)}"
-            )

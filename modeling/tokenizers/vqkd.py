@@ -201,12 +201,20 @@ class VQKD(FeatureTokenizer):
         self.decode_task_layer = task_layer(decoder_hidden_size, feature_channels)
         self._attach(pixel_decoder)
 
-    def encode_latents(self, images: torch.Tensor) -> torch.Tensor:
-        if images.shape[1] != 3 or images.shape[2] % self.patch_size or images.shape[3] % self.patch_size:
+    def token_grid(self, height: int, width: int) -> tuple[int, int]:
+        return height // self.patch_size, width // self.patch_size
+
+    def check_images(self, images: torch.Tensor) -> None:
+        self._check_pixels(images)
+        height, width = images.shape[2:]
+        if not height or not width or height % self.patch_size or width % self.patch_size:
             raise ValueError(
                 f"images must be [B, 3, H, W] with sides that are multiples of {self.patch_size}, got"
                 f" {tuple(images.shape)}"
             )
+
+    def encode_latents(self, images: torch.Tensor) -> torch.Tensor:
+        self.check_images(images)
         hidden = self.encoder(as_weights(2 * images - 1, self))  # [B, h, w, D]
         with torch.autocast(images.device.type, enabled=False):  # rounding here changes codes
             return self.encode_task_layer(as_weights(hidden, self)).permute(0, 3, 1, 2)

@@ -212,7 +212,7 @@ def test_missing_or_wrong_text_is_named() -> None:
         for text in (torch.rand(1, 7, 20), torch.rand(2, 8, 20), torch.rand(2, 20)):
             with pytest.raises(ValueError, match=r"text must be float \[2, 7, 20\]"):
                 call(text)
-        with pytest.raises(ValueError, match="torch.int64"):
+        with pytest.raises(ValueError, match="got int64"):
             call(torch.zeros(2, 7, 20, dtype=torch.int64))
     with pytest.raises(ValueError, match="text_width=0"):
         small(text_width=0)
