@@ -7,9 +7,9 @@ import json
 import re
 
 from common.console import warn
-from data.remote_files import RemoteError
 from storage.files import user_cache_folder, write_json
 from storage.json_files import read_json
+from storage.remote_files import RemoteError
 
 # The Hub converts data sets of other formats and keeps the result under this revision.
 CONVERTED = "refs/convert/parquet"

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from data.remote_files import is_remote
 from data.shard_cache import ShardCache
 from data.tar_index import NO_LABEL
 from storage.files import atomic_file, user_cache_folder
 from storage.json_files import parse_json
+from storage.remote_files import is_remote
 
 _VERSION = 1  # of the kept facts
 

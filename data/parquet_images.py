@@ -16,12 +16,12 @@ from data.hub_files import hub_parquet, split_of
 from data.order import Order, WindowShuffle
 from data.parquet_facts import Columns
 from data.parquet_rows import ParquetRows
-from data.remote_files import RemoteError, is_remote, require_readable, version_of
 from data.shard_cache import ShardCache
 from data.source import CorruptSample, Source
 from data.tar_index import NO_LABEL
 from data.transforms import ImageTransform, Resize
 from storage.files import user_cache_folder
+from storage.remote_files import RemoteError, is_remote, require_readable, version_of
 from storage.shard_paths import expand_braces
 from storage.tar_members import read_shards
 

@@ -16,9 +16,9 @@ import numpy as np
 from common import distributed
 from common.console import progress
 from data.parquet_facts import Columns, FileFacts, OpenParquet, open_facts, require_pyarrow
-from data.remote_files import RemoteError, is_remote
 from data.shard_cache import ShardCache
 from data.source import CorruptSample
+from storage.remote_files import RemoteError, is_remote
 from storage.tar_members import read_shards
 
 _OPEN_FILES = 32

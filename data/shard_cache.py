@@ -21,11 +21,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 from common.console import Clock, duration, say, warn
-from data.remote_files import RemoteError, Version, read_from, require_readable, version_of
 from storage.files import write_json
 from storage.json_files import try_json
 from storage.locks import exclusive
 from storage.open_files import OpenFiles
+from storage.remote_files import RemoteError, Version, read_from, require_readable, version_of
 
 _TRIES = 6  # in a row without a byte
 _FIRST_PAUSE = 1.0  # seconds before the second try; doubled each time

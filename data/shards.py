@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from data.remote_files import Version, is_remote, read_from, require_readable, version_of
 from data.shard_cache import ShardCache
 from data.tar_index import ShardIndex, make_index, open_index, read_index, read_published, write_index
 from storage.open_files import OpenFiles
+from storage.remote_files import Version, is_remote, read_from, require_readable, version_of
 
 
 class Shards:

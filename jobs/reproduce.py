@@ -16,7 +16,6 @@ from common.config import first_difference, option, to_tree
 from common.console import Clock, duration, say, warn
 from common.launch import processes
 from common.requirements import require_all, require_files
-from data.remote_files import is_remote
 from data.transforms import CROPS
 from evaluator.float_rfid import load_float_inception
 from evaluator.image_files import open_images
@@ -41,6 +40,7 @@ from modeling.pretrained.text import class_captions, load_text_encoder
 from modeling.tokenizers.base import Tokenizer
 from storage.files import check_output_file, check_output_folder, write_json
 from storage.locks import reserved_folder
+from storage.remote_files import is_remote
 
 ADM = "https://openaipublic.blob.core.windows.net/diffusion/jul-2021/ref_batches/imagenet/256"
 REFERENCE_URL = f"{ADM}/{REFERENCE}"

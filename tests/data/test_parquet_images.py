@@ -16,8 +16,8 @@ from data.hub_files import CONVERTED, choose_files, split_of
 from data.loaders import eval_loader, train_loader
 from data.parquet_images import HubImages, ParquetImages, parquet_paths
 from data.parquet_rows import ParquetRows
-from data.remote_files import RemoteError
 from data.source import CorruptSample
+from storage.remote_files import RemoteError
 from tests.data import hub_server
 from tests.data.hub_server import Hub
 from tests.data.web_server import serve

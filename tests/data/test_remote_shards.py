@@ -9,8 +9,8 @@ import torch
 
 from data import shards
 from data.loaders import eval_loader, train_loader
-from data.remote_files import RemoteError
 from data.webdataset_shards import WebDataset
+from storage.remote_files import RemoteError
 from tests.data.test_webdataset_shards import samples, write_shard
 from tests.data.web_server import serve
 

@@ -11,9 +11,10 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from data import remote_files, shard_cache
-from data.remote_files import RemoteError, is_remote, require_readable
+from data import shard_cache
 from data.shard_cache import ShardCache
+from storage import remote_files
+from storage.remote_files import RemoteError, is_remote, require_readable
 from tests.data.web_server import serve
 
 
