@@ -11,11 +11,14 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from huggingface_hub import hf_hub_url
 from torch import nn
 
+from modeling.pretrained.downloads import hub_file
 from storage.weights import read_weights, weight_hash
 
-MODEL, SIDE, PATCH, TRAINED_SIDE = "vit_large_patch14_dinov2.lvd142m", 224, 14, 518
+MODEL, SIDE, PATCH = "vit_large_patch14_dinov2.lvd142m", 224, 14
+FILE = "model.safetensors"  # in timm's repository on the Hub
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -98,17 +101,16 @@ def load_dino(
         import timm
     except ImportError as error:
         raise ValueError("metric fd_dinov2 needs timm: pip install -r requirements-teachers.txt") from error
-    if weights is not None:
-        state: Mapping[str, torch.Tensor] = read_weights(weights)
-    else:
+    if weights is None:
+        repo = f"timm/{model}"
         try:
-            published = timm.create_model(model, pretrained=True, img_size=TRAINED_SIDE, num_classes=0)
-            state = published.state_dict()
-        except (OSError, RuntimeError) as error:
+            weights = hub_file(repo, FILE)
+        except OSError as error:
             raise OSError(
-                f"weights of {model} cannot be downloaded ({type(error).__name__}); download them elsewhere"
-                " (timm/vit_large_patch14_dinov2.lvd142m on huggingface.co) and give the file"
+                f"weights of {model} cannot be downloaded ({error}); get {hf_hub_url(repo, FILE)} elsewhere and name it"
+                " in dino_weights"
             ) from error
+    state: Mapping[str, torch.Tensor] = read_weights(weights)
     network = timm.create_model(model, pretrained=False, img_size=side, num_classes=0, **options)
     state = {name: value for name, value in state.items() if name != "mask_token"}  # for training alone
     if "pos_embed" in state:

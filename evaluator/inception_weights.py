@@ -9,7 +9,7 @@ from torch import nn
 
 from common.home import at_home
 from evaluator.image_stream import file_hash
-from modeling.pretrained.perceptual_weights import download
+from modeling.pretrained.downloads import direct_file
 from storage.weights import CheckpointError, read_weights
 
 ENVIRONMENT = "INCEPTION_WEIGHTS"
@@ -41,7 +41,7 @@ def find_inception_weights(path: str | Path | None = None) -> Path:
         if (folder / name).is_file():
             return folder / name
     try:
-        return Path(download(OFFICIAL_URL))
+        return direct_file(OFFICIAL_URL)
     except ConnectionError as error:
         raise FileNotFoundError(
             f"the inception weights are on none of the known paths and cannot be downloaded: fetch {OFFICIAL_URL}"

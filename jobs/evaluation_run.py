@@ -65,7 +65,7 @@ class EvaluateOptions:
     inception_weights: str | None = option(None, "file; null = INCEPTION_WEIGHTS, torch's cache, or download")
     feature_precision: FeaturePrecision = option("float32", "of Inception; half precision is approximate")
     precision: Precision = option("float32", "of the tokenizer's weights and computation (docs/precision.md)")
-    dino_weights: str | None = option(None, "file for fd_dinov2; null = timm downloads them")
+    dino_weights: str | None = option(None, "file for fd_dinov2; null = from the hub")
     lpips_weights: list[str] | None = option(None, "files for lpips: VGG-16 trunk and linear heads")
 
     def __post_init__(self) -> None:

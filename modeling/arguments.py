@@ -8,7 +8,7 @@ import torch
 from modeling.generators.base import Generator
 from modeling.tokenizers.base import Tokenizer, described
 
-ROUNDING = 1e-3  # by which pixels may leave [0, 1]
+ROUNDING = 0.5 / 255  # by which pixels may leave [0, 1]: half of an 8-bit level
 
 
 def checked_images(tokenizer: Tokenizer, images: torch.Tensor, device: torch.device) -> torch.Tensor:

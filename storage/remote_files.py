@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import fsspec
@@ -53,10 +53,15 @@ def require_readable(url: str) -> None:
         raise RemoteError(f"{url}: {protocol}:// is not known; expected {known}") from error
 
 
-def version_of(url: str) -> Version:
-    """Size and tag of a remote file; raises RemoteError for good, and anything else if another try may help."""
+def version_of(url: str, headers: Mapping[str, str] | None = None) -> Version:
+    """Size and tag of a remote file; raises RemoteError for good, and anything else if another try may help.
+
+    `headers` are for http and https, such as an authorization; they stay with the host of `url`.
+    """
     if _is_http(url):
-        with _request(url, "bytes=0-0") as response:  # signed addresses are for GET alone, so no HEAD
+        with _request(
+            url, "bytes=0-0", headers
+        ) as response:  # signed addresses are for GET alone, so no HEAD
             size = response.headers.get("Content-Range", "").rpartition("/")[2]
             size = size if response.status == 206 else response.headers.get("Content-Length", "")
             if not size.isdigit():
@@ -68,10 +73,12 @@ def version_of(url: str) -> Version:
         return Version(int(system.info(path)["size"]), str(system.checksum(path)))
 
 
-def read_from(url: str, start: int, version: Version) -> Iterator[bytes]:
+def read_from(
+    url: str, start: int, version: Version, headers: Mapping[str, str] | None = None
+) -> Iterator[bytes]:
     """Bytes of a remote file from `start` on, in blocks; errors as `version_of`, and when it is another version."""
     if _is_http(url):
-        with _request(url, f"bytes={start}-") as response:
+        with _request(url, f"bytes={start}-", headers) as response:
             if _tag(response) != version.etag:
                 raise RemoteError(f"{url} changed while it was fetched; fetch it again")
             left = start if response.status == 200 else 0  # the server knows no ranges
@@ -92,10 +99,12 @@ def _is_http(url: str) -> bool:
     return url.startswith(("http://", "https://"))
 
 
-def _request(url: str, span: str) -> urllib.request.addinfourl:
-    headers = {"Range": span, "Accept-Encoding": "identity"}
+def _request(url: str, span: str, headers: Mapping[str, str] | None = None) -> urllib.request.addinfourl:
+    request = urllib.request.Request(url, headers={"Range": span, "Accept-Encoding": "identity"})
+    for name, value in (headers or {}).items():
+        request.add_unredirected_header(name, value)  # whoever a redirect leads to must not learn them
     try:
-        return urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=_SILENCE)
+        return urllib.request.urlopen(request, timeout=_SILENCE)
     except urllib.error.HTTPError as error:
         if error.code in (404, 410):
             raise RemoteError(f"{url} does not exist ({error.code} {error.reason})") from error

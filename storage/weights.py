@@ -77,10 +77,18 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
     return state
 
 
+def shard_names(index: Path) -> list[str]:
+    """Names of the files that an index lists; ValueError if it is damaged, or one would lie elsewhere."""
+    named = list(read_json(index, weight_map=dict)["weight_map"].values())
+    for name in named:  # it may come from anyone, and must not lead out of its folder
+        if not isinstance(name, str) or name in ("", ".", "..") or "/" in name or "\\" in name:
+            raise CheckpointError(f"{index} names the shard {name!r}, expected the name of a file beside it")
+    return sorted(set(named))
+
+
 def _shards(index: Path) -> list[Path]:
     """The files that an index names; they lie beside it."""
-    named = read_json(index, weight_map=dict)["weight_map"].values()
-    shards = [index.parent / Path(name).name for name in sorted(set(named))]
+    shards = [index.parent / name for name in shard_names(index)]
     for shard in shards:
         if not shard.is_file():
             raise CheckpointError(f"{index} names the shard {shard.name}, which is not beside it")

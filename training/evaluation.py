@@ -16,7 +16,7 @@ from evaluator.evaluator import Evaluator
 from evaluator.metrics import METRICS, training_metrics
 from evaluator.networks import load_networks, network_of
 from evaluator.reference import Reference, open_reference
-from modeling.pretrained.perceptual_weights import LPIPS_HEADS, VGG16, download
+from modeling.pretrained.perceptual_weights import lpips_weights
 from modeling.sampling.draw import draw, numbers_needed
 from modeling.sampling.noise import sample_uniforms
 from modeling.tokenizers.base import Tokenizer
@@ -81,7 +81,7 @@ class ReconstructionEvaluator:
 
 def _download_lpips() -> list[str]:
     try:
-        return [download(VGG16), download(LPIPS_HEADS)]
+        return lpips_weights()
     except ConnectionError as error:
         raise ValueError(
             f"evaluation.metrics: {error}. Put the files on this machine and name them in evaluation.lpips_path, or"

@@ -51,6 +51,7 @@ LLAMAGEN_FAMILY = (
         "taming-vqgan-f16", 256, 256, 76_073_859, 4.98, {},
         file="vqgan_imagenet_f16_16384.ckpt", manifest="taming_vqgan_f16_16384", format="taming",
         origin="the table of pretrained models of github.com/CompVis/taming-transformers, where it is called last.ckpt",
+        url="https://heibox.uni-heidelberg.de/d/a7530b09fed84f80a887/files/?p=%2Fckpts%2Flast.ckpt&dl=1",
     ),
     _vqgan("llamagen-vq16", 8, 256, 71_883_403, 2.19, {}, **VQ16_FILE),
     _vqgan("llamagen-vq16-384", 8, 576, 71_883_403, 0.94, {"image_size": 384}, **VQ16_FILE),

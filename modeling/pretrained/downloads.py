@@ -1,20 +1,35 @@
-"""Published weight files: from a local folder, from the cache of huggingface_hub, or downloaded into it.
+"""Published files: from a local folder, from a cache, or downloaded into it.
 
 The variables of huggingface_hub (HF_HUB_OFFLINE, cache folder, end point, token) apply.
 """
 
 import os
+import re
+import time
 from pathlib import Path
 
-from huggingface_hub import hf_hub_download, hf_hub_url, try_to_load_from_cache
-from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError
+import torch
+from huggingface_hub import hf_hub_url, try_to_load_from_cache
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+)
 
 from common.config import one_line
 from common.home import at_home
+from modeling.pretrained.hub_cache import cached_download, offline
 from modeling.pretrained.nested_files import read_nested_weights
 from modeling.pretrained.release import Release
+from storage.fetching import FetchError, fetch, sha256
+from storage.weights import INDEX, shard_names
 
 WEIGHTS_VARIABLE = "TITOK_WEIGHTS"
+HUB_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+HUB_WEIGHTS += ("pytorch_model.bin", "pytorch_model.bin.index.json")
+_TRIES = 4
+_FIRST_PAUSE = 1.0  # seconds before the second try; doubled each time
 
 
 class NotOnHub(FileNotFoundError):
@@ -33,6 +48,11 @@ def release_weights(release: Release) -> Path:
     if found is not None:
         return found
     reason = "no file is published"
+    if release.url:
+        try:
+            return direct_file(release.url, release.file)
+        except OSError as error:
+            reason = str(error)
     for repo, file in release.sources:
         try:
             return hub_file(repo, file)
@@ -83,24 +103,90 @@ def hub_file(repo: str, file: str) -> Path:
         NotOnHub: the repository or the file does not exist there.
         OSError: it is not in the cache, and the Hub cannot be reached or refuses.
     """
-    try:
-        return Path(hf_hub_download(repo, file))
-    except RepositoryNotFoundError as error:
-        raise NotOnHub(f"the Hub has no repository {repo}, or your token may not read it") from error
-    except LocalEntryNotFoundError as error:
-        raise ConnectionError(
-            f"{repo}/{file} is not in the cache and the Hub cannot be reached (or HF_HUB_OFFLINE is set)"
-        ) from error
-    except EntryNotFoundError as error:
-        raise NotOnHub(f"the Hub repository {repo} has no file {file}") from error
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ConnectionError(f"{repo}/{file} cannot be downloaded: {one_line(error)}") from error
+    failures = 0
+    while True:
+        try:
+            return Path(cached_download(repo, file))
+        except GatedRepoError as error:  # is a RepositoryNotFoundError, too
+            where = hf_hub_url(repo, file).partition("/resolve/")[0]
+            raise ConnectionError(
+                f"{repo} is open only to those who accepted its terms: do so at {where}, then `hf auth login`"
+            ) from error
+        except RepositoryNotFoundError as error:
+            raise NotOnHub(f"the Hub has no repository {repo}, or your token may not read it") from error
+        except LocalEntryNotFoundError as error:
+            failures += 1
+            if _may_pass(error) and failures < _TRIES:
+                time.sleep(_FIRST_PAUSE * 2 ** (failures - 1))
+                continue
+            raise ConnectionError(f"{repo}/{file} is not in the cache and {_unreachable(error)}") from error
+        except EntryNotFoundError as error:
+            raise NotOnHub(f"the Hub repository {repo} has no file {file}") from error
+        except (
+            Exception
+        ) as error:  # those of the client's network library share no base class over its versions
+            raise ConnectionError(f"{repo}/{file} cannot be downloaded: {one_line(error)}") from error
+
+
+def _status(error: BaseException | None) -> int | None:
+    """The status of the Hub's answer that led to an error, if there was one."""
+    while error is not None:
+        if (code := getattr(getattr(error, "response", None), "status_code", None)) is not None:
+            return int(code)
+        error = error.__cause__
+    return None
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether the Hub answered that it cannot answer now."""
+    code = _status(error)
+    return code is not None and (code >= 500 or code in (408, 425, 429))
+
+
+def _unreachable(error: Exception) -> str:
+    if offline():
+        return "HF_HUB_OFFLINE forbids to fetch it"
+    code = _status(error)
+    return "the Hub cannot be reached" if code is None else f"the Hub answers with an error ({code})"
 
 
 def hub_model(repo: str) -> tuple[Path, Path]:
-    """Configuration and weights of a Hub repository with one model; errors as `hub_file`."""
+    """Configuration and weights of a Hub repository with one model, shards included; errors as `hub_file`."""
     config = hub_file(repo, "config.json")
+    for file in HUB_WEIGHTS:
+        try:
+            weights = hub_file(repo, file)
+        except NotOnHub:
+            continue
+        for shard in shard_names(weights) if file.endswith(INDEX) else ():
+            hub_file(repo, shard)
+        return config, weights
+    raise NotOnHub(f"the Hub repository {repo} has no weights: none of {', '.join(HUB_WEIGHTS)}")
+
+
+def direct_file(url: str, name: str | None = None) -> Path:
+    """A published file outside the Hub, in torch's hub folder, fetched if missing.
+
+    Args:
+        name: in the folder; None is the last part of the address. One that ends in `-` and eight or more hex digits
+            promises the beginning of the content's SHA-256, as names of torch and torchvision do.
+
+    Raises:
+        ConnectionError: it cannot be fetched; the message says where it belongs.
+    """
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    place = folder / (name or url.rsplit("/", 1)[1])
+    if place.is_file():
+        return place
+    promised = re.search(r"-([0-9a-f]{8,64})$", place.stem)
     try:
-        return config, hub_file(repo, "model.safetensors")
-    except NotOnHub:
-        return config, hub_file(repo, "pytorch_model.bin")
+        if offline():
+            raise FetchError("HF_HUB_OFFLINE forbids to fetch it")
+        return fetch(
+            url, place, digest=sha256 if promised else None, expected=promised[1] if promised else ""
+        )
+    except FetchError as error:
+        raise ConnectionError(
+            f"{place} is missing and {url} cannot be downloaded ({one_line(error)}); fetch it elsewhere and put it"
+            " there"
+        ) from error

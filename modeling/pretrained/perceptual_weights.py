@@ -1,18 +1,15 @@
 """Weights of the frozen networks of the perceptual loss."""
 
-from pathlib import Path
-from urllib.error import URLError
-
-import torch
-
 from common.console import warn
 from modeling.losses.perceptual import PerceptualLoss, load_perceptual_loss
+from modeling.pretrained.downloads import direct_file
 
 # Published by torchvision (hash in the name) and by the authors of LPIPS (arXiv:1801.03924).
 VGG16 = "https://download.pytorch.org/models/vgg16-397923af.pth"
 LPIPS_HEADS = (
     "https://raw.githubusercontent.com/richzhang/PerceptualSimilarity/master/lpips/weights/v0.1/vgg.pth"
 )
+LPIPS_HEADS_FILE = "lpips_vgg_heads.pth"  # the published name says too little
 CONVNEXT_SMALL = "https://download.pytorch.org/models/convnext_small-0c510722.pth"
 
 
@@ -36,8 +33,8 @@ def find_perceptual(
     try:
         lpips_files = [lpips_path] if lpips_path else None
         if lpips_weight and not lpips_path:
-            lpips_files = [download(VGG16), download(LPIPS_HEADS)]
-        convnext_file = convnext_path or (download(CONVNEXT_SMALL) if convnext_weight else None)
+            lpips_files = lpips_weights()
+        convnext_file = convnext_path or (str(direct_file(CONVNEXT_SMALL)) if convnext_weight else None)
         return load_perceptual_loss(
             lpips_weight=lpips_weight,
             convnext_weight=convnext_weight,
@@ -55,16 +52,6 @@ def find_perceptual(
         return None
 
 
-def download(url: str) -> str:
-    """Path of a weight file in torch's hub folder, downloaded if missing; ConnectionError if that fails."""
-    folder = Path(torch.hub.get_dir()) / "checkpoints"
-    path = folder / ("lpips_vgg_heads.pth" if url == LPIPS_HEADS else url.rsplit("/", 1)[1])
-    if not path.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        # Names of torchvision end in the first digits of the SHA-256.
-        digest = path.stem.rsplit("-", 1)[1] if "-" in path.stem else None
-        try:
-            torch.hub.download_url_to_file(url, str(path), hash_prefix=digest)
-        except (URLError, OSError, RuntimeError) as error:
-            raise ConnectionError(f"{path} is missing and {url} cannot be downloaded ({error})") from error
-    return str(path)
+def lpips_weights() -> list[str]:
+    """The files of LPIPS on VGG-16, trunk and heads, downloaded if missing; ConnectionError if that fails."""
+    return [str(direct_file(VGG16)), str(direct_file(LPIPS_HEADS, LPIPS_HEADS_FILE))]

@@ -35,6 +35,7 @@ class Release:
     manifest: str | None = None  # list of the file's entries in tests/manifests
     format: str | None = None  # key of `loading.FORMATS`; None: a plain state dict under our names
     origin: str | None = None  # where to get a file that is in no Hub repository
+    url: str | None = None  # its address
     folder: str | None = None  # run folder of a model that comes with this repository
 
     @property

@@ -9,9 +9,9 @@ from pathlib import Path
 from types import ModuleType
 
 import torch
-from huggingface_hub import hf_hub_download
 from torch import nn
 
+from modeling.pretrained.downloads import hub_file
 from modeling.pretrained.release import english_names
 from storage.weights import CheckpointError, read_weights
 
@@ -152,9 +152,9 @@ def _open_clip() -> ModuleType:
 
 def _download() -> Path:
     try:
-        return Path(hf_hub_download(WEIGHTS_REPOSITORY, WEIGHTS_FILE))
-    except Exception as error:  # the hub client's errors share no base class over its versions
-        reason = " ".join(str(error).split())[:200]
+        return hub_file(WEIGHTS_REPOSITORY, WEIGHTS_FILE)
+    except OSError as error:
+        reason = str(error)
         raise ValueError(
             f"the weights of the text encoder cannot be downloaded ({reason}). Get"
             f" https://huggingface.co/{WEIGHTS_REPOSITORY}/resolve/main/{WEIGHTS_FILE}, put it on this machine and name"

@@ -55,8 +55,8 @@ class Quantizer(Replicated, ABC):
     def lookup(self, tokens: torch.Tensor) -> torch.Tensor:
         """Decoder input [B, code_dim, 1, N] of tokens [B, N]."""
 
-    def _check_range(self, tokens: torch.Tensor) -> None:
-        """Raise IndexError for a token that is no code, as a table does; for arithmetic that would wrap it silently.
+    def check_range(self, tokens: torch.Tensor) -> None:
+        """Raise ValueError for a token that is no code: arithmetic would wrap it silently.
 
         On a device other than the CPU nothing is read, because that would wait; `modeling.pipeline.decode` does.
         """
@@ -64,7 +64,7 @@ class Quantizer(Replicated, ABC):
             return
         low, high = (int(bound) for bound in tokens.aminmax())
         if low < 0 or high >= self.codebook_size:
-            raise IndexError(f"tokens from {low} to {high}, expected 0 ... {self.codebook_size - 1}")
+            raise ValueError(f"tokens from {low} to {high}, expected 0 ... {self.codebook_size - 1}")
 
     @abstractmethod
     def encode(self, latents: torch.Tensor) -> torch.Tensor:

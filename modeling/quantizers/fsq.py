@@ -68,7 +68,6 @@ class FSQ(Quantizer):
             return self._bound(latents) / self._halves
 
     def lookup(self, tokens: torch.Tensor) -> torch.Tensor:
-        self._check_range(tokens)
         digits = torch.div(tokens[:, None], self._steps, rounding_mode="floor") % self._levels  # [B, C, N]
         return (digits.unsqueeze(2) - self._halves) / self._halves  # [B, C, 1, N]
 

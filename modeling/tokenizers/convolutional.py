@@ -89,6 +89,7 @@ class ConvolutionalTokenizer(Tokenizer):
         self.check_tokens(tokens)
         if self.is_discrete:
             size = tuple(tokens.shape[1:]) if tokens.ndim == 3 else square(tokens.shape[1])
+            self.quantize.check_range(tokens)
             codes = self.quantize.lookup(tokens.flatten(1))  # [B, C, 1, h w]
         else:  # a single row is a flattened square, as `encode` gives it
             size = tuple(tokens.shape[2:]) if tokens.shape[2] > 1 else square(tokens.shape[3])

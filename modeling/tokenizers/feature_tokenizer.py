@@ -91,6 +91,7 @@ class FeatureTokenizer(Tokenizer):
         Raises ValueError if flat tokens do not form a square, or as `check_tokens`.
         """
         self.check_tokens(tokens)
+        self.quantize.check_range(tokens)
         size = tuple(tokens.shape[1:]) if tokens.ndim == 3 else square(tokens.shape[1])
         return self._decoded(self.quantize.lookup(tokens.flatten(1)).squeeze(2).unflatten(2, size)).float()
 

@@ -69,6 +69,7 @@ class LatentTokenizer(Tokenizer):
         self.check_tokens(tokens)
         if not self.is_discrete:
             return tokens  # latents already
+        self.quantize.check_range(tokens)
         return self.quantize.lookup(tokens.view(tokens.shape[0], -1))  # [B, N] or [B, 1, N]
 
 

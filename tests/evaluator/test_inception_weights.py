@@ -1,5 +1,4 @@
 import hashlib
-from urllib.error import URLError
 
 import pytest
 import torch
@@ -14,6 +13,8 @@ from evaluator.inception_weights import (
     load_inception_weights,
     sha256_of_weights,
 )
+from modeling.pretrained import downloads
+from storage.fetching import FetchError
 from storage.weights import CheckpointError
 
 
@@ -22,11 +23,11 @@ def hub(monkeypatch, tmp_path):
     """An empty hub folder and no network."""
 
     def refuse(*arguments, **options):
-        raise URLError("no route")
+        raise FetchError("no route")
 
     monkeypatch.delenv(ENVIRONMENT, raising=False)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
-    monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
+    monkeypatch.setattr(downloads, "fetch", refuse)
     folder = tmp_path / "hub" / "checkpoints"
     folder.mkdir(parents=True)
     return folder
@@ -56,11 +57,12 @@ def test_offline_says_what_to_fetch_and_how_to_check_it(hub):
 def test_download_is_checked_against_the_hash_and_kept(hub, monkeypatch):
     calls = []
 
-    def fetch(url, path, hash_prefix):
-        calls.append((url, hash_prefix))
-        open(path, "wb").close()
+    def fetch(url, path, digest, expected):
+        calls.append((url, expected))
+        path.touch()
+        return path
 
-    monkeypatch.setattr(torch.hub, "download_url_to_file", fetch)
+    monkeypatch.setattr(downloads, "fetch", fetch)
     assert find_inception_weights() == find_inception_weights() == hub / FILE_NAMES[0]
     assert calls == [(OFFICIAL_URL, OFFICIAL_SHA256[:8])]
 

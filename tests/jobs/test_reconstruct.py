@@ -270,8 +270,13 @@ def test_original_size_is_for_those_that_can(tiny_tokenizer_run, tmp_path):
     low = noise(tmp_path / "low", [(4, 16)])
     with pytest.raises(ValueError, match="0.png has 4 x 16 pixels: ssim needs sides of at least 11"):
         run(tokenizer, tmp_path / "out", input=str(low), original_size=True)
-    with pytest.raises(ValueError, match="4 x 16 pixels are a single row of tokens"):
-        reconstruct_any_size(load_tokenizer(tokenizer), torch.rand(1, 3, 4, 16))
+    # A single row of tokens is no flattened square; latents would look like one.
+    image = torch.rand(1, 3, 4, 16)
+    tokens, result = reconstruct_any_size(load_tokenizer(tokenizer), image)
+    assert tokens.shape == (1, 1, 4) and result.shape == image.shape
+    continuous = vqgan_run(tmp_path / "continuous", 16, name="vae", code_dim=4)
+    with pytest.raises(ValueError, match="4 x 16 pixels are a single row of latents"):
+        reconstruct_any_size(load_tokenizer(continuous), image)
 
 
 def test_continuous_latents_of_any_size(tmp_path):

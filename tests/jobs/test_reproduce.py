@@ -23,6 +23,7 @@ from modeling.factory import build_tokenizer
 from modeling.pipeline import load_tokenizer, reconstruct
 from modeling.pretrained.catalog import RELEASES, Release
 from modeling.pretrained.text import class_captions, load_text_encoder
+from storage.fetching import FetchError
 from storage.files import WriteError, save_png
 from tests.conftest import TOKENIZER, write_run
 from tests.evaluator.toy import ToyFloat, ToyInception, put_in_place, tensor, toy_images, write_folder
@@ -314,10 +315,12 @@ def offline(monkeypatch, tmp_path):
     def refuse(*_, **__):
         raise LocalEntryNotFoundError("offline")
 
-    monkeypatch.setattr("modeling.pretrained.downloads.hf_hub_download", refuse)
+    def unreachable(*_, **__):
+        raise FetchError("no route")
+
+    monkeypatch.setattr("modeling.pretrained.downloads.cached_download", refuse)
     monkeypatch.setattr("modeling.pretrained.downloads.try_to_load_from_cache", lambda *_: None)
-    monkeypatch.setattr("modeling.pretrained.text.hf_hub_download", refuse)
-    monkeypatch.setattr("torch.hub.download_url_to_file", refuse)
+    monkeypatch.setattr("modeling.pretrained.downloads.fetch", unreachable)
     monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path / "hub"))
     for name in ("TITOK_WEIGHTS", "INCEPTION_WEIGHTS"):
         monkeypatch.delenv(name, raising=False)

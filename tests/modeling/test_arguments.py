@@ -13,7 +13,6 @@ from modeling.arguments import checked_labels
 from modeling.factory import build_generator, build_tokenizer
 from modeling.generators import MaskGIT
 from modeling.pretrained.hub import save_pretrained
-from modeling.quantizers import QUANTIZERS
 from modeling.tokenizers import TOKENIZERS
 from modeling.tokenizers.sub_tokens import SubTokenView
 from sample_imagenet import SampleOptions
@@ -189,14 +188,14 @@ def test_wrong_tokens_are_named(name):
         assert count == right.shape[1]
 
 
-@pytest.mark.parametrize("name", ["lfq", "bsq", "fsq"])
-def test_quantizers_without_a_table_wrap_no_token(name):
-    quantizer = QUANTIZERS[name](**({"levels": [5, 3]} if name == "fsq" else {"bits": 4}))
-    size = quantizer.codebook_size
-    assert quantizer.lookup(torch.tensor([[0, size - 1]])).shape[-1] == 2
+@pytest.mark.parametrize("name", ["magvit2 lfq", "titok bsq", "titok fsq", "titok", "vqkd with pixels"])
+def test_tokenizers_themselves_wrap_no_token_on_a_cpu(name):
+    tokenizer = tokenizer_of(name)
+    tokens, size = torch.zeros(2, tokenizer.num_tokens, dtype=torch.int64), tokenizer.codebook_size
     for token in (-1, size, 7 * size):
-        with pytest.raises(IndexError, match=rf"{token}.*expected 0 ... {size - 1}"):
-            quantizer.lookup(torch.tensor([[0, token]]))
+        tokens[1, 2] = token
+        with pytest.raises(ValueError, match=rf"{token}.*expected 0 ... {size - 1}"):
+            tokenizer.decode(tokens)
 
 
 @pytest.mark.parametrize("name", SECTIONS)

@@ -61,7 +61,7 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.delenv(downloads.WEIGHTS_VARIABLE, raising=False)
     monkeypatch.setattr(downloads, "try_to_load_from_cache", absent)
-    monkeypatch.setattr(downloads, "hf_hub_download", unreachable)
+    monkeypatch.setattr(downloads, "cached_download", unreachable)
 
 
 def model_of(section: dict, build: Callable[[dict], nn.Module] = build_tokenizer) -> nn.Module:

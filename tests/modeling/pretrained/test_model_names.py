@@ -48,7 +48,7 @@ def small_and_offline(monkeypatch, tmp_path):
     monkeypatch.setitem(original.SIZES, "large", SMALL)
     monkeypatch.delenv(downloads.WEIGHTS_VARIABLE, raising=False)
     monkeypatch.setattr(downloads, "try_to_load_from_cache", lambda repo, file: None)
-    monkeypatch.setattr(downloads, "hf_hub_download", no_connection)
+    monkeypatch.setattr(downloads, "cached_download", no_connection)
     monkeypatch.chdir(tmp_path)
 
 
@@ -227,7 +227,7 @@ def test_weights_are_looked_up_in_the_folder_then_the_cache_then_the_hub(tmp_pat
         calls.append((repo, file))
         return str(tmp_path / "downloaded")
 
-    monkeypatch.setattr(downloads, "hf_hub_download", download)
+    monkeypatch.setattr(downloads, "cached_download", download)
     assert open_model("titok-l32").weights == tmp_path / "downloaded"
     assert calls == [(release.hub_repo, "model.safetensors")]
     monkeypatch.setattr(
@@ -266,12 +266,12 @@ def test_offline_says_what_to_get_and_where_to_put_it(monkeypatch):
         ConnectionError, match="no file or folder here, and as a Hub repository: some/model/config"
     ):
         load_tokenizer("some/model")
-    monkeypatch.setattr(downloads, "hf_hub_download", refuse(RepositoryNotFoundError))
+    monkeypatch.setattr(downloads, "cached_download", refuse(RepositoryNotFoundError))
     with pytest.raises(FileNotFoundError, match="the Hub has no repository some/model"):
         load_tokenizer("some/model")
     with pytest.raises(ConnectionError, match="weights of rar-b .* yucornetto/RAR"):
         load_generator("rar-b")
-    monkeypatch.setattr(downloads, "hf_hub_download", refuse(EntryNotFoundError))
+    monkeypatch.setattr(downloads, "cached_download", refuse(EntryNotFoundError))
     with pytest.raises(FileNotFoundError, match="some/model has no file config.json"):
         load_tokenizer("some/model")
 
@@ -287,7 +287,7 @@ def test_a_hub_repository_may_be_ours_or_of_the_original(tmp_path, monkeypatch):
         path = tmp_path / repo.split("/")[1] / file
         return str(path) if path.is_file() else refuse(EntryNotFoundError)(repo, file)
 
-    monkeypatch.setattr(downloads, "hf_hub_download", download)
+    monkeypatch.setattr(downloads, "cached_download", download)
     same(load_tokenizer("people/theirs"), expected)
     same(load_tokenizer("people/ours"), expected)
     # A local folder of that name comes first.
@@ -329,7 +329,7 @@ def test_wrong_references_are_explained(tmp_path):
         load_tokenizer("no_weights.yaml")
     write_weights(tmp_path / "f" / "model.safetensors", expected)
     for text, message in (
-        ("{", "is not JSON"),
+        ("{", "not JSON"),
         ("[1]", "must hold keys and values"),
         ('{"encoder": {}}', "neither a section tokenizer nor generator, nor model.vq_model"),
         (json.dumps({"generator": {"name": "rar"}}), "not the folder of a tokenizer: it holds a generator"),

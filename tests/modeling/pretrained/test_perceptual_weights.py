@@ -1,12 +1,11 @@
 """Perceptual weights that cannot be had end the run, or are done without if the configuration allows it."""
 
-from urllib.error import URLError
-
 import pytest
 import torch
 
-from modeling.pretrained import perceptual_weights
-from modeling.pretrained.perceptual_weights import download, find_perceptual
+from modeling.pretrained import downloads
+from modeling.pretrained.perceptual_weights import find_perceptual
+from storage.fetching import FetchError
 
 OPTIONS = {"lpips_weight": 1.0, "convnext_weight": 0.1, "lpips_path": None, "convnext_path": None}
 
@@ -14,9 +13,9 @@ OPTIONS = {"lpips_weight": 1.0, "convnext_weight": 0.1, "lpips_path": None, "con
 @pytest.fixture
 def offline(monkeypatch, tmp_path):
     def refuse(*arguments, **options):
-        raise URLError("no route")
+        raise FetchError("no route")
 
-    monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
+    monkeypatch.setattr(downloads, "fetch", refuse)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
 
 
@@ -34,16 +33,3 @@ def test_a_mistyped_path_is_an_error_even_if_the_term_is_optional(offline, tmp_p
     options = OPTIONS | {"lpips_path": str(tmp_path / "nowhere.pth"), "convnext_weight": 0.0}
     with pytest.raises(FileNotFoundError, match="nowhere.pth"):
         find_perceptual(**options, required=False)
-
-
-def test_downloads_are_checked_and_kept(monkeypatch, tmp_path):
-    calls = []
-
-    def fetch(url, path, hash_prefix):
-        calls.append(hash_prefix)
-        open(path, "wb").close()
-
-    monkeypatch.setattr(torch.hub, "download_url_to_file", fetch)
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    first, second = download(perceptual_weights.CONVNEXT_SMALL), download(perceptual_weights.CONVNEXT_SMALL)
-    assert first == second and calls == ["0c510722"]

@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
+from modeling.pretrained import downloads
 from modeling.pretrained import text as text_module
 from modeling.pretrained.text import build_text_tower, class_captions, load_text_encoder
 from storage.weights import CheckpointError
@@ -122,7 +123,7 @@ def test_without_network_or_library_the_error_says_what_to_do(monkeypatch):
     def refuse(*names):
         raise OSError("no route to host")
 
-    monkeypatch.setattr(text_module, "hf_hub_download", refuse)
+    monkeypatch.setattr(downloads, "cached_download", refuse)
     with pytest.raises(
         ValueError, match=r"no route.*clip_336.openai/resolve/main/open_clip_model.safetensors.*put"
     ):
