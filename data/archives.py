@@ -18,8 +18,10 @@ from storage.tar_members import TarReader
 Member = tuple[str, int, int]  # name, offset, size
 
 
-def list_archive(path: Path) -> list[Member]:
+def list_archive(path: Path, *, show: bool = False) -> list[Member]:
     """All files; an inner tar file, or one that is called like a synset, counts as a folder.
+
+    `show` shows the progress, if it takes long.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -33,7 +35,7 @@ def list_archive(path: Path) -> list[Member]:
     kept = _read(place, state)
     if kept is not None:
         return kept
-    members = list(_members(path))
+    members = list(_members(path, show))
     with suppress(OSError), atomic_file(place) as temporary, open(temporary, "wb") as file:
         names = np.frombuffer(b"\0".join(os.fsencode(own) for own, _, _ in members), dtype=np.uint8)
         places = np.array([member[1:] for member in members], dtype=np.int64).reshape(-1, 2)
@@ -53,11 +55,13 @@ def _read(place: Path, state: str) -> list[Member] | None:
         return None
 
 
-def _members(path: Path) -> Iterator[Member]:
+def _members(path: Path, show: bool) -> Iterator[Member]:
     prefix = f"{path.stem}/" if SYNSET.fullmatch(path.stem) else ""
     with TarReader(path) as tar:
         outer = list(tar.members())
-        for name, offset, size in progress(outer, f"listing {path.name}", unit="file", delay=3.0):
+        if show:
+            outer = progress(outer, f"listing {path.name}", unit="file", delay=3.0)
+        for name, offset, size in outer:
             if name.lower().endswith(".tar"):
                 folder = name[: -len(".tar")]
                 inner = tar.members(offset, offset + size)

@@ -7,12 +7,13 @@ import hashlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from common.console import printable
+from common.console import printable, progress
 from data.archives import list_archive
 from data.imagenet_labels import SYNSET
 from data.order import FullShuffle, Order, WindowShuffle
@@ -22,7 +23,7 @@ from data.shard_cache import ShardCache
 from data.tar_index import NO_LABEL
 from storage.files import user_cache_folder
 from storage.image_names import IMAGE_SUFFIXES, is_hidden, suffix
-from storage.image_tree import OTHER_FILE, find_images
+from storage.image_tree import HIDDEN, OTHER_FILE, find_images
 from storage.left_out import LeftOut
 from storage.open_files import OpenFiles
 from storage.tar_members import read_shards
@@ -176,10 +177,16 @@ def from_tar(files: Sequence[Path], class_of: ClassOf | None = None) -> Original
         ValueError: a file is no uncompressed tar file or cut short; there are no images.
     """
     left_out, members = LeftOut(), []
-    for number, found in enumerate(read_shards(list_archive, files)):
-        for name, offset, size in found:
-            ending = suffix(name)
-            if ending in IMAGE_SUFFIXES and not is_hidden(name.rpartition("/")[2]):
+    listings = read_shards(partial(list_archive, show=len(files) == 1), files)
+    if len(files) > 1:
+        listings = progress(listings, "listing archives", total=len(files), unit="file", delay=3.0)
+    for number, found in enumerate(listings):
+        for written, offset, size in found:
+            parts = [part for part in written.split("/") if part not in ("", ".", "..")]
+            name, ending = "/".join(parts), suffix(written)
+            if any(map(is_hidden, parts)):
+                left_out.add(HIDDEN, f"{files[number].name}/{name}")
+            elif ending in IMAGE_SUFFIXES:
                 members.append((name, number, offset, size))
             elif ending not in (".txt", ".xml", ".csv"):
                 left_out.add(OTHER_FILE, f"{files[number].name}/{name}")

@@ -17,6 +17,7 @@ from data.shard_cache import ShardCache
 from data.tar_index import NO_LABEL
 from storage.files import atomic_file, user_cache_folder
 from storage.json_files import parse_json
+from storage.labels import LARGEST
 from storage.remote_files import is_remote
 
 _VERSION = 1  # of the kept facts
@@ -145,6 +146,10 @@ def _facts_of(file: Any, path: str, columns: Columns) -> FileFacts:
             labels = column.cast(pyarrow.int64()).fill_null(NO_LABEL).to_numpy()
         except (pyarrow.ArrowException, OSError) as error:
             raise ValueError(f"{path}: column {columns.label!r} cannot be read: {error}") from error
+        if labels.max(initial=NO_LABEL) > LARGEST:
+            raise ValueError(
+                f"{path}: column {columns.label!r} holds {labels.max()}, which is no class number"
+            )
         labels = np.where(labels < 0, NO_LABEL, labels)  # -1 stands for a hidden label
     rows = np.array([group.num_rows for group in groups], dtype=np.int64)
     return FileFacts(rows, np.array(sizes, dtype=np.int64), labels, _class_names(schema, columns.label))

@@ -22,6 +22,7 @@ from storage.files import write_json
 from storage.json_files import read_json
 
 _FACTS = "facts.json"
+PROBE = ".probe-"  # folders of shards that are thrown away
 
 
 @dataclass
@@ -125,6 +126,8 @@ class ShardPlan:
         """Remove what killed workers have left."""
         for path in self.folder.glob(f".{self.prefix}-*.part"):
             path.unlink(missing_ok=True)
+        for path in self.folder.glob(f"{PROBE}*"):
+            shutil.rmtree(path, ignore_errors=True)
 
     def _remove_all(self) -> None:
         self.manifest.unlink(missing_ok=True)

@@ -21,7 +21,7 @@ from data.imagenet_labels import synset_in
 from data.originals import Originals
 from data.pack_shards import PackSettings, ShardRecord, pack_shard
 from data.parquet_facts import Columns
-from data.shard_plan import ShardPlan
+from data.shard_plan import PROBE, ShardPlan
 from data.source import CorruptSample
 from storage.files import require_space
 from storage.locks import reserved_folder
@@ -70,6 +70,7 @@ def prepare_data(options: PrepareOptions) -> None:
     """Find the images, say what will be done, pack what is missing, and write a manifest per split."""
     with reserved_folder(options.output):
         clock = Clock()
+        say(f"looking for images in {options.input}")
         columns = Columns(options.image_column, options.label_column, options.caption_column)
         places = {key: getattr(options, key) for key in ("train", "validation", "annotations")}
         found = find_originals(options.input, columns=columns, **places)
@@ -150,7 +151,7 @@ def _size(count: int) -> str:
 def _seconds_per_image(plan: ShardPlan) -> float:
     """Packs a few images into a shard that is thrown away."""
     few = examples(plan.images, 64)
-    with tempfile.TemporaryDirectory(dir=plan.folder, prefix=".probe-") as folder:
+    with tempfile.TemporaryDirectory(dir=plan.folder, prefix=PROBE) as folder:
         clock = Clock()
         pack_shard(Path(folder) / "probe.tar", plan.images.take(few), plan.settings)
         return clock.elapsed() / len(few)

@@ -107,6 +107,7 @@ def test_bare_bytes_and_the_forms_of_integers(tmp_path):
         ({}, {"label_column": "caption"}, r"label_column='caption' is string; expected integers"),
         ({}, {"caption_column": "label"}, r"caption_column='label' is int64; expected text"),
         ({}, {"memory_megabytes": 1e-6}, r"a row group takes .* memory, more than the"),
+        ({"label": [0, 2**31]}, {}, "column 'label' holds 2147483648, which is no class number"),
         ({"label": [None, -1]}, {}, "has no labels in column 'label'; label_column=null does without"),
     ],
 )

@@ -141,6 +141,19 @@ def test_other_folders_and_their_captions(tmp_path, capsys):
     source = WebDataset(path=str(tmp_path / "out/flat-train-000000.tar"), image_size=8, num_classes=1)
     assert len(source) == 2
 
+    hidden = ["./x/a/._2.jpg", "__MACOSX/x/a/2.jpg", "x/a/readme.exe"]
+    for name, inside in {
+        "bare": ["1.jpg", "2.jpg"],
+        "folders": ["./x/b/1.jpg", "./x/a/2.jpg", *hidden],
+    }.items():
+        members = {member: imagenet.picture(i) for i, member in enumerate(inside)}
+        (tmp_path / f"{name}.tar").write_bytes(imagenet.packed(members))
+        prepare(tmp_path / f"{name}.tar", tmp_path / "out", images_per_shard=10)
+        labels = [sample.get("cls") for sample in samples(tmp_path / f"out/{name}-train-*.tar")]
+        assert labels == [None, None] if name == "bare" else sorted(labels) == [b"0", b"1"]
+    manifest = json.loads((tmp_path / "out/folders-train.json").read_text())
+    assert [count for count, _ in manifest["other_files_left_out"].values()] == [2, 1]
+
     classes = imagenet.write(
         tmp_path / "two",
         {f"{c}/x.jpg": imagenet.picture(i) for i, c in enumerate(["no dog", "ärger", "dog"])},
@@ -216,6 +229,16 @@ def test_what_is_missing_is_named(tmp_path, remove, message):
     with pytest.raises(ValueError, match=message):
         prepare(source, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_validation_images_without_labels_beside_training_images_with_them(tmp_path):
+    source = imagenet.kaggle(tmp_path / "source")
+    for name in ("LOC_val_solution.csv", "LOC_synset_mapping.txt"):
+        (source / name).unlink()
+    with pytest.raises(
+        ValueError, match=r"CLS-LOC/val have no labels, the other images have; put one of LOC_"
+    ):
+        prepare(source, tmp_path / "out")
 
 
 def test_wrong_annotations(tmp_path):
