@@ -114,6 +114,15 @@ def image_size(file: str | Path | bytes | IO[bytes]) -> tuple[int, int]:
         raise _unreadable(error, file) from error
 
 
+def has_more_pictures(file: str | Path | bytes | IO[bytes]) -> bool:
+    """Whether a file is an animation or has several pages, of which `decode` gives the first."""
+    try:
+        with _open(file) as image:
+            return bool(getattr(image, "is_animated", False))
+    except Exception:  # damaged behind the first picture, which may be whole
+        return False
+
+
 def read_image(
     path: str | Path, *, alpha: Alpha = "white", orientation: Orientation = "stored"
 ) -> Image.Image:

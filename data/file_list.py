@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from common.images import (
     DecodedImage,
@@ -33,7 +34,7 @@ class ImageFile:
     def decode(self, rules: PixelRules | None = None) -> DecodedImage:
         """RGB pixels and what the file holds. Raises CorruptSample if it cannot be read."""
         try:
-            return decode(self._content(), rules)
+            return decode(self.content(), rules)
         except UnreadableImage as error:
             raise CorruptSample(self.name, str(error)) from error
 
@@ -46,11 +47,11 @@ class ImageFile:
         """
         try:
             try:
-                return image_size(self._content(_HEAD))
+                return image_size(self.content(_HEAD))
             except TooManyPixels:
                 raise
             except UnreadableImage:  # some formats have their sizes at the end
-                return image_size(self._content())
+                return image_size(self.content())
         except TooManyPixels as error:
             raise ValueError(f"image {self.name} cannot be read: {error}") from error
         except UnreadableImage as error:
@@ -69,7 +70,8 @@ class ImageFile:
         except UnicodeDecodeError as error:
             raise CorruptSample(self.name, "its caption is not UTF-8") from error
 
-    def _content(self, most: int = -1) -> bytes:
+    def content(self, most: int = -1) -> bytes:
+        """The file, or its first bytes. Raises CorruptSample if it cannot be read."""
         if self.sample is None:
             return self._read(self.path, 0, most)
         size = self.sample.size
@@ -84,8 +86,23 @@ class ImageFile:
             raise CorruptSample(self.name, str(error)) from error
 
 
+class FileList(NamedTuple):
+    """Images at a path."""
+
+    files: list[ImageFile]
+    left_out: LeftOut
+    unlabelled: LeftOut  # samples of shards without a label that can be used; they are among the files
+
+
 def list_files(path: str | Path) -> list[ImageFile]:
-    """Images at a path; says what is left out.
+    """Images at a path; says what is left out. For arguments and errors see ``find_files``."""
+    found = find_files(path)
+    found.left_out.warn(str(path))
+    return found.files
+
+
+def find_files(path: str | Path) -> FileList:
+    """Images at a path, and what is left out.
 
     Args:
         path: an image file; a folder, whose images at any depth are sorted by their paths; or tar shards as a brace
@@ -95,14 +112,16 @@ def list_files(path: str | Path) -> list[ImageFile]:
         FileNotFoundError: there is nothing.
         ValueError: there are no images, or a shard is damaged.
     """
-    place, left_out = Path(path), LeftOut()
+    place, left_out, unlabelled = Path(path), LeftOut(), LeftOut()
     if (shards := local_shards(path)) is not None:
         found = []
         for shard, samples in zip(map(Path, shards), read_shards(read_samples, shards), strict=True):
             found += [ImageFile(f"{shard.stem}/{s.name}", shard, s) for s in samples.found]
             left_out.extend(samples.left_out, f"{shard.name}: ")
+            for part in (samples.unlabelled, samples.conflicts):
+                unlabelled.extend(part, f"{shard.name}: ")
     elif place.is_file():
-        return [ImageFile(place.name, place)]
+        return FileList([ImageFile(place.name, place)], left_out, unlabelled)
     elif place.is_dir():
         names, _, left_out = find_images(place)
         found = [ImageFile(name, place / name) for name in names]
@@ -110,5 +129,4 @@ def list_files(path: str | Path) -> list[ImageFile]:
         raise FileNotFoundError(f"{path} is neither an image nor a folder nor tar shards")
     if not found:
         raise ValueError(f"{path} holds no image ({', '.join(IMAGE_SUFFIXES)}){left_out.explain()}")
-    left_out.warn(str(path))
-    return found
+    return FileList(found, left_out, unlabelled)

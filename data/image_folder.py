@@ -13,7 +13,7 @@ import torch
 
 from common.console import printable, warn
 from common.images import Alpha, Orientation
-from data.source import Source
+from data.source import CorruptSample, Source
 from data.transforms import ImageTransform, Resize
 from storage.image_names import IMAGE_SUFFIXES
 from storage.image_tree import ImageTree, find_images
@@ -93,6 +93,13 @@ class ImageFolder(Source):
     def load(self, index: int, rng: np.random.Generator) -> tuple[torch.Tensor, int]:
         file = self.path / os.fsdecode(self._files[index])
         return self.transform.read(file, str(file), rng), int(self.labels[index])
+
+    def file(self, index: int) -> tuple[str, bytes]:
+        file = self.path / os.fsdecode(self._files[index])
+        try:
+            return str(file), file.read_bytes()
+        except OSError as error:
+            raise CorruptSample(str(file), str(error)) from error
 
 
 def _class_names(path: Path, folders: Sequence[str]) -> list[str]:

@@ -132,6 +132,9 @@ class ParquetImages(Source):
             raise CorruptSample(self._rows.name(index), "no caption")
         return self.transform.read(row.content, self._rows.name(index), rng), label
 
+    def file(self, index: int) -> tuple[str, bytes]:
+        return self._rows.name(index), self._rows.read(index).content
+
     def captions(self, indices: Sequence[int]) -> list[str]:
         if not self.has_captions:
             return super().captions(indices)

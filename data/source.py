@@ -64,6 +64,15 @@ class Source(ABC):
         """Return items [B, *item_shape], equal to ``load`` one by one; overridden where a batch is cheaper."""
         return torch.stack([self.load(index, rng)[0] for index, rng in zip(indices, rngs, strict=True)])
 
+    def file(self, index: int) -> tuple[str, bytes]:
+        """Name and content of the image file of an example, where ``rules`` say how it becomes pixels.
+
+        Raises:
+            CorruptSample: the file cannot be read; whether it is an image is not looked at.
+            ValueError: the source has no image files.
+        """
+        raise ValueError(f"{type(self).__name__} has no image files")
+
     def captions(self, indices: Sequence[int]) -> list[str]:
         """Texts of examples that ``load`` can read; ValueError unless ``has_captions`` is true."""
         raise ValueError(f"{type(self).__name__} has no captions")

@@ -33,6 +33,9 @@ class Part(Source):
     def load_many(self, indices: Sequence[int], rngs: Sequence[np.random.Generator]) -> Tensor:
         return self._source.load_many([int(self._indices[i]) for i in indices], rngs)
 
+    def file(self, index: int) -> tuple[str, bytes]:
+        return self._source.file(int(self._indices[index]))
+
     def captions(self, indices: Sequence[int]) -> list[str]:
         return self._source.captions([int(self._indices[i]) for i in indices])
 

@@ -214,6 +214,9 @@ class WebDataset(Source):
         except CorruptSample as error:  # its name is looked up only when it is needed
             raise CorruptSample(self.name(index), error.reason) from error
 
+    def file(self, index: int) -> tuple[str, bytes]:
+        return self.name(index), self._read(index, self._index.offsets, self._index.sizes)
+
     def captions(self, indices: Sequence[int]) -> list[str]:
         if not self.has_captions:
             return super().captions(indices)

@@ -37,6 +37,7 @@ PROGRAMS = {
     "scripts/evaluate.py": "jobs.evaluate.EvaluateOptions",
     "scripts/summarize.py": "jobs.summarize.SummaryOptions",
     "scripts/prepare_data.py": "jobs.prepare_data.PrepareOptions",
+    "scripts/inspect_data.py": "jobs.inspect_data.InspectOptions",
     "scripts/scaling_table.py": "jobs.scaling_table.ScalingTableOptions",
 }
 LAUNCHERS = ("python", "accelerate", "torchrun", "sbatch", "bash")
@@ -140,15 +141,18 @@ def check_command(program: str, arguments: list[str]) -> None:
     twin = "configs/debug/titok.yaml" if program == "train_titok.py" else "configs/debug/rar.yaml"
     arguments = [f"config={twin}" if a == "config=FILE" else a for a in arguments if not a.startswith("$")]
     assert all(ASSIGNMENT.match(a) for a in arguments), f"{program}: {arguments} are not all key=value"
-    tree = merge_arguments(arguments)
-    settings = build_dataclass(options_of(program), tree)
+    tree, options = merge_arguments(arguments), options_of(program)
+    if program.startswith("scripts/") and hasattr(options, "translate"):  # takes its options from a recipe
+        tree = options.translate(tree)
+    settings = build_dataclass(options, tree)
     if program.startswith("train_"):
         check_sections(tree, "train")
         if "sampling" in tree:
             masked = tree["generator"]["name"] in ("maskgit", "uvit")
             build_dataclass(MaskedSamplingSettings if masked else SamplingSettings, tree["sampling"])
     elif isinstance(getattr(settings, "data", None), dict):
-        check_sections({"data": settings.data}, "one")
+        of_recipe = hasattr(options, "translate") and "name" not in settings.data
+        check_sections({"data": settings.data}, "train" if of_recipe else "one")
 
 
 @page
