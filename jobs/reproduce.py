@@ -38,7 +38,7 @@ from modeling.pretrained.model_names import open_model
 from modeling.pretrained.release import Release, imagenet_classes
 from modeling.pretrained.text import class_captions, load_text_encoder
 from modeling.tokenizers.base import Tokenizer
-from storage.files import check_output_file, check_output_folder, write_json
+from storage.files import check_output_file, write_json
 from storage.locks import reserved_folder
 from storage.remote_files import is_remote
 
@@ -283,9 +283,8 @@ def finished(options: ReproduceOptions) -> dict[str, Any] | None:
 @contextmanager
 def reserved_output(options: ReproduceOptions) -> Iterator[None]:
     """See that the result can be written, before anything is drawn or measured."""
-    distributed.on_main(lambda: check_output_folder(options.output))
-    distributed.on_main(lambda: check_output_file(options.result_file, begins=b"{"))
     with reserved_folder(options.output):
+        distributed.on_main(lambda: check_output_file(options.result_file, begins=b"{"))
         yield
 
 

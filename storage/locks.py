@@ -11,11 +11,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from common import distributed
 from common.console import say, warn
-from storage.files import errors_named
+from storage.files import check_output_file, check_output_folder, errors_named
 
 PATIENCE = 3.0  # seconds: a job that was killed may still be giving back its memory
 UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)
@@ -42,8 +43,8 @@ def reserved_folder(path: str | Path, *, key: str = "output") -> Iterator[None]:
     the folder.
 
     Raises:
-        ValueError: another job writes the folder, or the path is a file or begins with `~`.
-        WriteError: the folder cannot be made or written.
+        ValueError: another job writes the folder, or the path begins with `~`.
+        ValueError, WriteError: as `check_output_folder`.
     """
     with _reserved(Path(path), key, folder=True):
         yield
@@ -103,13 +104,20 @@ def _take(path: Path, key: str, lock: Path, folder: bool, wait: bool) -> None:
         return
     if path.parts[:1] and path.parts[0].startswith("~"):  # else a folder of this name would be made here
         raise ValueError(f"{key}={path}: only ~/ stands for a home folder; write the whole path")
-    if folder and path.exists() and not path.is_dir():
-        raise ValueError(f"{key}={path} is a file, and the output has to be a folder")
-    if not folder and path.is_dir():
-        raise ValueError(f"{key}={path} is a folder, and the output has to be a file")
+    made = [f for f in (lock.parent, *lock.parent.parents) if not f.exists()]
+    check = partial(check_output_folder if folder else check_output_file, path, key=key)
     with errors_named(Path(f"{key}={path}")):
-        made = [f for f in (lock.parent, *lock.parent.parents) if not f.exists()]
-        _held[lock] = _Reservation(_locked(f"{key}={path}", lock, wait), os.getpid(), made)
+        try:
+            file = _locked(f"{key}={path}", lock, wait)
+        except OSError:
+            check()  # it says better what is wrong
+            raise
+    _held[lock] = _Reservation(file, os.getpid(), made)
+    try:
+        check()  # with the lock: another job that starts now makes and removes folders
+    except BaseException:
+        _give_back(lock)
+        raise
 
 
 def _locked(what: str, lock: Path, wait: bool) -> int:

@@ -106,10 +106,10 @@ def test_what_is_no_folder_no_file_or_cannot_be_written_is_named(tmp_path, monke
     (tmp_path / "file").touch()
     (tmp_path / "folder").mkdir()
     for reserve, path, message in (
-        (reserved_folder, "file", "output=.*file is a file"),
-        (reserved_folder, "file/below", "output=.*file"),
-        (reserved_file, "folder", "output=.*folder is a folder"),
-        (reserved_file, "file/below", "output=.*file"),
+        (reserved_folder, "file", "output=.*file is a file, not a folder"),
+        (reserved_folder, "file/below", "output=.*below: .*file is a file, not a folder"),
+        (reserved_file, "folder", "output=.*folder is a folder; name a file"),
+        (reserved_file, "file/below", "output=.*below: .*file is a file, not a folder"),
         (reserved_file, Path("~"), "output=~: only ~/ stands for a home folder"),
         (reserved_folder, Path("~somebody/x"), "output=~somebody/x: only ~/ stands for"),
     ):
