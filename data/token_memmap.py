@@ -12,9 +12,10 @@ import os
 import struct
 import zlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,6 +45,7 @@ class TokenHeader:
     precision: str = "float32"  # of the tokenizer's computation
     alpha: str = "white"  # how image files became pixels (``common.images.PixelRules``)
     orientation: str = "stored"
+    data: dict[str, Any] = field(default_factory=dict)  # the section of the images, but where they lay
 
     def __post_init__(self) -> None:
         for key in ("num_images", "crops", "num_tokens", "codebook_size", "image_size"):
@@ -52,6 +54,8 @@ class TokenHeader:
             raise ValueError(f"codebook_size={self.codebook_size} is more than 32 bits hold")
         if not isinstance(self.class_names, list) or not self.class_names:
             raise ValueError(f"class_names={self.class_names!r} must be a list of names")
+        if not isinstance(self.data, dict):
+            raise ValueError(f"data={self.data!r} must be a section")
 
     @property
     def dtype(self) -> np.dtype:
@@ -89,7 +93,7 @@ class _Layout:
 
 def _encode(header: TokenHeader, missing: int = 0) -> bytes:
     facts = asdict(header)
-    for key, usual in (("precision", "float32"), ("alpha", "white"), ("orientation", "stored")):
+    for key, usual in (("precision", "float32"), ("alpha", "white"), ("orientation", "stored"), ("data", {})):
         if facts[key] == usual:  # as in files from before there was a choice
             del facts[key]
     text = json.dumps(facts).encode()
@@ -120,7 +124,7 @@ def _read_layout(path: Path) -> _Layout:
         text = file.read(min(length, path.stat().st_size))
     if len(text) < length or zlib.crc32(text) != checksum:
         raise ValueError(f"token file {path} has a damaged header")
-    known = {field.name for field in fields(TokenHeader)}  # later versions may add some
+    known = {known.name for known in fields(TokenHeader)}  # later versions may add some
     try:
         layout = _layout(TokenHeader(**{k: v for k, v in parse_json(text).items() if k in known}), missing)
     except (TypeError, ValueError, AttributeError) as error:
@@ -215,6 +219,12 @@ class TokenWriter:
             return _read_layout(part).header if part.exists() else None
         except ValueError:
             return None  # left behind by a job that died while making it
+
+    @staticmethod
+    def unfinished_labels(path: Path) -> np.ndarray:
+        """int64 [n] of what `unfinished` found, -1 for rows that are not written yet."""
+        part = _part(Path(path))
+        return _read_layout(part).labels(part)
 
     @staticmethod
     def create(path: Path, header: TokenHeader) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from common.build import check_least
-from common.config import find_file, option, read_yaml, to_tree
+from common.config import find_file, first_difference, option, read_yaml, to_tree
 from common.console import Clock, banner, duration, say
 from common.launch import processes
 from evaluator.evaluator import Evaluator
@@ -26,7 +26,7 @@ from modeling.pipeline import load_tokenizer
 from modeling.pretrained.model_names import shown_name
 from modeling.tokenizers.base import Tokenizer
 from storage.files import write_json, write_text
-from storage.json_files import read_json
+from storage.json_files import read_json, try_json
 from storage.locks import reserved_folder
 from storage.weights import weight_hash
 from training.generator_run import GeneratorRun
@@ -34,6 +34,10 @@ from training.tokenizer_run import ImageData, TokenizerRun
 
 SMALL = ["vqgan", "cvq", "fsq", "lfq", "bsq", "ibq", "vqkd", "vqkd_pixels", "cluster_pixels"]
 SMALL += ["titok_vq", "titok_fsq"]  # recipes of configs/compare in this order: vqkd_pixels starts from vqkd
+
+# What a table may be continued with: further tokenizers, and options that change no number.
+FREE = ("tokenizers", "train", "output", "batch_size", "num_workers", "inception_weights", "lpips_weights")
+ADVICE = "choose another output"
 
 
 @dataclass(kw_only=True)
@@ -247,6 +251,27 @@ def row(
     return {**about, **values}
 
 
+def earlier_rows(options: CompareOptions) -> dict[str, dict[str, Any]]:
+    """Rows that the folder's table has, by name; raises ValueError if they were made with other settings."""
+    found = try_json(options.folder / "comparison.json", settings=dict, rows=list)
+    if not found:
+        return {}
+    old, new = (
+        {key: value for key, value in tree.items() if key not in FREE}
+        for tree in (found["settings"], to_tree(options))
+    )
+    if difference := first_difference(old, new, "settings"):
+        raise ValueError(f"{options.folder} holds a comparison with other settings ({difference}); {ADVICE}")
+    return {values["name"]: values for values in found["rows"]}
+
+
+def write_table(options: CompareOptions, rows: list[dict[str, Any]]) -> None:
+    """Write the rows as JSON, Markdown and a picture."""
+    write_json(options.folder / "comparison.json", {"settings": to_tree(options), "rows": rows})
+    write_text(options.folder / "comparison.md", markdown_table(rows))
+    draw_comparison(rows, options.folder / "comparison.png")
+
+
 def compare_tokenizers(options: CompareOptions) -> None:
     """Train, measure and generate for one tokenizer after the other, and write the table."""
     with reserved_folder(options.folder):
@@ -254,7 +279,7 @@ def compare_tokenizers(options: CompareOptions) -> None:
 
 
 def _compare(options: CompareOptions) -> None:
-    clock, rows = Clock(), []
+    clock, rows = Clock(), earlier_rows(options)
     sources = [(path, None) for path in options.train] + [(None, name) for name in options.tokenizers]
     for path in (*options.train, options.gpt):
         find_file(path, "recipe")
@@ -268,13 +293,12 @@ def _compare(options: CompareOptions) -> None:
         if values is None:
             say(f"{name} does not predict pixels: a first stage gets no row")
             continue
-        rows.append(values)
+        # In the order of the options, then those of earlier calls.
+        rows = {key: (rows | {name: values})[key] for key in (*options.names, *rows) if key in {*rows, name}}
         # After every tokenizer: an interrupted comparison has the rows so far.
-        write_json(options.folder / "comparison.json", {"settings": to_tree(options), "rows": rows})
-        write_text(options.folder / "comparison.md", markdown_table(rows))
-        draw_comparison(rows, options.folder / "comparison.png")
+        write_table(options, list(rows.values()))
     if not rows:
         raise ValueError("none of the tokenizers predicts pixels; there is nothing to compare")
-    say(f"\n{markdown_table(rows)}")
+    say(f"\n{markdown_table(list(rows.values()))}")
     files = f"{options.folder}/comparison.md, .json and .png"
-    say(f"{len(rows)} tokenizers in {duration(clock.lap())}; see {files}")
+    say(f"{len(sources)} tokenizers in {duration(clock.lap())}; see {files}")

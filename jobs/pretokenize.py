@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from common import distributed
-from common.config import option
+from common.config import first_difference, option
 from common.console import Clock, banner, duration, say, warn
 from common.images import PixelRules, to_float
 from common.launch import processes
@@ -25,6 +25,7 @@ from storage.locks import reserved_file
 from storage.rows import differences
 from storage.weights import weight_hash
 
+PLACES = ("path", "cache", "cache_folder")  # options of data sets that say where things are
 NUM_CROPS = {"plain": 1, "flip": 2, "ten_crop": 10}
 
 
@@ -63,16 +64,34 @@ def open_source(options: PretokenizeOptions, image_size: int) -> Source:
     return still_source(options.data, split=options.split, config=config, image_size=side, **resize)
 
 
-def is_done(output: Path, header: TokenHeader, source: Source, overwrite: bool) -> bool:
-    """Whether the file holds these tokens; raises ValueError if it, or what was begun, holds others.
+def data_facts(options: PretokenizeOptions) -> dict[str, Any]:
+    """What the data section says of the pixels; where the images lie may change, their labels are compared."""
+    config = open_model(options.tokenizer, "tokenizer").config
+    section = options.data or (config.get("data") or {}).get(options.split) or {}
+    return {
+        key: value for key, value in section.items() if key not in PLACES and not key.startswith("random_")
+    }
 
-    With `overwrite`, others do not matter.
-    """
-    begun = TokenWriter.unfinished(output)
-    if begun is not None and not overwrite and (other := differences(_nameless(begun), _nameless(header))):
-        raise ValueError(
-            f"{output} was begun with other settings ({other}); go on with those, or overwrite=true begins anew"
-        )
+
+def begun(output: Path, header: TokenHeader, source: Source) -> TokenHeader | None:
+    """The header of what an interrupted job has written; raises ValueError if those are other tokens."""
+    found = TokenWriter.unfinished(output)
+    if found is None:
+        return None
+    other = difference(found, header)
+    if not other:
+        labels = np.asarray(TokenWriter.unfinished_labels(output))
+        written = labels >= 0
+        if not np.array_equal(labels[written], np.asarray(source.labels)[written]):
+            other = "other images"
+    if other:
+        advice = "go on with those, or overwrite=true begins anew"
+        raise ValueError(f"{output} was begun with other settings ({other}); {advice}")
+    return found
+
+
+def is_done(output: Path, header: TokenHeader, source: Source, overwrite: bool) -> bool:
+    """Whether the file holds these tokens; raises ValueError if it holds others, unless `overwrite` is set."""
     if not output.exists():
         return False
     try:
@@ -81,7 +100,7 @@ def is_done(output: Path, header: TokenHeader, source: Source, overwrite: bool) 
         if overwrite:
             return False
         raise
-    other = differences(_nameless(found.header), _nameless(header))
+    other = difference(found.header, header)
     if not other and len(found) == len(source) and not np.array_equal(found.labels, source.labels):
         other = "other images"
     if other and not overwrite:
@@ -89,8 +108,12 @@ def is_done(output: Path, header: TokenHeader, source: Source, overwrite: bool) 
     return not other
 
 
-def _nameless(header: TokenHeader) -> dict[str, Any]:
-    return asdict(header) | {"tokenizer": ""}  # its name may change; its weight hash is compared
+def difference(found: TokenHeader, wanted: TokenHeader) -> str:
+    """What tokens differ in, '' if they do not; the tokenizer counts by its weights, and its name may change."""
+    old, new = (asdict(header) | {"tokenizer": ""} for header in (found, wanted))
+    held, data = old.pop("data"), new.pop("data")
+    # Files from before headers had the section have none.
+    return differences(old, new) or (first_difference(held, data, "data") or "" if held else "")
 
 
 def tokenize(
@@ -137,13 +160,17 @@ def pretokenize(options: PretokenizeOptions) -> None:
             class_names=list(source.class_names),
             precision=options.precision,
             **asdict(source.rules or PixelRules()),
+            data=data_facts(options),
         )
+        known = None if options.overwrite else begun(output, header, source)
         if is_done(output, header, source, options.overwrite):
             say(f"{output} already holds the tokens of these {len(source)} images; nothing to do")
             return
         devices = f"{distributed.world_size()} x {device.type}"
         banner("Tokenizing", {**vars(options), "images": len(source), "devices": devices})
-        distributed.on_main(lambda: TokenWriter.create(output, header))  # or finds the unfinished file
+        distributed.on_main(
+            lambda: TokenWriter.create(output, known or header)
+        )  # or finds the unfinished file
         clock = Clock()
         measured = tokenize(tokenizer, source, TokenWriter(output), options, device).result(device)
         seconds = clock.lap()

@@ -36,6 +36,7 @@ from modeling.pretrained.model_names import open_model
 from modeling.pretrained.text import TextEncoder, class_captions, load_text_encoder
 from modeling.tokenizers.base import Tokenizer
 from storage.files import save_png, write_text
+from storage.json_files import try_json
 from storage.locks import reserved_folder
 from training.tasks.tokenizer import side_by_side
 
@@ -218,6 +219,7 @@ def reconstruct(options: ReconstructOptions) -> None:
         folder = Path(options.output)
         measurement = open_measurement(options, tokenizer, device)
         quality = ImageQuality(protocol=options.quality)
+        remove_old(folder)
         records, latents, shown, kinds = [], [], [], Counter()
         bar = progress(None, "reconstructing", total=total, unit="image")
         for batch in batches:
@@ -262,6 +264,19 @@ def reconstruct(options: ReconstructOptions) -> None:
         say(f"see {folder}")
         if errors:
             raise ValueError(failure(errors))
+
+
+def remove_old(folder: Path) -> None:
+    """Remove what an earlier call has written to a folder, which then holds the results of one."""
+    report = folder / "reconstructions.json"
+    if not report.is_file():
+        return
+    images = try_json(report, images=list).get("images", [])
+    say(f"{folder} holds earlier reconstructions of {len(images)} images, which are replaced")
+    pictures = [folder / f"{image['image']}.png" for image in images]
+    for path in (report, folder / "reconstructions.png", folder / "latents.npy", *pictures):
+        if path.resolve().is_relative_to(folder.resolve()):  # names in a file may be anything
+            path.unlink(missing_ok=True)
 
 
 def thumbnails(images: torch.Tensor) -> torch.Tensor:

@@ -37,6 +37,8 @@ def _collect(options: SummaryOptions) -> None:
         find_file(getattr(options, key), "folder") for key in ("tokenizer", "generator", "samples")
     )
     output = Path(options.output)
+    if any(output.samefile(folder) for folder in (tokenizer_run, generator_run, samples)):
+        raise ValueError(f"output={output} holds one of the results; name a folder of its own")
     shutil.copyfile(tokenizer_run / "reconstructions.png", output / "reconstructions.png")
     shutil.copyfile(samples / "samples.png", output / "samples.png")
     draw_curves({"tokenizer": tokenizer_run, "generator": generator_run}, output / "curves.png")

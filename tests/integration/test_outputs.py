@@ -177,3 +177,31 @@ def test_programs_end_well_although_nobody_reads_them(tmp_path, tiny_generator_r
         (run / "metrics.jsonl").read_text().splitlines()
     ) == 6
     assert (samples / "samples.npz").is_file()
+
+
+def test_results_of_others_are_not_mixed(
+    tmp_path, program, tiny_tokenizer_run, tiny_generator_run, image_folder
+):
+    output, other = tmp_path / "out", tmp_path / "other"
+    pairs = [f"tokenizer={tiny_tokenizer_run}", f"output={output}"]
+    assert program(reconstruct, ReconstructOptions, *pairs, f"input={image_folder}").code == 0
+    assert len(list(output.rglob("*.png"))) == 8
+    one = next((image_folder / "blue").iterdir())
+    done = program(reconstruct, ReconstructOptions, *pairs, f"input={one}")
+    assert f"{output} holds earlier reconstructions of 7 images, which are replaced" in done.out
+    assert {p.name for p in output.rglob("*.png")} == {"reconstructions.png", f"{one.stem}_png.png"}
+
+    for source, folder, code, message in (
+        (tiny_tokenizer_run, other, 0, ""),
+        (tiny_tokenizer_run, other, 0, ""),  # the same again
+        (tiny_generator_run, other, 1, "holds another model"),
+        (tiny_generator_run, tiny_tokenizer_run, 1, "is a run folder"),
+        (tiny_generator_run, f"{other}\noverwrite=true", 0, ""),
+    ):
+        arguments = f"input={source}\noutput={folder}".split("\n")
+        done = program(convert_checkpoint, ConvertCheckpointOptions, *arguments)
+        assert done.code == code and message in done.err, done.err
+
+    runs = [f"tokenizer={tiny_tokenizer_run}", f"generator={tiny_generator_run}", f"samples={output}"]
+    done = program(summarize, SummaryOptions, *runs, f"output={tiny_generator_run}")
+    assert done.code == 1 and "holds one of the results; name a folder of its own" in done.err

@@ -63,7 +63,16 @@ def rows(options):
     return json.loads((options.folder / "comparison.json").read_text())["rows"]
 
 
-def test_a_row_agrees_with_the_token_file_and_is_not_made_twice(options, tiny_tokenizer_run, launched):
+def raises(error):
+    def call(*_, **__):
+        raise error
+
+    return call
+
+
+def test_a_row_agrees_with_the_token_file_and_is_not_made_twice(
+    options, tiny_tokenizer_run, launched, monkeypatch, tmp_path
+):
     chosen = options(tokenizers=[str(tiny_tokenizer_run)])
     (row,) = rows(chosen)
     tokens = TokenMemmap(path=chosen.folder / "tokens" / "run.validation.tokens")
@@ -78,8 +87,16 @@ def test_a_row_agrees_with_the_token_file_and_is_not_made_twice(options, tiny_to
     assert (chosen.folder / "comparison.png").read_bytes().startswith(b"\x89PNG")
     assert [name for name, _ in launched] == ["train_rar.py"]
     assert rows(chosen) == [row] and len(launched) == 1
-    with pytest.raises(ValueError, match=r"training.max_steps was 2, is now 3; name another output"):
+    with pytest.raises(ValueError, match=r"settings.gpt_steps was 2, is now 3\); choose another output"):
         rows(replace(chosen, gpt_steps=3))
+    # A comparison that is stopped keeps the rows that it has, and gets the others when it is started again.
+    (tmp_path / "two").symlink_to(tiny_tokenizer_run)
+    more = replace(chosen, tokenizers=[str(tmp_path / "two"), *chosen.tokenizers])
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="stopped"):
+        patch.setattr("jobs.compare_tokenizers.run_recipe", raises(OSError("stopped")))
+        rows(more)
+    assert json.loads((chosen.folder / "comparison.json").read_text())["rows"] == [row]
+    assert [found["name"] for found in rows(more)] == ["two", "run"] and len(launched) == 2
 
 
 def tiny(tmp_path, name):

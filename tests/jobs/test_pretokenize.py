@@ -92,6 +92,8 @@ def test_doing_it_again_does_nothing_and_other_tokens_are_refused(
     assert path.stat().st_mtime_ns == before and "nothing to do" in capsys.readouterr().out
     with pytest.raises(ValueError, match="crops 1 instead of 2"):
         run(tiny_tokenizer_run, path, data=data, crops="flip")
+    with pytest.raises(ValueError, match=r"other tokens \(data.resize was None, is now bilinear\)"):
+        run(tiny_tokenizer_run, path, data=data | {"resize": "bilinear"})
     assert run(tiny_tokenizer_run, path, data=data, crops="flip", overwrite=True).header.crops == 2
     renamed = shutil.copytree(image_folder, tmp_path / "images")
     shutil.move(next((renamed / "apple").iterdir()), renamed / "blue" / "more.png")
@@ -117,7 +119,19 @@ def test_interrupted_job_goes_on_where_it_stopped(
         run(tiny_tokenizer_run, path, data=data)
     assert not path.exists()
     fail = False
-    tokens = run(tiny_tokenizer_run, path, data=data)
+    # Neither other pixels nor other images are mixed with what is there.
+    with pytest.raises(
+        ValueError, match=r"begun with other settings \(data.resize was None, is now bilinear\)"
+    ):
+        run(tiny_tokenizer_run, path, data=data | {"resize": "bilinear"})
+    other = shutil.copytree(image_folder, tmp_path / "images")
+    shutil.move(next((other / "apple").iterdir()), other / "blue" / "more.png")
+    with pytest.raises(ValueError, match=r"begun with other settings \(other images\)"):
+        run(tiny_tokenizer_run, path, data=data | {"path": str(other)})
+    # The tokenizer and the images may have moved.
+    moved = shutil.copytree(image_folder, tmp_path / "moved")
+    tokenizer = shutil.copytree(tiny_tokenizer_run, tmp_path / "tokenizer")
+    tokens = run(tokenizer, path, data=data | {"path": str(moved)})
     assert sorted(done) == list(range(7)) and done[:3] == [0, 1, 2]  # none of them twice
     assert torch.equal(all_tokens(tokens), expected_tokens(tiny_tokenizer_run, image_folder))
 

@@ -2,12 +2,14 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 
 import numpy as np
 import pytest
 import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
 
+import jobs.reproduce
 from common.config import REPOSITORY
 from common.images import pil_to_tensor
 from data.file_list import list_files
@@ -15,6 +17,7 @@ from data.openmoji import OpenMoji
 from data.still import still_source
 from data.transforms import CROPS
 from evaluator.float_rfid import FloatRFID
+from evaluator.image_set import ImageSet
 from evaluator.metrics.image_quality import ImageQuality
 from jobs.evaluate import EvaluateOptions, evaluate
 from jobs.published import FAMILIES, OTHER_SIZES, Family
@@ -25,6 +28,7 @@ from modeling.pretrained.catalog import RELEASES, Release
 from modeling.pretrained.text import class_captions, load_text_encoder
 from storage.fetching import FetchError
 from storage.files import WriteError, save_png
+from storage.sample_store import SampleStore
 from tests.conftest import TOKENIZER, write_run
 from tests.evaluator.toy import ToyFloat, ToyInception, put_in_place, tensor, toy_images, write_folder
 from tests.parity import fill_module
@@ -136,6 +140,40 @@ def test_results_are_not_lost(toy, tmp_path, monkeypatch, capsys):
     assert (
         "rfid_3" in run("openmoji-titok", tmp_path / "out", toy, **options)["metrics"]
     )  # not finished before
+
+
+def test_stopped_at_any_moment_it_goes_on(toy, release, tiny_generator_run, tmp_path, monkeypatch):
+    release(tiny_generator_run, "generator")
+    options = {"reference": str(write_folder(tmp_path / "images", toy_images(12))), "num_samples": 9}
+    options["batch_size"] = 2
+    expected = run("tiny", tmp_path / "whole", toy, **options)
+    calls = Counter()
+
+    def stop_at(where, owner, name, number):
+        method = getattr(owner, name)
+
+        def call(*arguments, **keywords):
+            calls[where] += 1
+            if calls[where] == number:
+                raise SystemExit(143)
+            return method(*arguments, **keywords)
+
+        monkeypatch.setattr(owner, name, call)
+
+    output = tmp_path / "stopped"
+    stop_at("drawing", SampleStore, "put", 3)
+    stop_at("writing", SampleStore, "finish", 1)
+    stop_at("measuring", ImageSet, "update", 2)
+    stop_at("result", jobs.reproduce, "write_json", 1)
+    for _ in range(4):
+        with pytest.raises(SystemExit):
+            run("tiny", output, toy, **options)
+        assert not (output / "result.json").exists() and not (output / ".lock").exists()
+    with pytest.raises(ValueError, match="seed 0 instead of 1"):
+        run("tiny", output, toy, **options | {"seed": 1})
+    assert run("tiny", output, toy, **options)["metrics"] == expected["metrics"]
+    assert calls["drawing"] == 3 + 3 and calls["writing"] == 2  # no sample was drawn twice
+    assert min(calls.values()) == 2, calls
 
 
 def test_a_tokenizer_on_the_images_of_its_run_and_on_files(toy, tmp_path):
