@@ -114,9 +114,9 @@ def _class_names(path: Path, folders: Sequence[str]) -> list[str]:
         warn(
             f"{path}: the class folders are numbers, but sorted as text: label {label} is folder {names[label]}"
         )
-    alike: dict[str, str] = {}
-    for name in names:
-        other = alike.setdefault(unicodedata.normalize("NFC", name).casefold(), name)
-        if other != name:
-            warn(f"{path}: class folders {other} and {name} look alike; they are two classes")
+    first: dict[str, str] = {}
+    alike = [(first.setdefault(unicodedata.normalize("NFC", n).casefold(), n), n) for n in names]
+    if pairs := [f"{one} and {other}" for one, other in alike if one != other]:
+        more = f" (and {len(pairs) - 1} more pairs)" if len(pairs) > 1 else ""
+        warn(f"{path}: class folders {pairs[0]}{more} look alike; they are different classes")
     return names

@@ -144,7 +144,7 @@ class WebDataset(Source):
         if facts.notes.conflicts:
             count, names = facts.notes.conflicts.to_tree()[CONFLICT]
             raise ValueError(
-                f"{path}: {count} samples have several labels that disagree, the first is {printable(names[0])};"
+                f"{path}: the labels of {count} samples disagree, first those of {printable(names[0])};"
                 " label_key=... chooses the .json members, num_classes=1 does without labels"
             )
         if facts.labelled:

@@ -77,6 +77,8 @@ def write_teacher(path: Path, teacher: Mapping[str, Any], data: Mapping[str, Any
     `teacher` is the section of a run with `name` and `input_size`; `data` has the sections train and validation.
     """
     learnt, held_out = (build(f"data.{split}", DATASETS, data[split]) for split in ("train", "validation"))
+    learnt.left_out.warn("data.train")
+    held_out.left_out.warn("data.validation")
     size = teacher.get("input_size") or learnt.item_shape[-1]
     network = train_teacher(teacher["name"], learnt, input_size=size, steps=steps)
     accuracy = classification_accuracy(network, held_out, input_size=size)

@@ -146,7 +146,7 @@ def test_names_that_look_alike_or_are_not_text(tmp_path, capsys):
     assert source.class_names == ["Cat", "cafe\u0301", "caf\u00e9", "caf\\xe9", "cat"]
     assert values(source) == [60] * 5
     said = capsys.readouterr().err
-    assert "folders Cat and cat look alike" in said and said.count("look alike") == 2
+    assert said.count("look alike") == 1 and "(and 1 more pairs) look alike; they are different" in said
     with pytest.raises(CorruptSample, match="\udcff.png"):
         (tmp_path / "cat" / "\udcff.png").write_bytes(b"none")
         source.load(4, np.random.default_rng(0))

@@ -211,7 +211,8 @@ def test_labels_that_disagree_are_an_error_that_names_the_sample(tmp_path, turn)
     write_shard(tmp_path / "s.tar", dict(list(contents.items())[::turn]))
     path = str(tmp_path / "s.tar")
     with pytest.raises(
-        ValueError, match=r"1 samples have several .* s.tar: 00000002.jpg \(.*.cls: '2'.*label \"1\"\)"
+        ValueError,
+        match=r"labels of 1 samples disagree, first those of s.tar: 00000002.jpg \(.*.cls: '2'.*label \"1\"\)",
     ):
         WebDataset(path=path, image_size=8)
     assert len(WebDataset(path=path, image_size=8, num_classes=1)) == 6

@@ -12,7 +12,7 @@ from common.images import to_float
 from data import ImageFolder, TokenMemmap
 from data.token_memmap import TokenWriter
 from jobs.pretokenize import PretokenizeOptions, pretokenize
-from modeling.pipeline import load_tokenizer
+from modeling.pipeline import find_classes, load_tokenizer
 from storage.weights import weight_hash
 
 
@@ -57,6 +57,24 @@ def test_file_holds_the_tokens_and_says_whose_they_are(
         "7 images x 1 crops x 6 tokens" in printed and "codebook usage" in printed and "perplexity" in printed
     )
     assert "34 bits" in printed  # 6 log2(48) = 33.5
+
+
+def test_names_of_classes_travel_with_the_tokens_and_what_is_left_out_is_said(
+    tiny_tokenizer_run, image_folder, tmp_path, capsys
+):
+    picture = sorted((image_folder / "blue").iterdir())[0]
+    for number in range(12):
+        (tmp_path / "in" / str(number) / ".thumbnails").mkdir(parents=True)
+        shutil.copy(picture, tmp_path / "in" / str(number))
+        shutil.copy(picture, tmp_path / "in" / str(number) / ".thumbnails")
+    data = {"name": "image_folder", "path": str(tmp_path / "in")}
+    tokens = run(tiny_tokenizer_run, tmp_path / "a.tokens", data=data)
+    said = capsys.readouterr().err
+    assert "12 left out, hidden" in said and "label 2 is folder 10" in said
+    assert len(tokens) == 12 and tokens.class_names == sorted(map(str, range(12)))
+    assert find_classes(["2"], tokens.class_names) == [4]
+    with pytest.raises(ValueError, match="class 2 is ambiguous"):
+        find_classes([2], tokens.class_names)
 
 
 def test_flip_keeps_the_mirror_image_as_second_crop(tiny_tokenizer_run, image_folder, data, tmp_path):
