@@ -31,12 +31,15 @@ def copy_facts(samples: Contents, reference: Contents | None) -> dict[str, Any]:
 
 
 def copy_warnings(facts: Mapping[str, Any]) -> list[str]:
-    """What a reader must know, given `Evaluator.facts`."""
+    """What a reader must know, given `Evaluator.facts` and maybe `reference`, the facts of a reference."""
     copies, count, notes = facts.get("copies", {}), facts["images"], []
     if copies.get("samples"):
         notes.append(f"{copies['samples']} of {count} samples have exactly the pixels of another sample")
     if copies.get("in_both"):
         notes.append(f"{copies['in_both']} of {count} samples have exactly the pixels of a reference image")
+    made_of = facts.get("reference", {}).get("protocol", {}).get("pixels_fingerprint")
+    if made_of is not None and made_of == facts["pixels_fingerprint"]:
+        notes.append("the samples are the images that the reference was made of, in the same order")
     if facts.get("all_black"):
         notes.append(
             "all samples are black (no level above 1 of 255): were images in [0, 1] turned into uint8 without a factor?"

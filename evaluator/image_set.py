@@ -82,8 +82,8 @@ class ImageSet:
         if self._seen[numbers].any() or len(set(numbers.tolist())) < len(numbers):
             raise ValueError("an image position was given twice; every image counts once")
         self._seen[numbers] = 1
-        prints = []
-        for number, image in zip(numbers, images.cpu(), strict=True):
+        prints, images = [], images.cpu()
+        for number, image in zip(numbers, images, strict=True):
             pixels = image.contiguous().numpy().tobytes()
             prints.append(_hash(b"%d %d " % image.shape[1:] + pixels))
             self._fingerprint += _hash(int(number).to_bytes(8, "little") + pixels)

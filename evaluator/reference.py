@@ -209,7 +209,7 @@ def write_reference(
     if images is not None and keep_images:
         count = min(keep_images, images.count)
         # The first ones of a set in class order would all be of a few classes.
-        chosen = range(0, images.count, images.count // count)[:count]
+        chosen = [number * images.count // count for number in range(count)]
         rows = (image.permute(1, 2, 0).numpy() for image in images.images(chosen))
         arrays["arr_0"] = Rows((count, *images.size, 3), "uint8", rows)  # one image in memory at a time
     write_npz(path, arrays)

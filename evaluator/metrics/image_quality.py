@@ -16,6 +16,7 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 from common import distributed
 from common.images import to_float, to_uint8
 from evaluator.metrics.base import Metric
+from evaluator.pixels import require_images
 
 # The keys of `QUALITY_PROTOCOLS`, for options.
 QualityName = Literal["rounded", "maskbit", "seed_voken", "llamagen", "vector_quantization"]
@@ -238,6 +239,7 @@ class ImageQuality:
     @torch.no_grad()
     def update(self, images: torch.Tensor, reconstructions: torch.Tensor) -> dict[str, torch.Tensor]:
         """Add a batch, both [B, 3, H, W], originals in [0, 1]; returns the values of every image, [B], by metric."""
+        require_images(images, "originals")  # raw reconstructions go beyond, and tools clamp them
         _check_pair(images, reconstructions)
         rule, device = QUALITY_PROTOCOLS[self.protocol], images.device
         # Differences of rounded pixels are small against them; only MPS lacks float64.

@@ -82,6 +82,9 @@ def test_ours_come_back_with_their_protocol(tmp_path):
         assert arrays["arr_0"].shape == (3, 16, 16, 3)
         assert json.loads(str(arrays["protocol"]))["counts"] == {"pool": 60, "dinov2": 60}
     assert not list(path.parent.glob(".*"))
+    write_reference(path, given, about, MemoryImages(tensor(PIXELS)), keep_images=4)  # not the first four
+    stored = next(open_reference(path).images.batches(6)).images
+    assert torch.equal(stored, tensor(PIXELS)[[0, 1, 3, 4]])
     write_reference(path, given, about)
     assert open_reference(path).images is None
 

@@ -306,6 +306,10 @@ def test_copies_and_equal_sets_are_named(files, capsys):
     result = run(files, files / "real", reference=str(files / "real"), metrics=["fid"])
     assert sum("same files" in note for note in result["warnings"]) == 1
     assert "60 of 60 samples have exactly the pixels of a reference image" in capsys.readouterr().err
+    evaluate(EvaluateOptions(samples=str(files / "real"), make_ref=str(files / "ref.npz")))
+    for samples, named in (("real.npz", 1), ("fake.npz", 0)):
+        result = run(files, files / samples, reference=str(files / "ref.npz"), metrics=["fid"])
+        assert sum("reference was made of" in note for note in result["warnings"]) == named
 
 
 def test_the_crop_of_a_reference_is_compared(files):
