@@ -11,8 +11,8 @@ on held-out images and used to tokenize all images; then a GPT of the same shape
 number of steps and is measured on held-out tokens. The weights behind rFID and gFID (Inception) and LPIPS are not
 downloaded: without them a column holds "-".
 
-Writes comparison.md, comparison.json and comparison.png. An interrupted comparison continues where it stopped and
-does not repeat what is done.
+Writes comparison.md, comparison.json and comparison.png. An interrupted comparison continues where it stopped: it keeps
+finished trainings, tokens, samples and rows, and measures again. Further tokenizers join the table of a folder.
 """
 
 import sys

@@ -5,7 +5,8 @@
     python scripts/convert_checkpoint.py input=organisation/repository output=models/theirs
 
 The folder can be given wherever a model is named: tokenizer=models/titok-l32. Weight files of the original are read
-entry by entry, without running code from them. Converting again writes the same files.
+entry by entry, without running code from them. Converting again writes the same files; another model in the folder is
+replaced with overwrite=true only.
 """
 
 import sys

@@ -8,8 +8,8 @@
 
 The names of input and output select the conversion: .tokens is a token file, .jsonl holds a line {"class_id": 7,
 "tokens": [3, 1, ...]} per crop, and a folder holds pairs of arrays as LlamaGen reads them (imagenet256_codes/0.npy,
-imagenet256_labels/0.npy, ...). An interrupted import continues where it stopped; running a finished one again does
-nothing. Only token files keep class names.
+imagenet256_labels/0.npy, ...). An interrupted import continues where it stopped, an export begins anew; running a
+finished import again does nothing. Only token files keep class names.
 """
 
 import sys

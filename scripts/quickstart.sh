@@ -10,6 +10,7 @@ cd "$(dirname "$0")/.."
 source scripts/environment.sh
 prepare_environment requirements.txt
 OUT="${OUT:-runs/quickstart}"
+OUT="${OUT/#\~\//$HOME/}" # a shell that was given "~/x" in quotes has not replaced it
 mkdir -p "$OUT"
 
 echo "== 1. the shipped models: held-out emoji through the tokenizer, and a row of new ones per class"

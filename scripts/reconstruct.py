@@ -11,6 +11,7 @@ above its reconstruction, and reconstructions.json with PSNR and tokens of every
 latents.npy). Images of another size are resized by their shorter side and cropped in the centre; with original_size
 they stay as they are, one at a time, padded with grey to a multiple of the tokenizer's downscale factor and cropped
 back. Folders are read at any depth and the output keeps their structure; tar shards get a folder each.
+Earlier results in the folder are replaced, and an interrupted job begins anew.
 """
 
 import sys

@@ -9,8 +9,9 @@ A generator draws class-balanced samples with its published settings into output
 reference (adm protocol). A tokenizer reconstructs the validation images (shorter edge to its size, bicubic, centre
 crop; LlamaGen: ADM's crop; Open-MAGVIT2 and IBQ: bilinear) and is compared with these in one pass, as its authors did
 (tokenizer protocol; Open-MAGVIT2 and IBQ: PSNR, SSIM and rFID of their own tool); TA-TiTok reads the caption of each
-image's class. Missing files are listed before any work starts. An interrupted job continues where it stopped; a
-finished one is not repeated. The numbers and the protocol are written to output/result.json.
+image's class. Missing files are listed before any work starts. After an interruption, a generator draws the samples
+that are missing and is measured anew; a tokenizer begins anew. A finished job is not repeated. The numbers and the
+protocol are written to output/result.json.
 """
 
 import sys

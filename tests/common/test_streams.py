@@ -1,6 +1,7 @@
 """Programs whose output goes nowhere: each is a small process, which imports no more than it needs."""
 
 import io
+import os
 import subprocess
 import sys
 
@@ -84,3 +85,18 @@ def test_a_log_gets_a_few_lines_of_a_bar(monkeypatch):
     for _ in progress(range(20000), "a day", unit="step"):
         now[0] += 5.0
     assert 50 < log.getvalue().count("\r") < 110
+
+
+def test_a_terminal_that_goes_away(tmp_path):
+    near, far = os.openpty()
+    program = START + (
+        "assert sys.stdout.isatty(); print(1); sys.stdin.readline()\n"
+        "print(2); print(3, file=sys.stderr); open(sys.argv[1], 'w').write('done')"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "x")]
+    with subprocess.Popen(command, cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=far, stderr=far) as process:
+        os.close(far)
+        assert os.read(near, 9) == b"1\r\n"
+        os.close(near)
+        process.stdin.close()
+        assert process.wait(60) == 0 and (tmp_path / "x").read_text() == "done"
