@@ -5,9 +5,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from braceexpand import UnbalancedBracesError, braceexpand
-
 from common import distributed
+from common.braces import expand_braces
 from common.config import find_file, one_line
 
 
@@ -53,10 +52,7 @@ def require_files(path: str, advice: str) -> None:
         except FileNotFoundError as error:
             raise FileNotFoundError(f"{path} does not exist; expected {advice}") from error
         return
-    try:
-        files = [Path(file) for file in braceexpand(path)]
-    except UnbalancedBracesError as error:
-        raise ValueError(f"{path}: braces do not match") from error
+    files = [Path(file) for file in expand_braces(path)]
     absent = [file for file in files if not file.exists()]
     if absent:
         raise FileNotFoundError(

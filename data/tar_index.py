@@ -14,11 +14,14 @@ from typing import Any
 
 import numpy as np
 
+from storage.arrays import ArrayFile
 from storage.files import atomic_file, user_cache_folder
+from storage.json_files import parse_json
 from storage.left_out import LeftOut
 from storage.tar_samples import read_samples
 
 _LOG = logging.getLogger(__name__)
+_LONGEST_STAMP = 1 << 16
 _VERSION = 3  # of the kept index; another one is made anew
 NO_LABEL = -1
 NO_CAPTION = -1
@@ -118,10 +121,10 @@ def write_index(place: Path, index: ShardIndex, state: Sequence[int | str], labe
 def read_index(place: Path, state: Sequence[int | str], label_key: str | None) -> ShardIndex | None:
     """A kept index, None unless it was made of the shard in this state."""
     try:
-        with np.load(place, allow_pickle=False) as arrays:
-            if str(arrays["stamp"]) != _stamp(state, label_key):
+        with ArrayFile(place) as arrays:
+            if str(arrays.read("stamp")) != _stamp(state, label_key):
                 return None
-            return ShardIndex(**{f.name: arrays[f.name] for f in fields(ShardIndex)})
+            return ShardIndex(**{f.name: arrays.read(f.name) for f in fields(ShardIndex)})
     except Exception:  # whatever is wrong with a kept index, making it anew is right
         return None
 
@@ -129,13 +132,30 @@ def read_index(place: Path, state: Sequence[int | str], label_key: str | None) -
 def read_published(content: bytes, size: int, label_key: str | None) -> ShardIndex | None:
     """An index that was made elsewhere of a copy of a shard of ``size`` bytes; None if it is of another one."""
     try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            version, other_size, *_, other_key = json.loads(str(arrays["stamp"]))
+        with ArrayFile(io.BytesIO(content)) as arrays:
+            version, other_size, *_, other_key = parse_json(str(arrays.read("stamp", _LONGEST_STAMP)))
             if (version, other_size, other_key) != (_VERSION, size, label_key):
                 return None
-            return ShardIndex(**{f.name: arrays[f.name] for f in fields(ShardIndex)})
+            index = ShardIndex(**{f.name: arrays.read(f.name) for f in fields(ShardIndex)})
+        return index if _is_sound(index, size) else None
     except Exception:  # as above
         return None
+
+
+def _is_sound(index: ShardIndex, size: int) -> bool:
+    """Whether an index of somebody else could be one of a shard of ``size`` bytes."""
+    Notes.from_tree(parse_json(str(index.notes)))  # raises if it is none
+    columns = {name: array for name, array in vars(index).items() if name != "notes"}
+    if len({array.shape for array in columns.values()}) != 1 or index.names.ndim != 1:
+        return False
+    if columns.pop("names").dtype.kind != "S" or any(array.dtype.kind != "i" for array in columns.values()):
+        return False
+    places = [(index.offsets, index.sizes), (index.caption_offsets + 1, index.caption_sizes)]
+    inside = all(
+        (at >= 0).all() and (count >= 0).all() and (at <= size - count + 1).all() for at, count in places
+    )
+    least = (index.labels.min(initial=0), index.heights.min(initial=0), index.widths.min(initial=0))
+    return inside and (index.offsets <= size - index.sizes).all() and min(least) >= NO_LABEL
 
 
 def _stamp(state: Sequence[int | str], label_key: str | None) -> str:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from braceexpand import UnbalancedBracesError, braceexpand
-
+from common import braces
 from storage.image_names import is_hidden
 from storage.image_tree import find_images
 
@@ -26,12 +25,12 @@ _ENDINGS = (
 
 
 def expand_braces(path: str | list[str]) -> list[str]:
-    """Paths and URLs that one or several brace patterns name; ValueError if braces do not match, or there is none."""
+    """Paths and URLs that brace patterns name; ValueError if braces do not match, or name none or millions."""
     patterns = [path] if isinstance(path, str) else path
     try:
-        named = [file for pattern in patterns for file in braceexpand(pattern)]
-    except UnbalancedBracesError as error:
-        raise ValueError(f"path={path!r}: braces do not match") from error
+        named = [file for pattern in patterns for file in braces.expand_braces(pattern)]
+    except ValueError as error:
+        raise ValueError(f"path={error}") from error
     if not named:
         raise ValueError("path=[] names no shard")
     return named

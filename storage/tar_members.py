@@ -19,6 +19,7 @@ _BLOCK = 512
 _WINDOW = 1 << 20
 _SHARDS_AT_ONCE = 16
 _LONGEST_NOTE = 1 << 24  # bytes of a long name or a pax header; more is damage
+_LONGEST_NAME = 4096  # bytes, as of a path on Linux; an index has room for the longest name in every row
 _OTHER_FORMATS = {
     b"\x1f\x8b": "compressed by gzip",
     b"\x28\xb5\x2f\xfd": "compressed by zstd",
@@ -178,6 +179,8 @@ class _Notes:
                 if not re.fullmatch("[0-9]{1,19}", records["size"], re.ASCII):
                     raise ValueError(f"a size of {records['size']!r}")
                 self.size = int(records["size"])
+        if self.name is not None and len(os.fsencode(self.name)) > _LONGEST_NAME:
+            raise ValueError(f"a name of more than {_LONGEST_NAME} bytes")
 
 
 def read_shards(read: Callable[[Shard], Result], shards: Iterable[Shard]) -> Iterator[Result]:

@@ -201,3 +201,13 @@ def test_what_follows_the_end_mark_is_marked(tmp_path):
     assert [entry.late for entry in found] == [False, True]
     with TarReader(tmp_path / "a.tar") as tar:
         assert list(tar.members()) == [("a.jpg", 512, 3)]
+
+
+@pytest.mark.parametrize("form", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_a_name_of_megabytes_is_refused(tmp_path, form):
+    """An index has room for the longest name in every row: one such name and many members would fill the memory."""
+    path = tmp_path / "x.tar"
+    with tarfile.open(path, "w", format=form) as tar:
+        tar.addfile(tarfile.TarInfo("x" * 4097))
+    with TarReader(path) as tar, pytest.raises(ValueError, match="x.tar is damaged .*more than 4096 bytes"):
+        list(tar.entries())
