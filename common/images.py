@@ -7,7 +7,7 @@ import warnings
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import IO, Literal, get_args
+from typing import IO, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -37,8 +37,10 @@ _TO_UPRIGHT = {
 }
 _INVERSE = {6: 8, 8: 6}  # the others undo themselves
 
-# Pillow warns about half of what is refused here; not catch_warnings, because images are decoded by threads.
+# Pillow warns about half of what is refused here, and about damaged metadata, which does no harm. Not catch_warnings,
+# because images are decoded by threads.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 
 @dataclass(frozen=True)
@@ -102,12 +104,21 @@ def decode(file: str | Path | bytes | IO[bytes], rules: PixelRules | None = None
     return DecodedImage(picture, *facts)
 
 
-def image_size(file: str | Path | bytes | IO[bytes]) -> tuple[int, int]:
-    """(width, height) as stored, from the head of the file alone. Raises UnreadableImage."""
+class ImageHead(NamedTuple):
+    """What the head of an image file says; see `DecodedImage`."""
+
+    format: str
+    mode: str
+    size: tuple[int, int]
+
+
+def read_head(file: str | Path | bytes | IO[bytes]) -> ImageHead:
+    """What a file says of its picture, which is not decoded. Raises UnreadableImage."""
     try:
         with _open(file) as image:
             tags = getattr(image, "tag_v2", {})  # of a TIFF, which some releases of Pillow turn
-            return tags.get(_TIFF_WIDTH, image.width), tags.get(_TIFF_HEIGHT, image.height)
+            size = tags.get(_TIFF_WIDTH, image.width), tags.get(_TIFF_HEIGHT, image.height)
+            return ImageHead(image.format or "", image.mode, size)
     except (UnreadableImage, MemoryError):
         raise
     except Exception as error:

@@ -10,7 +10,7 @@ from common.images import (
     TooManyPixels,
     UnreadableImage,
     decode,
-    image_size,
+    read_head,
 )
 from data.source import CorruptSample
 from storage.image_names import IMAGE_SUFFIXES
@@ -47,11 +47,11 @@ class ImageFile:
         """
         try:
             try:
-                return image_size(self.content(_HEAD))
+                return read_head(self.content(_HEAD)).size
             except TooManyPixels:
                 raise
             except UnreadableImage:  # some formats have their sizes at the end
-                return image_size(self.content())
+                return read_head(self.content()).size
         except TooManyPixels as error:
             raise ValueError(f"image {self.name} cannot be read: {error}") from error
         except UnreadableImage as error:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import re
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
+from common.images import UnreadableImage, read_head
 from data.imagenet_labels import synset_in
 from data.originals import Original, Originals
 from data.source import CorruptSample
@@ -24,7 +22,6 @@ from storage.files import atomic_file
 from storage.image_names import IMAGE_SUFFIXES, suffix
 from storage.tar_writer import TarWriter, stored_bytes
 
-DAMAGED = "not a readable image"
 # Member names of formats; what is stored under another suffix keeps its own.
 _SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif", "BMP": ".bmp", "TIFF": ".tif"}
 _SUFFIXES |= {
@@ -117,15 +114,12 @@ class _Head:
 def _look(image: Original, pixels: bool) -> _Head:
     """What the header of an image says; raises CorruptSample."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of large pictures, and of odd metadata
-            with Image.open(io.BytesIO(image.content)) as opened:
-                own = suffix(image.name)
-                kind = _SUFFIXES.get(opened.format, own if own in IMAGE_SUFFIXES else "")
-                head = _Head(kind, opened.format or "", opened.mode, *opened.size)
-    except (OSError, EOFError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        empty = "the file is empty" if not image.content else DAMAGED
-        raise CorruptSample(image.name, empty) from error
+        found = read_head(image.content)
+    except UnreadableImage as error:
+        raise CorruptSample(image.name, str(error)) from error
+    own = suffix(image.name)
+    kind = _SUFFIXES.get(found.format, own if own in IMAGE_SUFFIXES else "")
+    head = _Head(kind, found.format, found.mode, *found.size)
     if not head.suffix:
         raise CorruptSample(image.name, f"the format {head.format} is not read by data sets")
     if pixels:

@@ -24,6 +24,7 @@ from storage.files import save_png, write_json, write_text
 from storage.image_tree import find_images
 from storage.left_out import LeftOut
 from storage.locks import reserved_folder
+from storage.remote_files import is_remote
 
 OWN_SIZE = 256  # of data sets that are drawn, not read
 
@@ -98,9 +99,12 @@ def open_examples(options: InspectOptions) -> tuple[Examples, Any]:
         section = section_of(data, options.split)
         return from_source(_opened(section)), section
     rules = PixelRules(options.alpha, options.orientation)
-    if isinstance(data, list) or _is_parquet(data):
-        name = "parquet" if _is_parquet(data[0] if isinstance(data, list) else data) else "webdataset"
-        section = {"name": name, "path": data, "alpha": rules.alpha, "orientation": rules.orientation}
+    if isinstance(data, list) or is_remote(data) or _is_parquet(data):
+        section = {"path": data, "alpha": rules.alpha, "orientation": rules.orientation}
+        if _is_parquet(data[0] if isinstance(data, list) else data):
+            section["name"] = "parquet"
+        else:  # an index of remote shards is kept in the cache, none beside files that are only looked at
+            section |= {"name": "webdataset", "keep_index": not isinstance(data, list)}
         return from_source(_opened(section)), data
     if _is_glob(data):
         return from_files(_matching(data), rules, by_folder=False), data
