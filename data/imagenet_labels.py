@@ -14,6 +14,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from common.config import one_line
+from storage.mat_file import read_table
+
 SYNSET = re.compile(r"n\d{8}")
 # In a file name: n01440764_10026.JPEG, ILSVRC2012_val_00000293_n01796340.JPEG; n02105855_2933_n02105855.JPEG.
 _IN_NAME = re.compile(rf"(?:^|_)({SYNSET.pattern})(?:_|$)")
@@ -23,6 +26,7 @@ FEWEST_PER_CLASS, MOST_PER_CLASS, VALIDATION_PER_CLASS = 732, 1300, 50
 _GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 _MAPPINGS = ("LOC_synset_mapping.txt", "synset_words.txt", "synsets.txt", "imagenet_lsvrc_2015_synsets.txt")
 _SOLUTIONS = ("LOC_val_solution.csv", "imagenet_2012_validation_synset_labels.txt", "val_annotations.txt")
+_LARGEST = 1 << 26  # bytes of a file in the devkit
 _DEVKITS = ("ILSVRC2012_devkit_t12.tar.gz",)
 FILES = (*_MAPPINGS, *_SOLUTIONS, *_DEVKITS, "meta.mat", _GROUND_TRUTH)
 
@@ -68,7 +72,7 @@ def read_annotations(files: Sequence[Path]) -> Annotations:
     """What all files say together.
 
     Raises:
-        ValueError: a file is not of a known kind or damaged, scipy is missing, the ground truth lacks meta.mat, or two
+        ValueError: a file is not of a known kind or damaged, the ground truth lacks meta.mat, or two
             files give an image different classes.
     """
     found, ids = Annotations(), {}
@@ -110,7 +114,7 @@ def _read_text(name: str, text: str, path: Path, found: Annotations) -> None:
         try:
             rows = list(csv.reader(io.StringIO(text)))
         except csv.Error as error:
-            raise ValueError(f"{path} cannot be read: {error}") from error
+            raise ValueError(f"{path} cannot be read: {one_line(error)}") from error
         solution = {row[0]: row[1].split()[0] for row in rows[1:] if len(row) > 1 and row[1].split()}
         _add_images(solution, path, found)
     elif lines and all("\t" in line for line in lines):  # Tiny ImageNet: image, synset, box
@@ -145,9 +149,11 @@ def _devkit(path: Path) -> dict[str, bytes]:
             for member in tar:
                 name = member.name.rpartition("/")[2]
                 if member.isfile() and name in ("meta.mat", _GROUND_TRUTH):
+                    if member.size > _LARGEST:
+                        raise ValueError(f"{path}: {name} has {member.size} bytes, which is not the devkit's")
                     found[name] = tar.extractfile(member).read()
     except (tarfile.TarError, EOFError, OSError) as error:
-        raise ValueError(f"{path} is damaged or no archive: {error}") from error
+        raise ValueError(f"{path} is damaged or no archive: {one_line(error)}") from error
     if "meta.mat" not in found:
         raise ValueError(f"{path} is not the devkit: it holds no meta.mat")
     return found
@@ -155,19 +161,16 @@ def _devkit(path: Path) -> dict[str, bytes]:
 
 def _meta(content: bytes, path: str, found: Annotations) -> dict[int, str]:
     """{id: synset} of the classes, whose names are added to what was found."""
+    fields = ("ILSVRC2012_ID", "WNID", "words", "num_children")
     try:
-        from scipy.io import loadmat
-    except ImportError as error:
-        raise ValueError(f"meta.mat needs scipy ({error}): pip install -r requirements-data.txt") from error
-    try:
-        synsets = loadmat(io.BytesIO(content), squeeze_me=True)["synsets"]
-        rows = [
-            row for row in synsets.ravel() if int(row["num_children"]) == 0
-        ]  # the others are groups of classes
-        found.names |= {str(row["WNID"]): str(row["words"]) for row in rows}
-        return {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in rows}
-    except Exception as error:  # scipy has many kinds of its own
+        rows = read_table(content, "synsets", fields)
+    except ValueError as error:
         raise ValueError(f"{path}: meta.mat cannot be read: {error}") from error
+    rows = [
+        row for row in rows if len(row) == len(fields) and row["num_children"] == 0
+    ]  # others are groups of classes
+    found.names |= {str(row["WNID"]): str(row["words"]) for row in rows}
+    return {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in rows}
 
 
 def _synset_of_id(text: str, ids: Mapping[int, str], path: str) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from common.config import one_line
 from data.shard_cache import ShardCache
 from data.tar_index import NO_LABEL
 from storage.files import atomic_file, user_cache_folder
@@ -94,7 +95,7 @@ class OpenParquet:
         try:
             self.file = parquet.ParquetFile(local, memory_map=False)
         except (pyarrow.ArrowException, OSError) as error:
-            raise ValueError(f"{path} is damaged or not a parquet file: {error}") from error
+            raise ValueError(f"{path} is damaged or not a parquet file: {one_line(error)}") from error
 
     def __del__(self) -> None:
         if getattr(self, "_held", None) is not None:
@@ -145,7 +146,7 @@ def _facts_of(file: Any, path: str, columns: Columns) -> FileFacts:
             column = file.read(columns=[columns.label], use_threads=False).column(columns.label)
             labels = column.cast(pyarrow.int64()).fill_null(NO_LABEL).to_numpy()
         except (pyarrow.ArrowException, OSError) as error:
-            raise ValueError(f"{path}: column {columns.label!r} cannot be read: {error}") from error
+            raise ValueError(f"{path}: column {columns.label!r} cannot be read: {one_line(error)}") from error
         if labels.max(initial=NO_LABEL) > LARGEST:
             raise ValueError(
                 f"{path}: column {columns.label!r} holds {labels.max()}, which is no class number"

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from common import distributed
+from common.config import one_line
 from common.console import progress
 from data.parquet_facts import Columns, FileFacts, OpenParquet, open_facts, require_pyarrow
 from data.shard_cache import ShardCache
@@ -91,7 +92,7 @@ class ParquetRows:
         except RemoteError:
             raise
         except (OSError, ValueError) as error:  # also what pyarrow raises for damage
-            raise CorruptSample(self.name(row), f"its row group cannot be read: {error}") from error
+            raise CorruptSample(self.name(row), f"its row group cannot be read: {one_line(error)}") from error
         at = row - int(self.starts[group])
         image, file_name = table.column(self.columns.image)[at].as_py(), ""
         if isinstance(image, dict):

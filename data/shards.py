@@ -54,7 +54,9 @@ class Shards:
             require_readable(path)
             return path
         if not os.path.isfile(path):
-            raise FileNotFoundError(f"shard {path} does not exist")
+            raise FileNotFoundError(
+                f"shard {path} does not exist; scripts/prepare_data.py makes shards of what you have"
+            )
         status = os.stat(path)
         return f"{path} {status.st_size} {status.st_mtime_ns}"
 

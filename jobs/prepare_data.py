@@ -184,9 +184,7 @@ def _verify(plan: ShardPlan, workers: int) -> None:
 def _pack(plan: ShardPlan, workers: int) -> None:
     missing, clock = plan.missing(), Clock()
     if not missing and plan.manifest.is_file():
-        say(
-            f"{plan.split}: all {plan.shards} shards are there, as {plan.manifest} describes them; nothing to do"
-        )
+        say(f"{plan.split}: the shards that {plan.manifest} describes are there; nothing to do")
         return
     plan.begin()
     bar = progress(None, f"packing {plan.split}", total=len(plan.images), unit="image")

@@ -138,5 +138,5 @@ def test_one_process_of_a_node_reads_the_headers(tmp_path, pattern):
     made = [int((tmp_path / f"made{rank}").read_text()) for rank in range(4)]
     assert made[1] == made[3] == 0 and sorted((made[0], made[2])) == [0, 3]
     assert {(tmp_path / f"error{rank}").read_text() for rank in range(4)} == {
-        f"shard {tmp_path}/3.tar does not exist"
+        f"shard {tmp_path}/3.tar does not exist; scripts/prepare_data.py makes shards of what you have"
     }
