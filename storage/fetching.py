@@ -78,7 +78,7 @@ def _download(url: str, place: Path, locate: Callable[[], Address]) -> None:
     part, failures, came = _beside(place, "part"), 0, False
     part.touch()
     while True:
-        before = part.stat().st_size
+        before, address = part.stat().st_size, url
         try:
             address, headers = locate()
             version = version_of(address, headers)
@@ -88,7 +88,9 @@ def _download(url: str, place: Path, locate: Callable[[], Address]) -> None:
             _append(part, address, version, headers, place.name)
             return
         except RemoteError as error:
-            raise FetchError(f"{error}") from error
+            raise FetchError(
+                str(error).replace(address, url)
+            ) from error  # signed addresses are long, and secret
         except OSError as error:
             if error.errno in (*_FULL, *_UNWRITABLE) and not isinstance(error, urllib.error.URLError):
                 raise
@@ -111,14 +113,16 @@ def _append(part: Path, address: str, version: Version, headers: Mapping[str, st
     start = part.stat().st_size
     if start > version.size:
         os.truncate(part, start := 0)
-    with open(part, "ab") as file, progress(None, f"fetching {name}", total=version.size, unit="B") as bar:
+    with (
+        open(part, "ab", buffering=0) as file,
+        progress(None, f"fetching {name}", total=version.size, unit="B") as bar,
+    ):
         bar.unit_scale = True
         bar.update(start)
         if start < version.size:
             for block in read_from(address, start, version, headers):
                 file.write(block)
                 bar.update(len(block))
-        file.flush()
         os.fsync(file.fileno())
     if (size := part.stat().st_size) > version.size:
         os.truncate(part, 0)
@@ -159,15 +163,7 @@ def _beside(place: Path, ending: str) -> Path:
 
 def sha256(path: Path) -> str:
     """SHA-256 of a file's content, 64 hex digits."""
-    return _hashed(path, hashlib.sha256())
-
-
-def git_hash(path: Path) -> str:
-    """The name of a file's content in git, 40 hex digits."""
-    return _hashed(path, hashlib.sha1(f"blob {path.stat().st_size}\0".encode()))
-
-
-def _hashed(path: Path, digest: "hashlib._Hash") -> str:
+    digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(_BLOCK):
             digest.update(block)

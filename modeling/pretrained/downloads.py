@@ -5,7 +5,6 @@ The variables of huggingface_hub (HF_HUB_OFFLINE, cache folder, end point, token
 
 import os
 import re
-import time
 from pathlib import Path
 
 import torch
@@ -19,7 +18,7 @@ from huggingface_hub.errors import (
 
 from common.config import one_line
 from common.home import at_home
-from modeling.pretrained.hub_cache import cached_download, offline
+from modeling.pretrained.hub_cache import answered_with, cached_download, offline
 from modeling.pretrained.nested_files import read_nested_weights
 from modeling.pretrained.release import Release
 from storage.fetching import FetchError, fetch, sha256
@@ -28,8 +27,6 @@ from storage.weights import INDEX, shard_names
 WEIGHTS_VARIABLE = "TITOK_WEIGHTS"
 HUB_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 HUB_WEIGHTS += ("pytorch_model.bin", "pytorch_model.bin.index.json")
-_TRIES = 4
-_FIRST_PAUSE = 1.0  # seconds before the second try; doubled each time
 
 
 class NotOnHub(FileNotFoundError):
@@ -103,50 +100,27 @@ def hub_file(repo: str, file: str) -> Path:
         NotOnHub: the repository or the file does not exist there.
         OSError: it is not in the cache, and the Hub cannot be reached or refuses.
     """
-    failures = 0
-    while True:
-        try:
-            return Path(cached_download(repo, file))
-        except GatedRepoError as error:  # is a RepositoryNotFoundError, too
-            where = hf_hub_url(repo, file).partition("/resolve/")[0]
-            raise ConnectionError(
-                f"{repo} is open only to those who accepted its terms: do so at {where}, then `hf auth login`"
-            ) from error
-        except RepositoryNotFoundError as error:
-            raise NotOnHub(f"the Hub has no repository {repo}, or your token may not read it") from error
-        except LocalEntryNotFoundError as error:
-            failures += 1
-            if _may_pass(error) and failures < _TRIES:
-                time.sleep(_FIRST_PAUSE * 2 ** (failures - 1))
-                continue
-            raise ConnectionError(f"{repo}/{file} is not in the cache and {_unreachable(error)}") from error
-        except EntryNotFoundError as error:
-            raise NotOnHub(f"the Hub repository {repo} has no file {file}") from error
-        except (
-            Exception
-        ) as error:  # those of the client's network library share no base class over its versions
-            raise ConnectionError(f"{repo}/{file} cannot be downloaded: {one_line(error)}") from error
-
-
-def _status(error: BaseException | None) -> int | None:
-    """The status of the Hub's answer that led to an error, if there was one."""
-    while error is not None:
-        if (code := getattr(getattr(error, "response", None), "status_code", None)) is not None:
-            return int(code)
-        error = error.__cause__
-    return None
-
-
-def _may_pass(error: Exception) -> bool:
-    """Whether the Hub answered that it cannot answer now."""
-    code = _status(error)
-    return code is not None and (code >= 500 or code in (408, 425, 429))
+    try:
+        return Path(cached_download(repo, file))
+    except GatedRepoError as error:  # is a RepositoryNotFoundError, too
+        where = hf_hub_url(repo, file).partition("/resolve/")[0]
+        raise ConnectionError(
+            f"{repo} is open only to those who accepted its terms: do so at {where}, then `hf auth login`"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise NotOnHub(f"the Hub has no repository {repo}, or your token may not read it") from error
+    except LocalEntryNotFoundError as error:
+        raise ConnectionError(f"{repo}/{file} is not in the cache and {_unreachable(error)}") from error
+    except EntryNotFoundError as error:
+        raise NotOnHub(f"the Hub repository {repo} has no file {file}") from error
+    except Exception as error:  # those of the client's network library share no base class over its versions
+        raise ConnectionError(f"{repo}/{file} cannot be downloaded: {one_line(error)}") from error
 
 
 def _unreachable(error: Exception) -> str:
     if offline():
         return "HF_HUB_OFFLINE forbids to fetch it"
-    code = _status(error)
+    code = answered_with(error)
     return "the Hub cannot be reached" if code is None else f"the Hub answers with an error ({code})"
 
 

@@ -1,11 +1,12 @@
 """Files of the Hugging Face Hub in the cache of huggingface_hub, put there in a way that survives cut connections.
 
-huggingface_hub keeps its cache, asks the Hub what a file is, and knows tokens and end points; the content itself is
-fetched by `storage.fetching`, because newer releases of huggingface_hub throw away what has come when a download
+huggingface_hub keeps its cache, asks the Hub what a file is, and knows tokens and end points. Content of large files
+is fetched by `storage.fetching`, because newer releases of huggingface_hub throw away what has come when a download
 ends in an error. Its variables (HF_HUB_OFFLINE, HF_HOME, HF_HUB_CACHE, HF_ENDPOINT, HF_TOKEN) apply.
 """
 
 import re
+import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -13,10 +14,10 @@ from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf
 from huggingface_hub.file_download import HfFileMetadata, repo_folder_name
 from huggingface_hub.utils import build_hf_headers
 
-from storage.fetching import Address, FetchError, fetch, git_hash, sha256
+from storage.fetching import Address, FetchError, fetch, sha256
 
-# How the Hub names content: by its SHA-256 if it is large, else as git does.
-_DIGESTS = {64: sha256, 40: git_hash}
+_TRIES = 4
+_FIRST_PAUSE = 1.0  # seconds before the second try; doubled each time
 
 
 def cached_download(repo: str, file: str) -> str:
@@ -26,8 +27,10 @@ def cached_download(repo: str, file: str) -> str:
         FetchError: it cannot be fetched or stored; or is not what the Hub says.
         Exception: errors of huggingface_hub, which share no base class over its versions.
     """
-    if not offline():
-        _fill_cache(repo, file)
+    url = hf_hub_url(repo, file)
+    found = None if offline() else _ask(url)
+    if found is not None and found.etag and found.commit_hash:
+        _fill_cache(repo, file, url, found)
     return hf_hub_download(repo, file)
 
 
@@ -36,32 +39,48 @@ def offline() -> bool:
     return bool(constants.HF_HUB_OFFLINE)
 
 
-def _fill_cache(repo: str, file: str) -> None:
-    """Fetch the content of a file, which `hf_hub_download` then finds; does nothing where it alone knows what to do."""
-    url = hf_hub_url(repo, file)
-    try:
-        found = get_hf_file_metadata(url)
-    except Exception:  # no connection, no such file, no permission: its message is the better one
-        return
-    etag, commit = str(found.etag or ""), str(found.commit_hash or "")
-    if not etag or not commit:
-        return
+def answered_with(error: BaseException | None) -> int | None:
+    """The status of the Hub's answer that led to an error, if there was one."""
+    while error is not None:
+        if (code := getattr(getattr(error, "response", None), "status_code", None)) is not None:
+            return int(code)
+        error = error.__cause__
+    return None
+
+
+def _ask(url: str) -> HfFileMetadata | None:
+    """What the Hub says of a file; None if it says nothing, which `hf_hub_download` explains or does without."""
+    for attempt in range(_TRIES):
+        if attempt:
+            time.sleep(_FIRST_PAUSE * 2 ** (attempt - 1))
+        try:
+            return get_hf_file_metadata(url)
+        except Exception as error:  # no such file, no permission, no connection
+            code = answered_with(error) or 0
+            if code < 500 and code not in (408, 425, 429):  # it will be the same the next time
+                return None
+    return None
+
+
+def _fill_cache(repo: str, file: str, url: str, found: HfFileMetadata) -> None:
+    """Put the content of a large file where `hf_hub_download` finds it."""
+    etag, commit = str(found.etag), str(found.commit_hash)
     for name in (etag, commit):  # both become names of files
         if not re.fullmatch(r"\w[\w.-]*", name):
             raise FetchError(
                 f"{url}: the Hub's answer names its content {name!r}, which is no name of a file there"
             )
+    if not re.fullmatch("[0-9a-f]{64}", etag):
+        return  # a small file, kept in git
     folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type="model")
-    pointer = folder / "snapshots" / commit / file
-    if pointer.exists():
-        return
-    fetch(
-        url,
-        folder / "blobs" / etag,
-        digest=_DIGESTS.get(len(etag)) if re.fullmatch("[0-9a-f]+", etag) else None,
-        expected=etag,
-        locate=lambda: _address(url, get_hf_file_metadata(url)),
-    )
+    if not (folder / "snapshots" / commit / file).exists():
+        fetch(
+            url,
+            folder / "blobs" / etag,
+            digest=sha256,  # by which the Hub names large files
+            expected=etag,
+            locate=lambda: _address(url, get_hf_file_metadata(url)),
+        )
 
 
 def _address(url: str, found: HfFileMetadata) -> Address:
