@@ -1,3 +1,4 @@
+import io
 import json
 import shutil
 import tarfile
@@ -108,6 +109,19 @@ def test_odd_names_give_results_of_their_own(tiny_tokenizer_run, image_folder, t
     names = [record["image"] for record in report["images"]]
     assert names == ["a_b_png", "a_b_png_2", "caf\udce9\n_png"]  # the caption of the other one is not UTF-8
     assert all((tmp_path / "out" / f"{name}.png").is_file() for name in names)
+
+
+def test_no_name_in_a_shard_leads_out_of_the_folder(tiny_tokenizer_run, image_folder, tmp_path):
+    picture = sorted((image_folder / "blue").iterdir())[0].read_bytes()
+    with tarfile.open(tmp_path / "s.tar", "w") as tar:
+        for name in ("../../evil.png", f"{tmp_path}/evil.png", "..", "a/../../evil.png"):
+            member = tarfile.TarInfo(name)
+            member.size = len(picture)
+            tar.addfile(member, io.BytesIO(picture))
+    report = run(tiny_tokenizer_run, tmp_path / "out" / "here", input=str(tmp_path / "s.tar"))
+    written = [path for path in tmp_path.rglob("*evil*") if path.is_file()]
+    assert len(report["images"]) == len(written) == 3
+    assert all(path.is_relative_to(tmp_path / "out" / "here") for path in written)
 
 
 def test_wrong_options_are_refused(tiny_tokenizer_run, tiny_generator_run, tmp_path):
