@@ -195,6 +195,8 @@ def gpu_check(options: GPUCheckOptions) -> None:
 
 def _check_all(options: GPUCheckOptions) -> None:
     check = Check(options)
+    if (Path(options.output) / "result.json").exists():
+        say(f"{options.output} holds an earlier result, which will be replaced")
     facts = environment(check.device)
     banner("GPU check", {**facts, "time": f"{options.seconds} s at most", "output": options.output})
     start = time.monotonic()

@@ -19,6 +19,7 @@ from common.console import say, warn
 from storage.files import check_output_file, check_output_folder, errors_named
 
 PATIENCE = 3.0  # seconds: a job that was killed may still be giving back its memory
+LEASE = 120.0  # seconds until a server of network disks gives back the lock of a machine that is gone
 UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)
 
 
@@ -35,18 +36,23 @@ def exclusive(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def reserved_folder(path: str | Path, *, key: str = "output") -> Iterator[None]:
+def reserved_folder(path: str | Path, *, key: str = "output", training: bool = False) -> Iterator[None]:
     """Make a folder, see that it can be written, and keep other jobs out of it while the block runs.
 
     Every process of a job calls it, before any work; process 0 holds `.lock` in the folder, once however often it
-    reserves it. A folder that was made for the block and is empty in the end is removed. `key` is the option that names
-    the folder.
+    reserves it. A folder that was made for the block and is empty in the end is removed.
+
+    Args:
+        key: the option that names the folder.
+        training: whether the job is a training; others keep out of the folders of trainings.
 
     Raises:
-        ValueError: another job writes the folder, or the path begins with `~`.
+        ValueError: another job writes the folder, it belongs to a training, or the path begins with `~`.
         ValueError, WriteError: as `check_output_folder`.
     """
     with _reserved(Path(path), key, folder=True):
+        if not training and distributed.on_main((Path(path) / "checkpoints").is_dir):
+            raise ValueError(f"{key}={path} is the folder of a training; name one of its own")
         yield
 
 
@@ -123,7 +129,7 @@ def _take(path: Path, key: str, lock: Path, folder: bool, wait: bool) -> None:
 def _locked(what: str, lock: Path, wait: bool) -> int:
     """The lock file, open and locked; raises ValueError if another job holds it."""
     # A record lock, and no `flock`: data workers do not inherit it, and network disks know it.
-    deadline, told = time.monotonic() + PATIENCE, False
+    start, told = time.monotonic(), False
     while True:
         lock.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -136,15 +142,17 @@ def _locked(what: str, lock: Path, wait: bool) -> int:
             if error.errno in UNSUPPORTED:
                 warn(f"{what} cannot be locked here ({error.strerror}); do not start two jobs that write it")
                 return _signed(file)
-            holder = _holder(file)
+            holder, host = _holder(file)
             os.close(file)
             if error.errno not in (errno.EACCES, errno.EAGAIN):
                 raise
-            if not wait and time.monotonic() > deadline:
+            waited, elsewhere = time.monotonic() - start, host not in ("", socket.gethostname())
+            if not wait and waited > (LEASE if elsewhere else PATIENCE):
                 advice = "wait until it has ended, stop it, or choose another output"
                 raise ValueError(f"{what} is being written by {holder}; {advice}") from None
-            if wait and not told and time.monotonic() > deadline:
-                say(f"{what} is being written by {holder}; waiting")
+            if not told and waited > PATIENCE:
+                until = "" if wait else f" for {LEASE:.0f} s, in case that machine is gone"
+                say(f"{what} is being written by {holder}; waiting{until}")
                 told = True
             time.sleep(0.1)
             continue
@@ -164,12 +172,13 @@ def _signed(file: int) -> int:
     return file
 
 
-def _holder(file: int) -> str:
+def _holder(file: int) -> tuple[str, str]:
+    """Who holds the lock, and on which machine ('' if it does not say)."""
     try:
         about = json.loads(os.pread(file, 4096, 0))
-        return "process {process} on {host} ({program}, since {since})".format(**about)
+        return "process {process} on {host} ({program}, since {since})".format(**about), about["host"]
     except (OSError, ValueError, KeyError, TypeError):
-        return "another process"
+        return "another process", ""
 
 
 def _give_back(lock: Path) -> None:

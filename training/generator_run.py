@@ -138,7 +138,7 @@ def train_generator(run: GeneratorRun) -> None:
         ValueError, WriteError: another job trains in the run folder, or it cannot be written.
     """
     accelerator = start(run.training, run.experiment)
-    with reserved_folder(run.experiment.output_dir, key="experiment.output_dir"):
+    with reserved_folder(run.experiment.output_dir, key="experiment.output_dir", training=True):
         _train(run, accelerator)
 
 

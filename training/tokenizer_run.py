@@ -67,7 +67,7 @@ def train_tokenizer(run: TokenizerRun) -> None:
         ValueError, WriteError: another job trains in the run folder, or it cannot be written.
     """
     accelerator = start(run.training, run.experiment)  # first: it seeds the initialisation
-    with reserved_folder(run.experiment.output_dir, key="experiment.output_dir"):
+    with reserved_folder(run.experiment.output_dir, key="experiment.output_dir", training=True):
         _train(run, accelerator)
 
 

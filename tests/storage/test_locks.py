@@ -71,6 +71,24 @@ def test_a_second_job_is_refused_and_a_killed_one_is_not_in_the_way(tmp_path, ot
         assert (folder / ".lock").read_text().startswith(f'{{"process": {os.getpid()}')
 
 
+def test_a_job_on_another_machine_is_waited_for(tmp_path, other, monkeypatch, capsys):
+    other("folder", tmp_path)
+    monkeypatch.setattr(locks.socket, "gethostname", lambda: "elsewhere")
+    monkeypatch.setattr(locks, "LEASE", 0.3)
+    with pytest.raises(ValueError, match="is being written by process"), reserved_folder(tmp_path):
+        pass
+    assert "waiting for 0 s, in case that machine is gone" in capsys.readouterr().out
+
+
+def test_no_other_program_writes_into_the_folder_of_a_training(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    with reserved_folder(tmp_path, training=True):
+        pass
+    with pytest.raises(ValueError, match="is the folder of a training"), reserved_folder(tmp_path):
+        pass
+    assert [p.name for p in tmp_path.iterdir()] == ["checkpoints"]
+
+
 def test_an_output_file_is_reserved_beside_it_or_waited_for(tmp_path, other, capsys):
     path = tmp_path / "made/for/it/x.tokens"
     first = other("file", path)
