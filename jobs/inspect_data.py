@@ -49,6 +49,9 @@ class InspectOptions:
         for key in ("max_images", "workers"):
             if getattr(self, key) is not None:
                 check_least(self, **{key: 1})
+        for key, usual in {"alpha": "white", "orientation": "stored"}.items():
+            if isinstance(self.data, Mapping) and getattr(self, key) != usual:
+                raise ValueError(f"{key}={getattr(self, key)} is for a path; a data section takes data.{key}")
 
     @classmethod
     def translate(cls, tree: dict[str, Any]) -> dict[str, Any]:

@@ -142,6 +142,8 @@ def test_patterns_parts_and_recipes(tmp_path, program):
     assert list(flags["labels"]["counts"]) == ["Flags"] and flags["sizes"]["most_frequent"] == [[16, 16, 6]]
     done = program(inspect_data, InspectOptions, f"config={recipe}", "split=train")
     assert done.code == 1 and "data holds no images of train" in done.err
+    with pytest.raises(ValueError, match="alpha=drop is for a path; a data section takes data.alpha"):
+        InspectOptions(data={"name": "image_folder", "path": "x"}, alpha="drop")
     for data, message in (("nowhere", "nowhere is neither"), (f"{tmp_path}/*.jpg", "no file fits data=")):
         done = program(inspect_data, InspectOptions, f"data={data}")
         assert done.code == 1 and message in done.err
