@@ -61,7 +61,10 @@ def open_facts(path: str, columns: Columns, cache: ShardCache) -> FileFacts:
     kept = _read_facts(place, state) if state else None
     if kept is not None:
         return kept
-    facts = _facts_of(OpenParquet(path, cache).file, path, columns)
+    try:
+        facts = _facts_of(OpenParquet(path, cache).file, path, columns)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is damaged: a name of a column is not UTF-8") from error
     with suppress(OSError):  # a read-only cache folder: the file is opened again next time
         arrays = {"rows": facts.rows, "sizes": facts.sizes, "labels": facts.labels}
         names = np.array(json.dumps(facts.class_names))
@@ -153,6 +156,8 @@ def _facts_of(file: Any, path: str, columns: Columns) -> FileFacts:
             )
         labels = np.where(labels < 0, NO_LABEL, labels)  # -1 stands for a hidden label
     rows = np.array([group.num_rows for group in groups], dtype=np.int64)
+    if len(labels) != rows.sum() or rows.min(initial=0) < 0:
+        raise ValueError(f"{path} is damaged: {len(labels)} labels of {rows.sum()} rows")
     return FileFacts(rows, np.array(sizes, dtype=np.int64), labels, _class_names(schema, columns.label))
 
 

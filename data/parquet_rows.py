@@ -94,13 +94,16 @@ class ParquetRows:
         except (OSError, ValueError) as error:  # also what pyarrow raises for damage
             raise CorruptSample(self.name(row), f"its row group cannot be read: {one_line(error)}") from error
         at = row - int(self.starts[group])
-        image, file_name = table.column(self.columns.image)[at].as_py(), ""
-        if isinstance(image, dict):
-            image, file_name = image["bytes"], image.get("path") or ""
+        if at >= len(table):
+            raise CorruptSample(self.name(row), "its row group has fewer rows than the file says")
+        try:
+            image, file_name = _image(table.column(self.columns.image)[at])
+            caption = table.column(self.columns.caption)[at].as_py() if self.columns.caption else None
+        except UnicodeDecodeError as error:
+            raise CorruptSample(self.name(row), "its caption is not UTF-8") from error
         if image is None:
             reason = f"its file {file_name!r} is not stored with it" if file_name else "no image"
             raise CorruptSample(self.name(row), reason)
-        caption = table.column(self.columns.caption)[at].as_py() if self.columns.caption else None
         return Row(image, file_name, caption)
 
     def name(self, row: int) -> str:
@@ -170,3 +173,14 @@ class ParquetRows:
                 raise ValueError(f"{path} has other class names than the files before it")
             first = own if first is None else first
         return None if first is None else list(first)
+
+
+def _image(cell: Any) -> tuple[bytes | None, str]:
+    """Bytes and file name in a cell: binary, or a struct of both."""
+    if not hasattr(cell, "keys") or not cell.is_valid:
+        return cell.as_py(), ""
+    try:
+        file_name = cell["path"].as_py() if "path" in cell.keys() else None  # noqa: SIM118 (no dict)
+    except UnicodeDecodeError:  # the name is only shown
+        file_name = None
+    return cell["bytes"].as_py(), file_name if isinstance(file_name, str) else ""

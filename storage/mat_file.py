@@ -12,6 +12,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from common.console import printable
+
 _NUMBERS = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
 _TEXTS = {1: "latin-1", 2: "latin-1", 4: "utf-16", 16: "utf-8", 17: "utf-16", 18: "utf-32"}
 _MATRIX, _COMPRESSED = 14, 15
@@ -49,7 +51,7 @@ def _rows(parts: Iterator, count: int, fields: Sequence[str], order: str) -> lis
     names = [text[at : at + length].split(b"\0")[0].decode("latin-1") for at in range(0, len(text), length)]
     missing = [field for field in fields if field not in names]
     if missing:
-        raise ValueError(f"it has no field {missing[0]}, but {', '.join(names)}")
+        raise ValueError(f"it has no field {missing[0]}, but {', '.join(map(printable, names))}")
     found = []
     for _ in range(count):  # ends at the end of the file, whatever the file says
         row = {name: _next(parts)[1] for name in names}

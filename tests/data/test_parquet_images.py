@@ -142,6 +142,17 @@ def test_rows_that_cannot_be_read_are_skipped_by_name(tmp_path):
     ]
 
 
+def test_file_names_that_are_not_utf8(tmp_path):
+    """Only the image counts; its file name is for messages."""
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    names = pa.array([b"\xe9.png", b"b.png"], pa.binary()).cast(pa.string(), safe=False)
+    cells = pa.StructArray.from_arrays([pa.array([png(1), png(2)]), names], fields=list(kind))
+    parquet.write_table(pa.table({"image": cells, "label": [0, 1]}), tmp_path / "x.parquet")
+    source = ParquetImages(path=str(tmp_path / "x.parquet"), image_size=8)
+    assert values(source) == [1, 2]
+    assert [source._rows.read(i).file_name for i in (0, 1)] == ["", "b.png"]
+
+
 def test_damaged_files(folder):
     first = folder / "train-00000-of-00003.parquet"
     content = bytearray(first.read_bytes())

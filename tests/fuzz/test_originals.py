@@ -3,6 +3,7 @@
 import io
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pyarrow as pa
 from hypothesis import strategies as st
@@ -28,7 +29,9 @@ def _parquet(compression: str) -> bytes:
 
 
 def _read_rows(folder: Path, argument: Any) -> None:
-    rows = ParquetRows([str(folder / "x.parquet")], Columns(), cache=ShardCache(folder, 1.0), memory=1 << 20)
+    with mock.patch("data.parquet_facts.atomic_file", side_effect=OSError):  # nothing is kept of the files
+        cache = ShardCache(folder, 1.0)
+        rows = ParquetRows([str(folder / "x.parquet")], Columns(), cache=cache, memory=1 << 20)
     for row in range(min(len(rows), 20)):
         rows.read(row)
 
@@ -72,8 +75,7 @@ DEVKIT = Reader(
 )
 
 
-def test_parquet_files(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+def test_parquet_files():
     check(PARQUET)
 
 
