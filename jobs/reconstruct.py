@@ -273,7 +273,9 @@ def remove_old(folder: Path) -> None:
         return
     images = try_json(report, images=list).get("images", [])
     say(f"{folder} holds earlier reconstructions of {len(images)} images, which are replaced")
-    pictures = [folder / f"{image['image']}.png" for image in images]
+    # Samples in the same folder may be called as examples of a data set are, by number.
+    own = not (folder / "samples.json").exists()
+    pictures = [folder / f"{image['image']}.png" for image in images if own]
     for path in (report, folder / "reconstructions.png", folder / "latents.npy", *pictures):
         if path.resolve().is_relative_to(folder.resolve()):  # names in a file may be anything
             path.unlink(missing_ok=True)

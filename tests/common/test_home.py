@@ -10,6 +10,7 @@ from common import config
 from common.build import takes_text
 from common.config import REPOSITORY, find_file, load_settings, read_yaml
 from common.home import at_home
+from evaluator.inception_weights import find_inception_weights
 from storage.files import user_cache_folder
 
 PROGRAMS = [
@@ -101,6 +102,8 @@ def test_names_of_files_and_variables(home, monkeypatch):
     assert find_file("~/x") == home / "x" == find_file(Path("~/x"))
     monkeypatch.setenv("XDG_CACHE_HOME", "~/cache")
     assert user_cache_folder() == home / "cache/titok"
+    monkeypatch.setenv("INCEPTION_WEIGHTS", "~/x")
+    assert find_inception_weights() == home / "x"
 
 
 def test_a_home_that_nobody_knows_is_named(monkeypatch):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -205,3 +206,12 @@ def test_results_of_others_are_not_mixed(
     runs = [f"tokenizer={tiny_tokenizer_run}", f"generator={tiny_generator_run}", f"samples={output}"]
     done = program(summarize, SummaryOptions, *runs, f"output={tiny_generator_run}")
     assert done.code == 1 and "holds one of the results; name a folder of its own" in done.err
+
+
+def test_every_program_reserves_what_it_writes():
+    texts = {path.name: path.read_text() for path in (REPOSITORY / "jobs").glob("*.py")}
+    writers = {name for name, text in texts.items() if re.search(r"^    output: ", text, re.MULTILINE)}
+    assert len(writers) >= 11
+    options_only = {"evaluation_run.py": "evaluate.py"}
+    programs = {options_only.get(name, name) for name in writers}
+    assert not [name for name in programs if not re.search(r"(with|,) reserved", texts[name])]
