@@ -102,10 +102,7 @@ class _Shelf:
         if not is_image and ending not in _FIELDS:
             return
         key = f"{_plain(folder)}/{stem}"
-        reason = LATE if member.late else KINDS.get(member.kind) or (HIDDEN if is_hidden(base) else "")
-        if not reason and is_image and f".{ending}" not in _RANKS:
-            reason = DOTTED
-        if reason:
+        if reason := _reason(member, base, ending, is_image):
             if is_image or reason != HIDDEN:
                 self._leave_out(reason, member.name, key)
             return
@@ -183,6 +180,17 @@ class _Shelf:
         else:
             self.result.unlabelled.add(NO_LABEL, image)
         return None
+
+
+def _reason(member: Member, base: str, ending: str, is_image: bool) -> str:
+    """Why a member is left out; empty for one that is used."""
+    if member.late:
+        return LATE
+    if member.kind != "file":
+        return KINDS[member.kind]
+    if base[0] == ".":
+        return HIDDEN
+    return DOTTED if is_image and f".{ending}" not in _RANKS else ""
 
 
 def _rank(member: Member) -> int:
