@@ -31,6 +31,7 @@ _TRIES = 6  # in a row without a byte
 _FIRST_PAUSE = 1.0  # seconds before the second try; doubled each time
 _PATIENCE = 600.0  # seconds to wait for readers to let go of shards
 _POLL = 0.1
+_LONGEST_NAME = 50  # characters of the shard's own name: file systems hold 255 bytes, endings included
 _FIRST_NOTICE, _NOTICE = 5.0, 20.0  # seconds after which a download says how far it is
 
 
@@ -57,8 +58,10 @@ class ShardCache:
 
     def place(self, url: str) -> Path:
         """Where the whole shard is, or would be."""
-        name = url.split("?")[0].rpartition("/")[2]
-        return self.folder / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{name}"
+        name = url.split("?")[0].rpartition("/")[2][-_LONGEST_NAME:]
+        name = "".join(c if c.isprintable() else "_" for c in name)
+        code = hashlib.sha256(url.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+        return self.folder / f"{code}-{name}"
 
     def known_version(self, url: str) -> Version | None:
         """Version that was fetched, even if the shard has gone since."""

@@ -353,3 +353,13 @@ def test_missing_packages_and_credentials_are_named(tmp_path, monkeypatch):
         RemoteError, match="memory://bucket/a.tar may not be read: Unable to locate credentials"
     ):
         ShardCache(tmp_path, 1).open("memory://bucket/a.tar")
+
+
+@pytest.mark.parametrize(
+    "name", ["x" * 300 + ".tar", "..", "a\0b.tar", "\udcff.tar", "é" * 200, "a\nb.tar", ""]
+)
+def test_names_of_servers_stay_in_the_folder(tmp_path, name):
+    place = ShardCache(tmp_path, 1.0).place(f"https://host/folder/{name}")
+    assert place.parent == tmp_path and len(os.fsencode(f"{place.name}.index")) <= 255
+    place.touch()
+    assert [p.name for p in tmp_path.iterdir()] == [place.name] and place.name.isprintable()
