@@ -3,6 +3,8 @@
 import os
 import re
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import patch
 
 from hypothesis import strategies as st
 
@@ -10,6 +12,7 @@ from common.braces import expand_braces
 from common.config import find_file
 from data.file_list import list_files
 from data.shard_cache import ShardCache
+from modeling.pretrained import hub_cache
 from modeling.pretrained.model_names import _may_be_repository, open_model
 from storage.remote_files import is_remote
 from tests.fuzz.harness import Case, Reader, check
@@ -75,6 +78,18 @@ def _read(folder: Path, argument: tuple[str, str]) -> None:
             assert re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not {".", ".."} & set(name.split("/"))
         else:
             open_model(name)
+    elif what == "hub":
+        stored = []
+        with patch.object(hub_cache.constants, "HF_HUB_CACHE", str(folder)):
+            with patch.object(hub_cache, "fetch", lambda url, place, **_: stored.append(place)):
+                answer = SimpleNamespace(etag=name, commit_hash="0" * 40)
+                hub_cache._fill_cache("org/repo", "model.safetensors", "https://host/x", answer)
+                answer = SimpleNamespace(etag="a" * 64, commit_hash=name)
+                hub_cache._fill_cache("org/repo", "model.safetensors", "https://host/x", answer)
+        for place in stored:
+            assert place.parent == folder / "models--org--repo" / "blobs" and re.fullmatch(
+                "[0-9a-f]{64}", place.name
+            )
     elif what == "braces":
         assert expand_braces(name)
     elif what == "files":
@@ -87,7 +102,7 @@ READER = Reader(
     "names",
     st.builds(
         lambda what, name: Case({"a": b"", "b.tar": b""}, (what, name)),
-        st.sampled_from(["cache", "repository", "braces", "files", "file"]),
+        st.sampled_from(["cache", "hub", "repository", "braces", "files", "file"]),
         _names,
     ),
     _read,
