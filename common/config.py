@@ -27,6 +27,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 Settings = TypeVar("Settings")
 _KEY = re.compile(r"[^.\[\]]+(\.[^.\[\]]+|\[[^.\[\]]+\])*")  # a.b, a[0]
+_LONGEST_LINE = 3000  # characters
 # What libraries raise for YAML that is wrong. ValueError: dates, numbers, bytes; TypeError: keys.
 _UNREADABLE = (YAMLError, OmegaConfBaseException, ValueError, TypeError, OSError)
 
@@ -313,8 +314,9 @@ def _report(error: Exception) -> str | int | None:
 
 
 def one_line(error: Exception) -> str:
-    """The message of an error as one line."""
+    """The message of an error as one line; of a message that repeats a file of megabytes, the beginning."""
     text = str(error)  # an error of a data loading worker carries the worker's traceback
     if "Original Traceback (most recent call last):" in text:
         text = re.split(r"\n[\w.]+: ", text)[-1]
-    return " ".join(text.split())
+    line = " ".join(text.split())
+    return line if len(line) <= _LONGEST_LINE else f"{line[:_LONGEST_LINE]} ..."

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from common.build import ConfigError
-from common.config import REPOSITORY, merge_arguments, read_yaml
+from common.config import REPOSITORY, merge_arguments, one_line, read_yaml
 from common.yaml_limits import DEEPEST, check_interpolations, check_text
 
 
@@ -66,3 +66,9 @@ def test_what_people_write_passes():
     for path in (REPOSITORY / "configs").rglob("*.yaml"):
         check_text(path.read_text())
         check_interpolations(yaml.safe_load(path.read_text()) or {})
+
+
+def test_a_message_does_not_repeat_a_long_file():
+    with pytest.raises(ConfigError) as caught:
+        merge_arguments(["a=[" + "x" * 100_000])
+    assert len(one_line(caught.value)) < 4000 and len(one_line(ValueError("x\ny" * 5000))) < 4000

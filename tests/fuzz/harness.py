@@ -21,6 +21,8 @@ from typing import Any
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis.strategies import SearchStrategy
 
+from common.config import one_line
+
 CPU_SECONDS, SECONDS = 10, 300  # of one example: computing, and waiting
 MEMORY = 1 << 30  # bytes of address space that one example may take
 PAGE = resource.getpagesize()
@@ -100,7 +102,9 @@ def outcome(reader: Reader, case: Case, root: Path) -> str:
         with limits():
             reader.read(folder, case.argument)
     except reader.errors as error:
-        found, wrong = "refused", _wrong_message(reader, case, str(error))
+        # Where nothing is named, the command line shows the message, of arguments that may have line breaks.
+        text = one_line(error) if reader.named == "" else str(error)
+        found, wrong = "refused", _wrong_message(reader, case, text)
     except (Exception, TooLong) as error:
         wrong = _end_of_traceback(error)
     left = sorted(str(p.relative_to(root)) for p in root.rglob("*") if p.is_file())
@@ -118,7 +122,6 @@ def outcome(reader: Reader, case: Case, root: Path) -> str:
 
 def _wrong_message(reader: Reader, case: Case, text: str) -> str:
     """What is wrong with an error message; "" if nothing is."""
-    text = " ".join(text.split()) if reader.named == "" else text  # an argument may have line breaks
     if "\n" in text or len(text) > LONGEST_MESSAGE:
         return f"the message is not a short line: {text[:1000]!r}"
     names = [name.split("/")[0] for name in case.files] + ([] if reader.named is None else [reader.named])

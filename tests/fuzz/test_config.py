@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from common.config import load_settings, option
 from tests.fuzz.harness import Case, Reader, check
-from tests.fuzz.mutations import damaged, garbage, numbers
+from tests.fuzz.mutations import damaged, garbage, numbers, texts
 
 _KEYS = ["model", "width", "experiment", "training", "a", "b", "max_steps", "1", "é", "a.b", "null"]
 _TEXTS = [
@@ -38,8 +38,9 @@ _TEXTS += [
     "~",
     "- x",
 ]
+_FLOATS = [0.5, -0.0, 1e300, 5e-324, float("inf"), float("-inf"), float("nan"), 3.0]
 _leaves = st.one_of(
-    numbers, st.sampled_from(_TEXTS), st.none(), st.booleans(), st.floats(), st.text(max_size=4)
+    numbers, st.sampled_from(_TEXTS), st.none(), st.booleans(), st.sampled_from(_FLOATS), texts(4)
 )
 _trees = st.recursive(
     _leaves,
@@ -70,7 +71,9 @@ def _bomb(levels: int, width: int, kind: str) -> str:
 
 
 _KINDS = ["aliases", "interpolations", "sections", "merges", "lists", "maps", "blocks"]
-_bombs = st.builds(_bomb, st.integers(1, 40), st.integers(1, 9), st.sampled_from(_KINDS))
+_bombs = st.builds(
+    _bomb, st.sampled_from(range(1, 41)), st.sampled_from(range(1, 10)), st.sampled_from(_KINDS)
+)
 _SPECIAL = [
     "a: !!python/object/apply:os.system ['touch ../marker']",
     "a: !!python/object/new:subprocess.Popen [[touch, ../marker]]",
@@ -140,7 +143,7 @@ _override_keys = st.one_of(
     st.sampled_from(
         ["a[0]", "a[", "a.[b]", "..", ".", "--a", "-", "a..b", "[0]", "config", "a.0", "{a}", "a.b." * 2000]
     ),
-    st.text(max_size=4),
+    texts(4),
 )
 _override_values = st.one_of(
     st.sampled_from(
@@ -157,10 +160,10 @@ _override_values = st.one_of(
         ]
     ),
     st.builds(_dump, _trees),
-    st.text(max_size=6),
+    texts(6),
 )
 _overrides = st.lists(
-    st.builds(lambda key, value: f"{key}={value}", _override_keys, _override_values) | st.text(max_size=6),
+    st.builds(lambda key, value: f"{key}={value}", _override_keys, _override_values) | texts(6),
     max_size=3,
 )
 

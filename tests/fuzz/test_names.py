@@ -16,6 +16,7 @@ from modeling.pretrained import hub_cache
 from modeling.pretrained.model_names import _may_be_repository, open_model
 from storage.remote_files import is_remote
 from tests.fuzz.harness import Case, Reader, check
+from tests.fuzz.mutations import texts
 
 _PARTS = [
     "a",
@@ -61,7 +62,7 @@ _names = st.one_of(
     _paths,
     _paths,
     _urls,
-    st.text(max_size=8),
+    texts(8),
     st.lists(st.sampled_from(["{", "}", "a,", "..", "0"]), max_size=40).map("".join),
 )
 
