@@ -81,11 +81,12 @@ def _read(folder: Path, argument: tuple[str, str]) -> None:
             open_model(name)
     elif what == "hub":
         stored = []
-        with patch.object(hub_cache.constants, "HF_HUB_CACHE", str(folder)):
-            with patch.object(hub_cache, "fetch", lambda url, place, **_: stored.append(place)):
-                answer = SimpleNamespace(etag=name, commit_hash="0" * 40)
-                hub_cache._fill_cache("org/repo", "model.safetensors", "https://host/x", answer)
-                answer = SimpleNamespace(etag="a" * 64, commit_hash=name)
+        with (
+            patch.object(hub_cache.constants, "HF_HUB_CACHE", str(folder)),
+            patch.object(hub_cache, "fetch", lambda url, place, **_: stored.append(place)),
+        ):
+            for etag, commit in ((name, "0" * 40), ("a" * 64, name)):
+                answer = SimpleNamespace(etag=etag, commit_hash=commit)
                 hub_cache._fill_cache("org/repo", "model.safetensors", "https://host/x", answer)
         for place in stored:
             assert place.parent == folder / "models--org--repo" / "blobs" and re.fullmatch(
