@@ -151,6 +151,9 @@ class Run:
         if images is None or images.count < count or (images.count > count and not some):
             held = f"the reference holds {0 if images is None else images.count} images"
             raise ValueError(f"paired metrics need an original for each of the {count} samples, {held}")
+        if images.size != self.samples.size:
+            own, theirs = ("{} x {}".format(*stream.size) for stream in (self.samples, images))
+            raise ValueError(f"pairs have one size, but samples have {own} pixels, their originals {theirs}")
         if self.options.pairs == "name" and self.samples.names is not None and images.names is not None:
             pairing = pair_by_name(self.samples.names, images.names, some=some)
             if not np.array_equal(pairing.originals, np.arange(images.count)):

@@ -290,6 +290,9 @@ def test_too_few_or_too_small_images_are_known_before_the_first_one(files, tmp_p
     ]:
         with pytest.raises(ValueError, match=message):
             run(files, metrics=metrics, protocol=protocol, **three)
+    with pytest.raises(ValueError, match="samples have 8 x 8 pixels, their originals 16 x 16"):
+        write_folder(tmp_path / "five", FAKE[:5])
+        run(files, tmp_path / "small", reference=str(tmp_path / "five"), metrics=["psnr"])
     with pytest.raises(ValueError, match="ssim needs sides of at least 11 pixels, the images have 8"):
         run(files, tmp_path / "small", reference=str(tmp_path / "small"), metrics=["psnr", "ssim"])
     for metric in ("fid", "kid"):
