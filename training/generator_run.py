@@ -8,7 +8,7 @@ import torch
 from accelerate import Accelerator
 
 from common import distributed
-from common.build import ConfigError, build_dataclass
+from common.build import ConfigError
 from common.config import option, to_tree
 from common.console import warn
 from compat.runs import translate_run
@@ -21,7 +21,7 @@ from modeling.generators import GENERATORS
 from modeling.generators.base import Generator
 from modeling.pretrained.loading import load_tokenizer, require_tokenizer
 from modeling.pretrained.model_names import shown_name
-from modeling.sampling.draw import numbers_needed, settings_type
+from modeling.sampling.draw import numbers_needed, settings_for
 from modeling.token_factors import TokenFactors
 from modeling.tokenizers.base import Tokenizer
 from modeling.tokenizers.sub_tokens import SubTokenView, equal_factors, suggest_factors
@@ -153,7 +153,7 @@ def _train(run: GeneratorRun, accelerator: Accelerator) -> None:
     generator = build_generator(run.generator)
     _check_softmax(run, generator)
     validation = _open_validation(run, origin, tokenizer)
-    sampling = build_dataclass(settings_type(generator), run.sampling, "sampling")
+    sampling = settings_for(generator, run.sampling)
     try:
         numbers_needed(generator, sampling)  # refuses settings that do not fit
     except ValueError as error:
