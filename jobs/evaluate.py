@@ -74,6 +74,8 @@ def evaluate(options: EvaluateOptions) -> None:
         about = {"images": run.samples.count, "size": "{} x {}".format(*run.samples.size), "crop": run.crop}
         about |= {} if run.paired_by is None else {"paired by": run.paired_by}
         about |= {"metrics": ", ".join(run.metrics), "protocol": run.protocol}
+        if Path(options.make_ref or options.output).exists():
+            about["replaces"] = options.make_ref or options.output
         title = "Reference" if options.make_ref else "Evaluation"
         banner(title, {**about, "processes": distributed.world_size()})
         if options.make_ref is not None:

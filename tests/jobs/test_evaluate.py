@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -260,6 +261,13 @@ def test_numbers_are_on_the_screen_when_the_file_cannot_be_written(files, monkey
     with pytest.raises(WriteError, match=r"result.json cannot be written: No space left"):
         run(files, files / "fake", metrics=["is"])
     assert "is_50" in capsys.readouterr().out
+
+
+def test_the_banner_says_that_an_earlier_result_is_replaced(files, capsys):
+    run(files, files / "fake", metrics=["is"])
+    assert "replaces" not in capsys.readouterr().out
+    run(files, files / "real", metrics=["is"])
+    assert re.search(r"^replaces +.*result\.json$", capsys.readouterr().out, re.M)
 
 
 def test_a_metric_that_fails_costs_no_other_one(files, monkeypatch, capsys):
