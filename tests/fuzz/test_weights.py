@@ -8,16 +8,19 @@ import zipfile
 from collections import OrderedDict
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from hypothesis import strategies as st
 from safetensors.torch import save
+from torch import nn
 
 from modeling.pretrained.nested_files import read_nested_weights
-from storage.weights import read_weights, weight_names
+from storage.shards import write_shards
+from storage.weights import load_weights, read_weights, weight_names
 from tests.fuzz.harness import Case, Reader, check
-from tests.fuzz.mutations import NUMBERS, bits, damaged, garbage, numbers, values
+from tests.fuzz.mutations import NUMBERS, bits, damage, damaged, edits, garbage, numbers, values
 from training.checkpoint import CheckpointFolder
 
 _STATE = {
@@ -260,6 +263,32 @@ OPTIMIZERS = Reader(
     _torch.map(lambda content: Case({"checkpoints/step-00000020/optimizers.pt": content})),
     _read_optimizers,
 )
+
+
+@cache
+def _sharded() -> tuple[str, bytes]:
+    """Name and content of the file of a module that one process wrote."""
+    with TemporaryDirectory() as folder:
+        write_shards(Path(folder), nn.Linear(3, 2).state_dict())
+        path = next(Path(folder).glob("*.safetensors"))
+        return path.name, path.read_bytes()
+
+
+def _read_shards(folder: Path, _: object) -> None:
+    load_weights(folder / "x.shards", nn.Linear(3, 2))
+
+
+SHARDS = Reader(
+    "shards",
+    st.one_of(*[st.just([])] * 2, edits, edits, edits).map(
+        lambda edits: Case({f"x.shards/{_sharded()[0]}": damage(_sharded()[1], edits)})
+    ),
+    _read_shards,
+)
+
+
+def test_folders_of_shards():
+    check(SHARDS)
 
 
 def test_safetensors():
