@@ -70,6 +70,7 @@ class Progress:
     def __init__(self, name: str, total: int) -> None:
         self.name, self.total, self.counts, self.found = name, total, Counter(), ""
         self.began = self.said = time.monotonic()
+        self.took = 0.0  # seconds
 
     def add(self, counts: Counter, found: str, number: int) -> None:
         self.counts += counts
@@ -77,14 +78,20 @@ class Progress:
             self.found = found
             print(f"{self.name}, batch of seed {number}:\n{found[:_MOST_SHOWN]}", flush=True)
         now, done = time.monotonic(), self.counts.total()
+        self.took = now - self.began
         if now - self.said > 10 or done >= self.total:
             self.said, rate = now, done / (now - self.began)
             left = duration((self.total - done) / max(rate, 1e-9))
             print(f"{self.name}: {done} of {self.total} examples, {rate:.0f}/s, {left} left", flush=True)
 
     def row(self) -> str:
-        took = time.monotonic() - self.began
-        cells = [self.name, self.counts.total(), self.counts["read"], self.counts["refused"], f"{took:.0f} s"]
+        cells = [
+            self.name,
+            self.counts.total(),
+            self.counts["read"],
+            self.counts["refused"],
+            f"{self.took:.0f} s",
+        ]
         return "| " + " | ".join(map(str, [*cells, "yes" if self.found else "no"])) + " |"
 
 
