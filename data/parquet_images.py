@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from glob import glob
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from data.order import Order, WindowShuffle
 from data.parquet_facts import Columns
 from data.parquet_rows import ParquetRows
 from data.shard_cache import ShardCache
-from data.source import CorruptSample, Source
+from data.source import CorruptSample, Source, count_classes
 from data.tar_index import NO_LABEL
 from data.transforms import ImageTransform, Resize
 from storage.files import user_cache_folder
@@ -112,12 +113,8 @@ class ParquetImages(Source):
 
     def _choose_names(self, num_classes: int | None, names: list[str] | None, labelled: bool) -> list[str]:
         largest = int(self.labels.max())
-        count = (len(names) if names else largest + 1) if num_classes is None else num_classes
-        if names is not None and len(names) != count:
-            raise ValueError(f"there are {len(names)} class names, but num_classes={num_classes}")
-        if largest >= count:
-            where = self._rows.name(int(self.labels.argmax()))
-            raise ValueError(f"{where} has label {largest}, but there are {count} classes")
+        where = partial(self._rows.name, int(self.labels.argmax()))
+        count = count_classes(num_classes, names, largest=largest, where=where)
         return list(names or (map(str, range(count)) if labelled else ["image"]))
 
     def order(self, seed: int) -> Order:

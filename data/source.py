@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -16,6 +16,7 @@ from storage.left_out import LeftOut
 
 # Up to here all examples are shuffled at once: 4 bytes per example in every worker, 64 MiB at most.
 MOST_SHUFFLED_AT_ONCE = 2**24
+MOST_CLASSES = 2**20  # that labels alone can stand for: a larger one is an identifier, or a mistake
 _BLOCK, _BLOCKS = 2**12, 2**6  # of larger sets: consecutive examples, and how many blocks of them are mixed
 
 
@@ -88,3 +89,28 @@ class Source(ABC):
         """Number of examples per class name."""
         counts = np.bincount(self.labels, minlength=len(self.class_names))
         return {name: int(count) for name, count in zip(self.class_names, counts, strict=True)}
+
+
+def count_classes(
+    num_classes: int | None, names: Sequence[str] | None, *, largest: int, where: Callable[[], str]
+) -> int:
+    """The number of classes: as given, else of the names, else one more than the largest label found.
+
+    Args:
+        where: name of the example with that label.
+
+    Raises:
+        ValueError: names and number differ; the label is not below the number; or without a number or names, the label
+            is not below MOST_CLASSES.
+    """
+    if names is not None and num_classes is not None and len(names) != num_classes:
+        raise ValueError(f"class_names has {len(names)} names, but num_classes={num_classes}")
+    count = len(names) if names is not None else num_classes
+    if count is None and largest >= MOST_CLASSES:
+        raise ValueError(
+            f"{where()} has label {largest}, too large for the number of a class; expected less than {MOST_CLASSES},"
+            " or num_classes=..."
+        )
+    if count is not None and largest >= count:
+        raise ValueError(f"{where()} has label {largest}, but there are {count} classes")
+    return largest + 1 if count is None else count

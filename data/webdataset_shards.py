@@ -9,6 +9,7 @@ shuffling is global and a run resumes anywhere. Remote shards are fetched whole 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -21,7 +22,7 @@ from data.order import FullShuffle, Order, WindowShuffle
 from data.sample_index import open_samples
 from data.shard_cache import ShardCache
 from data.shards import Shards
-from data.source import MOST_SHUFFLED_AT_ONCE, CorruptSample, Source
+from data.source import MOST_SHUFFLED_AT_ONCE, CorruptSample, Source, count_classes
 from data.tar_index import NO_CAPTION, NO_LABEL
 from data.transforms import ImageTransform, Resize
 from storage.files import user_cache_folder
@@ -173,13 +174,8 @@ class WebDataset(Source):
         if num_classes is None and not facts.labelled:
             class_names = class_names or ["image"]
         largest = 0 if self._one_class else facts.largest_label
-        count = (len(class_names or []) or largest + 1) if num_classes is None else num_classes
-        if class_names is not None and len(class_names) != count:
-            raise ValueError(f"class_names has {len(class_names)} names, but num_classes={num_classes}")
-        if largest >= count:
-            raise ValueError(
-                f"{self.name(facts.largest_at)} has label {largest}, but there are {count} classes"
-            )
+        where = partial(self.name, facts.largest_at)
+        count = count_classes(num_classes, class_names or None, largest=largest, where=where)
         return list(class_names or map(str, range(count)))
 
     def __len__(self) -> int:

@@ -218,12 +218,3 @@ def digest_lines(lines: Iterable[str]) -> str:
     for line in lines:
         total.update(line.encode("utf-8", "surrogateescape") + b"\n")  # file names may be any bytes
     return total.hexdigest()
-
-
-def file_hash(path: str | Path) -> str:
-    """SHA-256 of a file's bytes, in hex."""
-    total = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 22):
-            total.update(block)
-    return total.hexdigest()

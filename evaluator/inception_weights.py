@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from common.home import at_home
-from evaluator.image_stream import file_hash
 from modeling.pretrained.downloads import direct_file
+from storage.files import file_sha256
 from storage.weights import CheckpointError, read_weights
 
 ENVIRONMENT = "INCEPTION_WEIGHTS"
@@ -55,7 +55,7 @@ def sha256_of_weights(path: str | Path) -> str:
     Raises:
         CheckpointError: the file's name ends in `-` and hex digits, and the hash starts with others.
     """
-    found = file_hash(path)
+    found = file_sha256(path)
     promised = re.search(r"-([0-9a-f]{8,64})$", Path(path).stem)  # torch's downloads promise it so
     if promised and not found.startswith(promised[1]):
         raise CheckpointError(

@@ -16,9 +16,10 @@ import numpy as np
 
 from common.images import PixelRules
 from evaluator.image_files import ArrayImages, open_images
-from evaluator.image_stream import ImageStream, Transform, file_hash
+from evaluator.image_stream import ImageStream, Transform
 from evaluator.moments import Statistics
 from storage.arrays import ArrayFile, damage_named
+from storage.files import file_sha256
 from storage.json_files import parse_json
 from storage.npz import Rows, write_npz
 
@@ -119,7 +120,7 @@ def open_reference(
         if statistics:
             return Reference(
                 source=str(path),
-                sha256=file_hash(place),
+                sha256=file_sha256(place),
                 statistics=statistics,
                 images=ArrayImages(place) if has_images else None,
                 protocol=protocol,

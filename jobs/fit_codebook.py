@@ -19,6 +19,7 @@ from modeling.pretrained.teachers import Teacher, load_teacher
 from modeling.quantizers.vq import VectorQuantizer
 from modeling.tokenizers.cluster import Cluster
 from storage.files import write_json, write_yaml
+from storage.json_files import parse_json
 from storage.locks import reserved_folder
 from storage.weights import weight_hash, write_weights
 from training.feature_clustering import FeatureClustering
@@ -85,12 +86,13 @@ def read_progress(output: Path, settings: Mapping[str, Any]) -> tuple[torch.Tens
         return None, {}
     try:
         with safe_open(path, framework="pt") as file:
-            state = json.loads(file.metadata()["state"])
+            state = parse_json(file.metadata()["state"])
+            settings_then, measured = state["settings"], dict(state["measured"])
             centroids = file.get_tensor("centroids")
     except Exception as error:  # safetensors raises its own kind for every damage
         raise ValueError(f"{path} is damaged ({error}); remove it to start again") from error
-    refuse_other(output, state["settings"], settings)
-    return centroids, state["measured"]
+    refuse_other(output, settings_then, settings)
+    return centroids, measured
 
 
 def refuse_other(output: Path, found: Mapping[str, Any], settings: Mapping[str, Any]) -> None:

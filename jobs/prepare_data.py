@@ -23,9 +23,8 @@ from data.pack_shards import PackSettings, ShardRecord, pack_shard
 from data.parquet_facts import Columns
 from data.shard_plan import PROBE, ShardPlan
 from data.source import CorruptSample
-from storage.files import require_space
+from storage.files import file_sha256, require_space
 from storage.locks import reserved_folder
-from storage.tar_writer import file_sha256
 
 # With these, full ImageNet has the 321 and 50 shards that the recipes name.
 PER_SHARD = {"train": 4000, "validation": 1000}

@@ -1,6 +1,5 @@
 """Measurements of a released model as its authors made them, beside those they published."""
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -39,6 +38,7 @@ from modeling.pretrained.release import Release, imagenet_classes
 from modeling.pretrained.text import class_captions, load_text_encoder
 from modeling.tokenizers.base import Tokenizer
 from storage.files import check_output_file, write_json
+from storage.json_files import try_json
 from storage.locks import reserved_folder
 from storage.remote_files import is_remote
 
@@ -266,12 +266,8 @@ def measure_generator(options: ReproduceOptions, release: Release, device: torch
 
 def finished(options: ReproduceOptions) -> dict[str, Any] | None:
     """The complete result in the folder, None with `overwrite`; raises ValueError if it is of other settings."""
-    try:
-        stored = json.loads(options.result_file.read_text())
-    except (OSError, ValueError):
-        stored = None
-    stored = distributed.gather_objects(stored)[0]  # as the main process sees it
-    if stored is None or options.overwrite or stored.get("errors"):
+    stored = distributed.on_main(lambda: try_json(options.result_file))
+    if not stored or options.overwrite or stored.get("errors"):
         return None
     other = first_difference(stored.get("settings", {}), options.settings, "settings")
     if other:

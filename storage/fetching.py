@@ -5,7 +5,6 @@ has come stays when a connection or a process ends, and the next try goes on the
 """
 
 import errno
-import hashlib
 import json
 import os
 import time
@@ -48,7 +47,7 @@ def fetch(
 
     Args:
         url: http or https, as people know it.
-        digest: of the content of a file, such as `sha256`; None if nothing promises one.
+        digest: of the content of a file, such as `storage.files.file_sha256`; None if nothing promises one.
         expected: its first digits.
         locate: where the file is at the moment, if not at `url`; asked before each try, as signed addresses expire.
 
@@ -159,12 +158,3 @@ def _of_disk(error: OSError, place: Path) -> str:
 
 def _beside(place: Path, ending: str) -> Path:
     return place.with_name(f"{place.name}.{ending}")
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file's content, 64 hex digits."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()

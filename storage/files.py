@@ -3,6 +3,7 @@
 A process that is killed leaves the old file or the new one under its name, and at most a `.<name>....part` beside it.
 """
 
+import hashlib
 import json
 import os
 import secrets
@@ -202,3 +203,12 @@ def user_cache_folder() -> Path:
     """Folder for files that all runs share: `$XDG_CACHE_HOME/titok` or `~/.cache/titok`."""
     root = at_home(os.environ.get("XDG_CACHE_HOME"))
     return (Path(root) if root else Path.home() / ".cache") / "titok"
+
+
+def file_sha256(path: str | Path) -> str:
+    """SHA-256 of a file's bytes, 64 hex digits."""
+    found, buffer = hashlib.sha256(), memoryview(bytearray(1 << 20))
+    with open(path, "rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            found.update(buffer[:count])
+    return found.hexdigest()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import tarfile
 from pathlib import Path
 from types import TracebackType
@@ -51,12 +50,3 @@ class TarWriter:
 def stored_bytes(size: int) -> int:
     """Bytes that a member of `size` bytes takes, with its header."""
     return _BLOCK - (-size // _BLOCK) * _BLOCK
-
-
-def file_sha256(path: str | Path) -> str:
-    """SHA-256 of a file's content."""
-    found, buffer = hashlib.sha256(), memoryview(bytearray(1 << 20))
-    with io.FileIO(path) as file:
-        while count := file.readinto(buffer):
-            found.update(buffer[:count])
-    return found.hexdigest()

@@ -21,7 +21,8 @@ from common.home import at_home
 from modeling.pretrained.hub_cache import answered_with, cached_download, offline
 from modeling.pretrained.nested_files import read_nested_weights
 from modeling.pretrained.release import Release
-from storage.fetching import FetchError, fetch, sha256
+from storage.fetching import FetchError, fetch
+from storage.files import file_sha256
 from storage.weights import INDEX, shard_names
 
 WEIGHTS_VARIABLE = "TITOK_WEIGHTS"
@@ -157,7 +158,7 @@ def direct_file(url: str, name: str | None = None) -> Path:
         if offline():
             raise FetchError("HF_HUB_OFFLINE forbids to fetch it")
         return fetch(
-            url, place, digest=sha256 if promised else None, expected=promised[1] if promised else ""
+            url, place, digest=file_sha256 if promised else None, expected=promised[1] if promised else ""
         )
     except FetchError as error:
         raise ConnectionError(

@@ -14,7 +14,8 @@ from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf
 from huggingface_hub.file_download import HfFileMetadata, repo_folder_name
 from huggingface_hub.utils import build_hf_headers
 
-from storage.fetching import Address, FetchError, fetch, sha256
+from storage.fetching import Address, FetchError, fetch
+from storage.files import file_sha256
 
 _TRIES = 4
 _FIRST_PAUSE = 1.0  # seconds before the second try; doubled each time
@@ -77,7 +78,7 @@ def _fill_cache(repo: str, file: str, url: str, found: HfFileMetadata) -> None:
         fetch(
             url,
             folder / "blobs" / etag,
-            digest=sha256,  # by which the Hub names large files
+            digest=file_sha256,  # by which the Hub names large files
             expected=etag,
             locate=lambda: _address(url, get_hf_file_metadata(url)),
         )

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from data.loaders import eval_loader, train_loader
-from data.source import CorruptSample
+from data.source import CorruptSample, count_classes
 from data.tar_index import make_index
 from data.webdataset_shards import WebDataset
 from storage.shard_paths import expand_shards
@@ -202,6 +202,17 @@ def test_corrupt_members_are_skipped_and_named(tmp_path):
     assert len(batch["skipped"]) == 2 and (batch["labels"] >= 0).all()
     batches = list(eval_loader(source, batch_size=4))
     assert [p for b in batches for p in b["positions"].tolist()] == [0, 1, 3, 5]
+
+
+def test_a_number_that_is_no_class_takes_no_memory():
+    where = "0.tar: 1.jpg"
+    with pytest.raises(ValueError, match=r"0.tar: 1.jpg has label 2147483647, too large .* num_classes="):
+        count_classes(None, None, largest=2**31 - 1, where=lambda: where)
+    assert count_classes(2**31, None, largest=2**31 - 1, where=lambda: where) == 2**31
+    assert count_classes(None, None, largest=6, where=lambda: where) == 7
+    assert count_classes(None, ["a", "b"], largest=1, where=lambda: where) == 2
+    with pytest.raises(ValueError, match="class_names has 2 names, but num_classes=3"):
+        count_classes(3, ["a", "b"], largest=1, where=lambda: where)
 
 
 @pytest.mark.parametrize("turn", [1, -1])

@@ -12,8 +12,9 @@ from evaluator import image_files
 from evaluator import image_stream as images_module
 from evaluator.image_files import ArrayImages, member_shape, open_images
 from evaluator.image_selection import spread
-from evaluator.image_stream import FolderImages, file_hash
+from evaluator.image_stream import FolderImages
 from evaluator.provenance import image_facts
+from storage.files import file_sha256
 from tests.evaluator.toy import MemoryImages, png, tensor, toy_images, write_folder, write_tars
 
 PIXELS = toy_images(7)
@@ -293,7 +294,7 @@ def test_digests_tell_contents_apart(tmp_path):
     assert len({s.digest() for s in first.values()}) >= 5
     np.savez(tmp_path / "b" / "stored.npz", PIXELS[::-1])
     assert open_images(tmp_path / "b" / "stored.npz").digest() != first["npz"].digest()
-    assert file_hash(tmp_path / "a" / "plain.npy") == file_hash(tmp_path / "b" / "plain.npy")
+    assert file_sha256(tmp_path / "a" / "plain.npy") == file_sha256(tmp_path / "b" / "plain.npy")
 
 
 def _list(rank: int, pattern: str, folder: str) -> None:

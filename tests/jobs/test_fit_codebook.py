@@ -17,7 +17,7 @@ from jobs.fit_codebook import FitOptions, fit, fit_codebook
 from modeling.pretrained.teachers import build_teacher, load_teacher
 from modeling.quantizers import VectorQuantizer
 from modeling.tokenizers.cluster import Cluster
-from storage.weights import load_weights
+from storage.weights import load_weights, write_weights
 from tests.evaluator.processes import in_two_processes, needs_fork
 from tests.modeling.quantizers.test_kmeans import naive
 from tests.parity import fill_module
@@ -176,6 +176,10 @@ def test_unreadable_images_and_too_many_codes(options, image_folder, tmp_path):
 
 def test_a_damaged_state_is_named(options, tmp_path):
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "centroids.safetensors").write_bytes(b"nothing")
+    state = tmp_path / "run" / "centroids.safetensors"
+    state.write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="centroids.safetensors is damaged"):
+        run(options())
+    write_weights(state, {"centroids": torch.zeros(2, 3)}, {"state": "[1]"})
     with pytest.raises(ValueError, match="centroids.safetensors is damaged"):
         run(options())

@@ -102,9 +102,10 @@ def test_a_generator_from_samples_to_table(toy, tmp_path, monkeypatch, capsys):
     with pytest.raises(ValueError, match=r"other settings \(settings.num_samples was 20, is now 10\)"):
         run("openmoji-rar", output, toy, **{**options, "num_samples": 10})
     (tmp_path / "damaged").mkdir()
-    (tmp_path / "damaged" / "result.json").write_text("{")
-    with pytest.raises(TypeError):  # measured again, which the missing sampler ends
-        run("openmoji-rar", tmp_path / "damaged", toy, **options)
+    for content in ("{", "{}", '{"settings": 3, "errors": {"fid": "?"}}'):
+        (tmp_path / "damaged" / "result.json").write_text(content)
+        with pytest.raises(TypeError):  # measured again, which the missing sampler ends
+            run("openmoji-rar", tmp_path / "damaged", toy, **options)
     with pytest.raises(TypeError):
         run("openmoji-rar", output, toy, **options, overwrite=True)
 

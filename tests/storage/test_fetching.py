@@ -11,7 +11,8 @@ import pytest
 
 from common.config import REPOSITORY
 from storage import fetching
-from storage.fetching import FetchError, fetch, sha256
+from storage.fetching import FetchError, fetch
+from storage.files import file_sha256
 from tests.data.web_server import serve
 
 CONTENT = bytes(range(256)) * 400
@@ -39,7 +40,7 @@ def beside(place):
 
 def test_a_file_is_fetched_once_and_nothing_else_stays(web, place):
     url, faults = web
-    assert fetch(url, place, digest=sha256, expected=HASH) == place
+    assert fetch(url, place, digest=file_sha256, expected=HASH) == place
     assert place.read_bytes() == CONTENT and beside(place) == ["w.pth", "w.pth.lock"]
     asked = len(faults.requests)
     fetch(url, place)
@@ -50,7 +51,7 @@ def test_cut_connections_and_busy_servers_are_gone_on_from(web, place):
     url, faults = web
     faults.cut_after = [1000, 20_000, 0, 5]
     faults.codes = [503, 429]
-    fetch(url, place, digest=sha256, expected=HASH[:8])
+    fetch(url, place, digest=file_sha256, expected=HASH[:8])
     assert place.read_bytes() == CONTENT
     ranges = [span for _, span in faults.requests if span != "bytes=0-0"]
     assert "bytes=1000-" in ranges and "bytes=21000-" in ranges and "bytes=21005-" in ranges
@@ -63,7 +64,7 @@ def test_what_has_come_stays_for_the_next_try(web, place):
         fetch(url, place)
     assert not place.exists() and (place.parent / "w.pth.part").read_bytes() == CONTENT[:30_000]
     faults.cut_after, faults.requests = [], []
-    fetch(url, place, digest=sha256, expected=HASH)
+    fetch(url, place, digest=file_sha256, expected=HASH)
     assert place.read_bytes() == CONTENT
     assert [span for _, span in faults.requests if span != "bytes=0-0"] == ["bytes=30000-"]
 
@@ -81,7 +82,7 @@ def test_a_killed_process_leaves_what_has_come(web, place):
     faults.hold.set()
     faults.hold = None
     faults.requests.clear()
-    fetch(url, place, digest=sha256, expected=HASH)
+    fetch(url, place, digest=file_sha256, expected=HASH)
     assert place.read_bytes() == CONTENT and ("/w.pth", "bytes=1000-") in faults.requests
 
 
@@ -121,7 +122,7 @@ def test_another_version_is_begun_anew(web, place, tmp_path):
 def test_a_server_without_ranges_is_read_from_the_beginning(web, place):
     url, faults = web
     faults.ranges, faults.cut_after = False, [30_000]
-    fetch(url, place, digest=sha256, expected=HASH)
+    fetch(url, place, digest=file_sha256, expected=HASH)
     assert place.read_bytes() == CONTENT
 
 
@@ -140,7 +141,7 @@ def test_other_content_is_refused_and_not_kept(content, message, web, place, tmp
     if not content:  # has no first byte to ask for
         faults.ranges = False
     with pytest.raises(FetchError, match=f"w.pth did not give the file: {message}"):
-        fetch(url, place, digest=sha256, expected=HASH)
+        fetch(url, place, digest=file_sha256, expected=HASH)
     assert not place.exists() and "w.pth.part" not in beside(place)
 
 
