@@ -16,12 +16,12 @@ from common.build import check_least
 from common.config import option
 from common.console import Clock, banner, count, duration, progress, say, warn
 from common.workers import in_processes
-from data.find_originals import Found, examples, find_originals
-from data.imagenet_labels import synset_in
-from data.originals import Originals
-from data.pack_shards import PackSettings, ShardRecord, pack_shard
+from data.packing.find_originals import Found, examples, find_originals
+from data.packing.imagenet_labels import synset_in
+from data.packing.originals import Originals
+from data.packing.pack_shards import PackSettings, ShardRecord, pack_shard
+from data.packing.shard_plan import PROBE, ShardPlan
 from data.parquet_facts import Columns
-from data.shard_plan import PROBE, ShardPlan
 from data.source import CorruptSample
 from storage.files import file_sha256, require_space
 from storage.locks import reserved_folder

@@ -9,7 +9,7 @@ import pyarrow as pa
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from data.imagenet_labels import read_annotations
+from data.packing.imagenet_labels import read_annotations
 from data.parquet_facts import Columns
 from data.parquet_rows import ParquetRows
 from data.shard_cache import ShardCache

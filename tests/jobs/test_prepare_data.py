@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from common.config import REPOSITORY
-from data.imagenet_labels import count_warnings
+from data.packing.imagenet_labels import count_warnings
 from data.webdataset_shards import WebDataset
 from jobs.prepare_data import PrepareOptions, prepare_data
 from tests.data import imagenet_standin as imagenet
@@ -348,7 +348,7 @@ import sys, time
 from pathlib import Path
 sys.path.insert(0, {repository!r})
 import common.workers
-import data.pack_shards as packing
+import data.packing.pack_shards as packing
 from common.config import run_script
 from jobs.prepare_data import PrepareOptions, prepare_data
 look = packing._look

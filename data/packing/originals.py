@@ -14,9 +14,9 @@ from typing import NamedTuple
 import numpy as np
 
 from common.console import printable, progress
-from data.archives import list_archive
-from data.imagenet_labels import SYNSET
 from data.order import FullShuffle, Order, WindowShuffle
+from data.packing.archives import list_archive
+from data.packing.imagenet_labels import SYNSET
 from data.parquet_facts import Columns
 from data.parquet_rows import ParquetRows
 from data.shard_cache import ShardCache

@@ -9,8 +9,16 @@ from pathlib import Path
 import numpy as np
 
 from data.hub_files import split_of
-from data.imagenet_labels import FILES, SYNSET, Annotations, find_annotations, read_annotations
-from data.originals import ClassOf, Originals, folder_of, from_folder, from_parquet, from_tar, relabelled
+from data.packing.imagenet_labels import FILES, SYNSET, Annotations, find_annotations, read_annotations
+from data.packing.originals import (
+    ClassOf,
+    Originals,
+    folder_of,
+    from_folder,
+    from_parquet,
+    from_tar,
+    relabelled,
+)
 from data.parquet_facts import Columns
 from data.parquet_images import parquet_paths
 

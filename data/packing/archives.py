@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from common.console import progress
-from data.imagenet_labels import SYNSET
+from data.packing.imagenet_labels import SYNSET
 from storage.files import atomic_file, user_cache_folder
 from storage.tar_members import TarReader
 

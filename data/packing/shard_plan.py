@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from common.config import first_difference
-from data.imagenet_labels import count_warnings
-from data.originals import Originals
-from data.pack_shards import PackSettings, ShardRecord, shard_bytes
+from data.packing.imagenet_labels import count_warnings
+from data.packing.originals import Originals
+from data.packing.pack_shards import PackSettings, ShardRecord, shard_bytes
 from data.tar_index import NO_LABEL
 from storage.files import write_json
 from storage.json_files import read_json

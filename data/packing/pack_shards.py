@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from common.images import UnreadableImage, read_head
-from data.imagenet_labels import synset_in
-from data.originals import Original, Originals
+from data.packing.imagenet_labels import synset_in
+from data.packing.originals import Original, Originals
 from data.source import CorruptSample
 from data.tar_index import NO_LABEL, open_index
 from data.transforms import decode_image
