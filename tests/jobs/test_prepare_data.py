@@ -353,7 +353,9 @@ from common.config import run_script
 from jobs.prepare_data import PrepareOptions, prepare_data
 look = packing._look
 def waiting(image, pixels):
-    while len(list(Path({notes!r}).glob("0*.json"))) >= {finished} and not common.workers._stop.is_set():
+    stop = common.workers._stop  # None in the first process, which only tries how fast it is
+    while stop and len(list(Path({notes!r}).glob("0*.json"))) >= {finished} and not stop.is_set():
+        Path({sign!r}).touch()
         time.sleep(0.05)
     return look(image, pixels)
 packing._look = waiting
@@ -367,11 +369,12 @@ def test_a_job_that_is_killed_goes_on_to_equal_bytes(tmp_path):
     source, output = imagenet.write(tmp_path / "source", pictures), tmp_path / "out"
     notes, script = output / ".x-train.progress", tmp_path / "blocking.py"
     for finished, number in ((1, signal.SIGKILL), (3, signal.SIGTERM)):
-        facts = {"repository": str(REPOSITORY), "notes": str(notes), "finished": finished}
+        sign = tmp_path / f"waiting.{finished}"  # a worker waits, so the job has begun
+        facts = {"repository": str(REPOSITORY), "notes": str(notes), "finished": finished, "sign": str(sign)}
         script.write_text(BLOCKING.format(**facts))
         words = [f"input={source}", f"output={output}", "workers=2", "name=x", "images_per_shard=2"]
         job = subprocess.Popen([sys.executable, str(script), *words], stderr=subprocess.PIPE, text=True)
-        while len(list(notes.glob("0*.json"))) < finished:
+        while not sign.exists():
             assert job.poll() is None, job.stderr.read()
             time.sleep(0.05)
         job.send_signal(number)

@@ -113,7 +113,9 @@ def test_shards_are_read_by_their_index(tmp_path):
     ):
         read_weights(index)
     index.write_text(json.dumps({"weight_map": {"a": "../../etc/x.safetensors"}}))
-    with pytest.raises(CheckpointError, match="names the shard x.safetensors"):
+    with pytest.raises(
+        CheckpointError, match="names the shard '../../etc/x.safetensors', expected the name of a file"
+    ):
         read_weights(index)
     index.write_text("[]")
     with pytest.raises(CheckpointError, match="is damaged"):
