@@ -16,6 +16,7 @@ from yaml import YAMLError
 
 from common import peers
 from common.build import ConfigError, build_dataclass, takes_text, type_name
+from common.console import printable
 from common.home import at_home
 from common.recipes import REMOVED, Entry, base_file, entries, inherit, merge, plain, with_origin
 from common.shares import Share
@@ -226,7 +227,7 @@ def first_difference(old: Any, new: Any, path: str) -> str | None:
             if difference:
                 return difference
         return None
-    return None if old == new else f"{path} was {old}, is now {new}"
+    return None if old == new else printable(f"{path} was {old}, is now {new}")
 
 
 def describe(cls: type, prefix: str = "", given: Any = None) -> list[str]:

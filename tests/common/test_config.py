@@ -267,3 +267,7 @@ def test_bugs_and_wishes_show_the_traceback(monkeypatch):
     monkeypatch.setenv("TRACEBACK", "1")
     with pytest.raises(ValueError, match="seen"):
         run(monkeypatch, main, "output=x")
+
+
+def test_a_difference_is_one_line_whatever_the_keys_of_a_file():
+    assert first_difference({"a": {"\n": "x\ny"}}, {"a": {}}, "run") == r"run.a.\n was x\ny, is now None"
