@@ -30,9 +30,16 @@ def cached_download(repo: str, file: str) -> str:
     """
     url = hf_hub_url(repo, file)
     found = None if offline() else _ask(url)
-    if found is not None and found.etag and found.commit_hash:
+    known = found is not None and found.etag and found.commit_hash
+    if known:
         _fill_cache(repo, file, url, found)
-    return hf_hub_download(repo, file)
+    try:
+        return hf_hub_download(repo, file)
+    except OSError:  # some releases write to a read-only cache even if it has the file
+        place = _folder(repo) / "snapshots" / str(found.commit_hash) / file if known else None
+        if place is None or not place.exists():
+            raise
+        return str(place)
 
 
 def offline() -> bool:
@@ -63,6 +70,10 @@ def _ask(url: str) -> HfFileMetadata | None:
     return None
 
 
+def _folder(repo: str) -> Path:
+    return Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type="model")
+
+
 def _fill_cache(repo: str, file: str, url: str, found: HfFileMetadata) -> None:
     """Put the content of a large file where `hf_hub_download` finds it."""
     etag, commit = str(found.etag), str(found.commit_hash)
@@ -73,7 +84,7 @@ def _fill_cache(repo: str, file: str, url: str, found: HfFileMetadata) -> None:
             )
     if not re.fullmatch("[0-9a-f]{64}", etag):
         return  # a small file, kept in git
-    folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type="model")
+    folder = _folder(repo)
     if not (folder / "snapshots" / commit / file).exists():
         fetch(
             url,

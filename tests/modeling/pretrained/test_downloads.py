@@ -143,8 +143,12 @@ def test_offline_and_unreachable_say_what_to_put_where(hub, monkeypatch):
         with pytest.raises(ConnectionError) as caught:
             release_weights(RELEASES["magvit2-256"])
         text = str(caught.value)
+        what = "TencentARC/Open-MAGVIT2-Tokenizer-256-resolution/imagenet_256_L.ckpt"
+        # Some releases of huggingface_hub pass on the error of their network library.
+        assert f"{what} is not in the cache and {reason}" in text or (
+            not offline and f"{what} cannot be downloaded: " in text
+        )
         for part in (
-            f"TencentARC/Open-MAGVIT2-Tokenizer-256-resolution/imagenet_256_L.ckpt is not in the cache and {reason}",
             f"Get {address}/TencentARC/Open-MAGVIT2-Tokenizer-256-resolution/resolve/main/imagenet_256_L.ckpt",
             "set TITOK_WEIGHTS to that folder",
         ):
