@@ -1,7 +1,7 @@
 """Try many hostile inputs on the readers of files.
 
     python -m tests.fuzz examples=100000
-    python -m tests.fuzz examples=5000 readers=[config,tar] processes=2 seed=7
+    python -m tests.fuzz examples=5000 readers=[config,tar] processes=2 seed=7 siblings=0
 
 Examples are drawn in batches, each from a seed of its own and in a process of its own, so that a crash of the
 interpreter is a finding like any other. What was found is printed as the smallest case that shows it, with the seed of
@@ -24,6 +24,7 @@ from pathlib import Path
 
 import torch
 
+from common.build import check_least
 from common.config import option, run_script
 from common.console import duration
 from tests.fuzz.harness import SECONDS, Reader, run
@@ -41,6 +42,10 @@ class FuzzOptions:
     readers: list[str] = option([], "names; empty = all")
     processes: int = option(os.cpu_count() or 1, "at a time")
     seed: int = option(0, "of the examples")
+    siblings: int = option(9, "copies of each example with random damage, which count as examples, too")
+
+    def __post_init__(self) -> None:
+        check_least(self, examples=1, processes=1, seed=0, siblings=0)
 
 
 def readers() -> dict[str, Reader]:
@@ -51,14 +56,14 @@ def readers() -> dict[str, Reader]:
     return {reader.name: reader for reader in found}
 
 
-def _batch(reader: Reader, examples: int, seed: int, answer: Connection) -> None:
+def _batch(reader: Reader, examples: int, seed: int, further: int, answer: Connection) -> None:
     """In a child process: (outcomes, what was found or "")."""
     sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (progress bars of readers; the child ends soon)
     faulthandler.enable(sys.__stderr__)
     sys.stdout = sys.stderr
     warnings.simplefilter("ignore")
     try:
-        answer.send((run(reader, examples, seed), ""))
+        answer.send((run(reader, examples, seed, further), ""))
     except BaseException as error:
         notes = "\n".join(getattr(error, "__notes__", []))
         answer.send((Counter(), f"{type(error).__name__}: {error}\n{notes}"))
@@ -103,8 +108,10 @@ def try_reader(
     while (started < options.examples and not progress.found) or running:
         while started < options.examples and len(running) < options.processes and not progress.found:
             examples, number = min(BATCH, options.examples - started), options.seed + started
+            drawn = -(-examples // (options.siblings + 1))
             answer, theirs = context.Pipe(duplex=False)
-            child = context.Process(target=_batch, args=(reader, examples, number, theirs), daemon=True)
+            batch = (reader, drawn, number, options.siblings, theirs)
+            child = context.Process(target=_batch, args=batch, daemon=True)
             child.start()
             theirs.close()
             running[answer] = (child, number, time.monotonic() + _LONGEST)

@@ -7,11 +7,13 @@ below, whatever sizes the files declare.
 
 import contextlib
 import os
+import random
 import resource
 import shutil
 import signal
 import tempfile
 import traceback
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -22,6 +24,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis.strategies import SearchStrategy
 
 from common.config import one_line
+from tests.fuzz.mutations import damage, random_edits
 
 CPU_SECONDS, SECONDS = 10, 300  # of one example: computing, and waiting
 MEMORY = 1 << 30  # bytes of address space that one example may take
@@ -137,8 +140,19 @@ def _end_of_traceback(error: BaseException) -> str:
     return f"{type(error).__name__}: {str(error)[:500]} ({' > '.join(shown)})"
 
 
-def run(reader: Reader, examples: int, number: int | None = None) -> Counter:
-    """Try so many examples and count the outcomes; the same ones each time, or those of a seed.
+def siblings(case: Case, count: int) -> Iterator[Case]:
+    """So many copies of a case, one file of each damaged at random, the same ones each time; none without files."""
+    source = random.Random(zlib.crc32(b"".join(case.files.values())))
+    for _ in range(count if case.files else 0):
+        name = source.choice(sorted(case.files))
+        changed = damage(case.files[name], random_edits(source))
+        yield Case({**case.files, name: changed}, case.argument)
+
+
+def run(reader: Reader, examples: int, number: int | None = None, further: int = 0) -> Counter:
+    """Try so many examples, and `further` siblings of each, and count the outcomes.
+
+    The examples are the same ones each time, or those of a seed.
 
     Raises:
         Wrong: the smallest case that was found is in the notes of the error.
@@ -159,7 +173,8 @@ def run(reader: Reader, examples: int, number: int | None = None) -> Counter:
         )
         @given(reader.cases)
         def test(case: Case) -> None:
-            counts[outcome(reader, case, Path(root))] += 1
+            for one in (case, *siblings(case, further)):
+                counts[outcome(reader, one, Path(root))] += 1
 
         (test if number is None else seed(number)(test))()
     return counts
