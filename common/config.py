@@ -104,6 +104,8 @@ def _load_yaml(path: Path) -> dict:
             raise ConfigError(f"{size} bytes are more than a configuration has")
         check_text(path.read_text("utf-8"))
         tree = OmegaConf.load(path)
+    except AssertionError:  # of omegaconf, for a text in quotes that is a number
+        raise ConfigError(f"config file {path} must hold keys and values, found one value") from None
     except _UNREADABLE as error:
         raise ConfigError(f"config file {path} cannot be read: {one_line(error)}") from error
     if not isinstance(tree, DictConfig):

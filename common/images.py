@@ -17,6 +17,7 @@ from common.image_modes import Alpha, TooManyPixels, UnreadableImage, to_rgb
 
 Orientation = Literal["stored", "upright"]
 
+MAX_SIDE = 2**20  # pixels: Pillow takes a hundred bytes for every row, however short
 MAX_PIXELS = 2 * 89_478_485  # Pillow's limit, 16384 x 10922: a small file may claim to hold terabytes
 
 # Names of Pillow's readers. It would try all others too, whatever a file is called, and one starts Ghostscript.
@@ -82,7 +83,8 @@ def decode(file: str | Path | bytes | IO[bytes], rules: PixelRules | None = None
     Every program gets its pixels from here. `rules` are `PixelRules()` if None.
 
     Raises:
-        UnreadableImage: it is no image, is damaged or empty, has more than MAX_PIXELS pixels, or floats.
+        UnreadableImage: it is no image, is damaged or empty, has more than MAX_PIXELS pixels, a side above MAX_SIDE, or
+            floats.
     """
     rules = rules or PixelRules()
     try:
@@ -154,12 +156,15 @@ def read_image(
 def _open(file: str | Path | bytes | IO[bytes]) -> Image.Image:
     image = Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=_formats())
     width, height = image.size
-    if 0 < width * height <= MAX_PIXELS:  # Pillow's own limit may be set higher
+    if (
+        0 < width * height <= MAX_PIXELS and max(width, height) <= MAX_SIDE
+    ):  # Pillow's own limit may be set higher
         return image
     image.close()
     if not width * height:
         raise UnreadableImage(f"it has no pixels: {width} x {height}")
-    raise TooManyPixels(f"too many pixels: {width} x {height}, at most {MAX_PIXELS} are read")
+    most = f"at most {MAX_PIXELS}, and {MAX_SIDE} on a side, are read"
+    raise TooManyPixels(f"too many pixels: {width} x {height}, {most}")
 
 
 @cache

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.console import progress
+from common.console import printable, progress
 from storage.json_files import parse_json
 
 _DIGITS = b"0123456789"
@@ -159,7 +159,7 @@ class TokenLines:
             raise ValueError(f"{where} must be an object with the keys class_id and tokens, found {found}")
         label, tokens = record["class_id"], record["tokens"]
         if type(label) is not int or not 0 <= label < self.num_classes:
-            shown = str(label)[:40]
+            shown = printable(str(label)[:40])
             raise ValueError(f"{where}: class_id={shown} must be a whole number in 0..{self.num_classes - 1}")
         if not isinstance(tokens, list) or not tokens or any(type(token) is not int for token in tokens):
             raise ValueError(f"{where}: tokens must be a list of whole numbers")

@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from common.console import printable
 from storage.arrays import DAMAGE
 from storage.files import atomic_file
 from storage.json_files import read_json
@@ -91,7 +92,7 @@ def _shards(index: Path) -> list[Path]:
     shards = [index.parent / name for name in shard_names(index)]
     for shard in shards:
         if not shard.is_file():
-            raise CheckpointError(f"{index} names the shard {shard.name}, which is not beside it")
+            raise CheckpointError(f"{index} names the shard {printable(shard.name)}, which is not beside it")
     return shards
 
 

@@ -169,12 +169,16 @@ def _meta(content: bytes, path: str, found: Annotations) -> dict[int, str]:
     rows = [
         row for row in rows if len(row) == len(fields) and row["num_children"] == 0
     ]  # others are groups of classes
+    if any(
+        not isinstance(row["ILSVRC2012_ID"], float) or not row["ILSVRC2012_ID"].is_integer() for row in rows
+    ):
+        raise ValueError(f"{path}: meta.mat cannot be read: an ILSVRC2012_ID is no whole number")
     found.names |= {str(row["WNID"]): str(row["words"]) for row in rows}
     return {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in rows}
 
 
 def _synset_of_id(text: str, ids: Mapping[int, str], path: str) -> str:
-    if not text.isdigit() or int(text) not in ids:
+    if not text.isdecimal() or int(text) not in ids:
         raise ValueError(f"{path}: {text!r} is no id of a class in meta.mat")
     return ids[int(text)]
 

@@ -102,8 +102,8 @@ def _existing(name: str) -> Path | None:
 
 def _may_be_repository(name: str) -> bool:
     """Whether a name that is no local path may be on the Hub: not if its first part is (usually) a folder here."""
-    first = name.split("/")[0]
-    if first in LOCAL_FOLDERS or not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name):
+    first, _, last = name.partition("/")
+    if first in LOCAL_FOLDERS or last in (".", "..") or not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name):
         return False
     return _existing(first) is None
 

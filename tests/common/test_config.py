@@ -271,3 +271,9 @@ def test_bugs_and_wishes_show_the_traceback(monkeypatch):
 
 def test_a_difference_is_one_line_whatever_the_keys_of_a_file():
     assert first_difference({"a": {"\n": "x\ny"}}, {"a": {}}, "run") == r"run.a.\n was x\ny, is now None"
+
+
+def test_a_file_of_one_quoted_number_is_no_configuration(tmp_path):
+    (tmp_path / "one.yaml").write_text("'1'")
+    with pytest.raises(ConfigError, match=r"one.yaml must hold keys and values, found one value"):
+        read_yaml(tmp_path / "one.yaml")

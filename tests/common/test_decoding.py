@@ -2,6 +2,7 @@
 
 import io
 import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -248,6 +249,15 @@ def test_the_limit_stays_where_pillow_has_none(tmp_path, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_a_row_of_one_pixel_takes_memory_too(tmp_path):
+    """Pillow keeps a place and a line for each of 2^24 rows: a gigabyte for a file of 70 bytes."""
+    head = struct.pack(">IIBBBBB", 1, 2**24, 1, 0, 0, 0, 0)
+    chunks = [(b"IHDR", head), (b"IDAT", zlib.compress(bytes(64))), (b"IEND", b"")]
+    parts = [struct.pack(">I", len(c)) + k + c + struct.pack(">I", zlib.crc32(k + c)) for k, c in chunks]
+    with pytest.raises(TooManyPixels, match="1 x 16777216, at most .* and 1048576 on a side"):
+        decode(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+
+
 def test_pictures_below_the_limit_are_read():
     side = 9_600  # 92 million pixels of one bit: Pillow warns
     assert read_head(png_file(side, side, 1, 0, [bytes(side // 8)] * side)).size == (side, side)

@@ -118,6 +118,7 @@ GOOD = '{"class_id": 5, "tokens": [1, 20, 300]}'
         (GOOD.replace("5", "-1"), r"class_id=-1 must be"),
         (GOOD.replace("5", "true"), r"class_id=True must be"),
         (GOOD.replace("5", '"5"'), r"class_id=5 must be"),
+        (GOOD.replace("5", '"\\n"'), r"class_id=\\n must be"),
         (GOOD.replace("20", "1024"), r"token 1024 must be in 0..1023"),
         (GOOD.replace("20", "-20"), r"token -20 must be in 0..1023"),
         (GOOD.replace("20", "9" * 12), r"token 999999999999 must be"),

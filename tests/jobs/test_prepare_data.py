@@ -247,6 +247,12 @@ def test_wrong_annotations(tmp_path):
     (kit / imagenet.TRUTH).write_bytes(b"1\n2\n77\n")
     with pytest.raises(ValueError, match="'77' is no id of a class in meta.mat"):
         prepare(source, tmp_path / "out")
+    good = (kit / "meta.mat").read_bytes()
+    for wrong in ("", 1.5):  # an id that is a text, or no whole number
+        (kit / "meta.mat").write_bytes(imagenet.meta(first_id=wrong))
+        with pytest.raises(ValueError, match="meta.mat cannot be read: an ILSVRC2012_ID is no whole number"):
+            prepare(source, tmp_path / "out")
+    (kit / "meta.mat").write_bytes(good)
     (kit / imagenet.TRUTH).write_bytes(imagenet.ground_truth()[:4])
     (kit / "meta.mat").rename(tmp_path / "meta.mat")
     with pytest.raises(ValueError, match="holds ids of the devkit; meta.mat"):

@@ -112,6 +112,9 @@ def test_shards_are_read_by_their_index(tmp_path):
         CheckpointError, match=r"names the shard model-00001-of-00002.safetensors, which is not"
     ):
         read_weights(index)
+    index.write_text(json.dumps({"weight_map": {"a": "\n"}}))
+    with pytest.raises(CheckpointError, match=r"names the shard \\n, which is not"):
+        read_weights(index)
     index.write_text(json.dumps({"weight_map": {"a": "../../etc/x.safetensors"}}))
     with pytest.raises(
         CheckpointError, match="names the shard '../../etc/x.safetensors', expected the name of a file"

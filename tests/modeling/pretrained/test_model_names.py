@@ -371,3 +371,10 @@ def test_released_size_loads_by_its_name(name, tmp_path, monkeypatch):
     loaded = load_tokenizer(name)
     state = loaded.state_dict()
     assert all(torch.equal(state[key], tensor) for key, tensor in expected.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["org/..", "org/."])
+def test_a_name_with_dots_for_a_repository_is_not_asked_of_the_hub(name, monkeypatch):
+    monkeypatch.setattr("modeling.pretrained.model_names.hub_model", None)
+    with pytest.raises(FileNotFoundError, match="does not exist as file, folder or released model"):
+        open_model(name)
