@@ -5,13 +5,13 @@ its members. Here both must agree with each other and with the bytes that are th
 """
 
 import math
+import re
 import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tokenize import TokenError
 from typing import IO, Any
 
 import numpy as np
@@ -22,17 +22,23 @@ MOST_BYTES = 1 << 30  # of one array that is read at once
 _MOST_GROWTH = 1032
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _LOCAL_HEADER, _LENGTHS_AT = 30, 26
-# What zipfile, zlib and numpy raise for damaged files. RuntimeError: encrypted, too deep; SyntaxError, TokenError: a
-# header.
+# What zipfile, zlib and numpy raise for damaged files. RuntimeError: encrypted.
 DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, ValueError, TypeError, LookupError)
 DAMAGE += (
     RuntimeError,
     NotImplementedError,
     OverflowError,
-    SyntaxError,
     MemoryError,
     AttributeError,
-    TokenError,
+)
+_LONGEST_HEADER = 10_000  # bytes, as in numpy
+_ITEM = re.compile(  # of a header; L behind a number was written by Python 2
+    r"""\s* ['"] (?:
+        descr ['"] \s*:\s* ['"] (?P<descr> [<>|=]?[A-Za-z?]\w{0,20}(\[\w{1,9}\])? ) ['"]
+        | fortran_order ['"] \s*:\s* (?P<order> True|False )
+        | shape ['"] \s*:\s* (?P<shape> \( \s* ( (-?\d{1,40}L?\s*,\s*)+ (-?\d{1,40}L?)? )? \s* \) )
+    ) \s* (,|(?=}))""",
+    re.VERBOSE,
 )
 
 
@@ -55,14 +61,50 @@ def read_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
         ValueError: it is no npy stream of version 1, 2 or 3, or holds Python objects or no numbers at all.
     """
     version = npy.read_magic(file)
-    # Version 3 is version 2 with names of fields in UTF-8; arrays of numbers have none.
-    read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-    shape, fortran, dtype = read(file)
+    if version not in ((1, 0), (2, 0), (3, 0)):
+        raise ValueError(f"npy version {version[0]}.{version[1]} is not known")
+    length = struct.Struct("<H" if version == (1, 0) else "<I")
+    (size,) = length.unpack(_exactly(file, length.size))
+    if size > _LONGEST_HEADER:
+        raise ValueError(f"its header has {size} bytes, at most {_LONGEST_HEADER} are read")
+    shape, fortran, dtype = _parse_header(_exactly(file, size).decode("latin-1"))
     if dtype.hasobject:
         raise ValueError("it holds Python objects, which are not read")
     if any(side < 0 for side in shape) or not dtype.itemsize:
         raise ValueError(f"it holds {dtype} {list(shape)}")
     return shape, fortran, dtype
+
+
+def _parse_header(text: str) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """An npy header is a Python dict of three items.
+
+    numpy gives it to `ast`, which fails now and then when several threads do so at once (CPython before 3.11.9), and
+    reads a whole language. Records (a list as `descr`) are not read.
+    """
+    found: dict[str, str] = {}
+    inside = text.strip()
+    place, end = 1, len(inside) - 1
+    if inside[:1] + inside[-1:] != "{}":
+        raise ValueError(f"its header is no dict: {inside[:40]!r}")
+    while inside[place:end].strip():
+        item = _ITEM.match(inside, place)
+        if item is None:
+            raise ValueError(f"its header cannot be read at {inside[place : place + 40]!r}")
+        found |= {name: value for name, value in item.groupdict().items() if value is not None}
+        place = item.end()
+    if len(found) < 3:
+        raise ValueError("its header lacks descr, fortran_order or shape")
+    shape = tuple(int(side.rstrip("L")) for side in re.findall(r"-?\d+L?", found["shape"]))
+    return shape, found["order"] == "True", np.dtype(found["descr"])
+
+
+def _exactly(file: Any, size: int) -> bytes:
+    content = b""
+    while len(content) < size and (part := file.read(size - len(content))):
+        content += part
+    if len(content) < size:
+        raise ValueError("it ends within its header")
+    return content
 
 
 def array_bytes(shape: tuple[int, ...], dtype: np.dtype) -> int:

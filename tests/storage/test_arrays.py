@@ -1,8 +1,12 @@
 """Sizes that a file declares are compared with the bytes that are there, before room is made for them."""
 
+import gc
 import io
 import struct
+import sys
+import time
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -10,7 +14,7 @@ import pytest
 from data.token_arrays import TokenArrays
 from evaluator.image_files import ArrayImages
 from evaluator.reference import open_reference
-from storage.arrays import ArrayFile, read_npy
+from storage.arrays import ArrayFile, read_header, read_npy
 from storage.npz import create_npz, first_rows
 
 
@@ -43,6 +47,49 @@ def test_headers_are_not_believed(tmp_path, case):
     with pytest.raises(ValueError, match=f"x.npy cannot be read: .*{reason}|x.npy {reason}") as caught:
         read_npy(path)
     assert "\n" not in str(caught.value)
+
+
+WRITTEN = [
+    np.zeros((2, 3), "<f4"),
+    np.asfortranarray(np.ones((2, 3))),
+    np.array(5),
+    np.array("text"),
+    np.zeros(4, "S7"),
+]
+
+
+@pytest.mark.parametrize("array", WRITTEN, ids=str)
+def test_headers_are_read_as_numpy_reads_them(tmp_path, array):
+    np.save(tmp_path / "x.npy", array)
+    read = read_npy(tmp_path / "x.npy")
+    assert np.array_equal(read, array) and (read.dtype, read.flags.f_contiguous) == (
+        array.dtype,
+        array.flags.f_contiguous,
+    )
+
+
+def test_headers_of_other_programs_are_read():
+    content = b"{\"shape\":(2L,3L),\n'descr' : '|u1' , 'fortran_order':True}   \n"
+    stream = io.BytesIO(npy(content.decode()))
+    assert read_header(stream) == ((2, 3), True, np.dtype("u1")) and not stream.read()
+
+
+def test_headers_are_read_by_several_threads_at_once():
+    """CPython before 3.11.9 confuses what threads parse by `ast` when garbage is collected meanwhile."""
+    stream = npy(declares("(5, 1)"))
+    threshold, interval = gc.get_threshold(), sys.getswitchinterval()
+    collected = [lambda *_: time.sleep(0)]  # another thread's turn
+    try:
+        gc.set_threshold(20)
+        gc.callbacks.extend(collected)
+        sys.setswitchinterval(1e-6)
+        with ThreadPoolExecutor(8) as pool:
+            shapes = list(pool.map(lambda _: read_header(io.BytesIO(stream))[0], range(4000)))
+    finally:
+        gc.set_threshold(*threshold)
+        gc.callbacks.remove(collected[0])
+        sys.setswitchinterval(interval)
+    assert shapes == [(5, 1)] * 4000
 
 
 def bomb(tmp_path, name: str, declared: int, content: bytes, method: int = zipfile.ZIP_DEFLATED):
