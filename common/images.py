@@ -88,7 +88,7 @@ def decode(file: str | Path | bytes | IO[bytes], rules: PixelRules | None = None
     """
     rules = rules or PixelRules()
     try:
-        with _open(file) as image:
+        with _open(_content(file)) as image:
             raw_mode = image.tile[0][3] if image.tile else ""
             tag = _orientation(image) if image.format == "TIFF" else 1
             image.load()
@@ -151,6 +151,13 @@ def read_image(
         return decode(path, PixelRules(alpha, orientation)).image
     except UnreadableImage as error:
         raise ValueError(f"image {path} cannot be read: {error}") from error
+
+
+def _content(file: str | Path | bytes | IO[bytes]) -> bytes:
+    # Pillow asks a file for as many bytes as a part of it claims to have, and Python first makes room for them all.
+    if isinstance(file, (str, Path)):
+        return Path(file).read_bytes()
+    return file if isinstance(file, bytes) else file.read()
 
 
 def _open(file: str | Path | bytes | IO[bytes]) -> Image.Image:

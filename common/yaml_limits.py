@@ -33,7 +33,7 @@ class _Size:
 
 
 def check_text(text: str) -> None:
-    """Raise ConfigError if a YAML text is too large or too deep once its aliases are written out.
+    """Raise ConfigError if a YAML text is too large or too deep once its aliases are written out, or wrongly tagged.
 
     Raises:
         YAMLError: it is no YAML.
@@ -49,6 +49,7 @@ def check_text(text: str) -> None:
             anchors[anchor] = size
             open_sizes[-1][0].add(size)
         elif isinstance(event, yaml.ScalarEvent):
+            _check_tag(event)
             anchors[event.anchor] = _Size()
             open_sizes[-1][0].add(_Size())
         elif isinstance(event, yaml.AliasEvent):
@@ -58,6 +59,17 @@ def check_text(text: str) -> None:
             open_sizes[-1][0].add(known)
         size = open_sizes[-1][0]
         _check(_Size(size.nodes, size.height + len(open_sizes) - 1), "aliases")
+
+
+def _check_tag(event: yaml.ScalarEvent) -> None:
+    """Raise ConfigError for `!!bool maybe`: PyYAML fails at it in ways of its own."""
+    if event.tag is None:
+        return
+    try:
+        yaml.constructor.SafeConstructor().construct_object(yaml.ScalarNode(event.tag, event.value))
+    except (ValueError, LookupError, AttributeError):
+        kind, line = event.tag.rpartition(":")[2], event.start_mark.line + 1
+        raise ConfigError(f"{event.value[:40]!r} in line {line} is no {kind}") from None
 
 
 def check_interpolations(tree: Mapping[str, Any]) -> None:

@@ -42,7 +42,7 @@ class FileFacts:
     """What opening needs to know of one file."""
 
     rows: np.ndarray  # int64 [groups]
-    sizes: np.ndarray  # int64 [groups], bytes of the columns of an example in memory
+    sizes: np.ndarray  # int64 [groups], bytes of all its columns in memory
     labels: np.ndarray  # int64 [rows of the file], NO_LABEL if null or negative
     class_names: tuple[str, ...] | None  # as the `datasets` library keeps them in the schema
 
@@ -134,15 +134,8 @@ def _facts_of(file: Any, path: str, columns: Columns) -> FileFacts:
     schema, head = file.schema_arrow, file.metadata
     _check_columns(schema, path, columns)
     groups = [head.row_group(number) for number in range(head.num_row_groups)]
-    wanted = columns.names()
-    sizes = [
-        sum(
-            part.total_uncompressed_size
-            for part in map(group.column, range(group.num_columns))
-            if part.path_in_schema.split(".")[0] in wanted
-        )
-        for group in groups
-    ]
+    # Of all columns: at what a damaged file says of a single one, pyarrow ends the process.
+    sizes = [group.total_byte_size for group in groups]
     labels = np.full(head.num_rows, NO_LABEL, dtype=np.int64)
     if columns.label is not None:
         try:

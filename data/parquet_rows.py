@@ -65,7 +65,7 @@ class ParquetRows:
         if self.largest_group > memory:
             where = self.paths[int(self._group_file[int(sizes.argmax())])]
             raise ValueError(
-                f"{where}: a row group takes {self.largest_group / 1e6:.0f} MB of memory, more than the"
+                f"{where}: a row group takes up to {self.largest_group / 1e6:.0f} MB of memory, more than the"
                 f" {memory / 1e6:.0f} MB allowed; allow more, or make shards of it with scripts/prepare_data.py"
             )
         self._forget()

@@ -1,3 +1,7 @@
+import os
+import resource
+import struct
+
 import numpy as np
 import pytest
 import torch
@@ -53,3 +57,22 @@ def test_unreadable_images_are_named(tmp_path):
         (tmp_path / "a.png").write_bytes(content)
         with pytest.raises(ValueError, match=r"a\.png cannot be read"):
             read_image(tmp_path / "a.png")
+
+
+def test_a_part_that_claims_gigabytes_takes_no_memory(tmp_path):
+    path = tmp_path / "a.png"
+    save_png(path, torch.rand(3, 40, 40))
+    content = path.read_bytes()
+    at = content.index(b"IDAT") - 4
+    # One row more than there are, so that the last part is read to its claimed end.
+    path.write_bytes(content[:at] + struct.pack(">I", 2**31 - 1) + content[at + 4 : -20] + b"x" * 20)
+    before, most = resource.getrlimit(resource.RLIMIT_AS)
+    if not os.path.exists("/proc/self/statm"):
+        pytest.skip("no /proc")
+    used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 30), most))
+    try:
+        with pytest.raises(ValueError, match=r"a\.png cannot be read"):
+            read_image(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (before, most))
