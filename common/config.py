@@ -29,8 +29,9 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 Settings = TypeVar("Settings")
 _KEY = re.compile(r"[^.\[\]]+(\.[^.\[\]]+|\[[^.\[\]]+\])*")  # a.b, a[0]
 _LONGEST_LINE = 3000  # characters
-# What libraries raise for YAML that is wrong. ValueError: dates, numbers, bytes; TypeError: keys.
-_UNREADABLE = (YAMLError, OmegaConfBaseException, ValueError, TypeError, OSError)
+# What libraries raise for YAML that is wrong. ValueError: dates, numbers, bytes; TypeError: keys; RecursionError: an
+# interpolation that leads to itself.
+_UNREADABLE = (YAMLError, OmegaConfBaseException, ValueError, TypeError, RecursionError, OSError)
 
 
 def option(default: Any = dataclasses.MISSING, help: str = "") -> Any:
@@ -71,7 +72,7 @@ def read_yaml(path: str | Path, needed: Sequence[str] | None = None) -> dict:
             sections[key] = (
                 OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
             )
-        except OmegaConfBaseException as error:
+        except (OmegaConfBaseException, RecursionError) as error:
             if needed is None or key in needed:
                 raise ConfigError(f"config file {path} cannot be read: {one_line(error)}") from error
     return at_home(sections)

@@ -1,6 +1,7 @@
 import os
 import resource
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -69,7 +70,7 @@ def test_a_part_that_claims_gigabytes_takes_no_memory(tmp_path):
     before, most = resource.getrlimit(resource.RLIMIT_AS)
     if not os.path.exists("/proc/self/statm"):
         pytest.skip("no /proc")
-    used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 30), most))
     try:
         with pytest.raises(ValueError, match=r"a\.png cannot be read"):

@@ -27,6 +27,7 @@ def bomb(line: str, levels: int = 30) -> str:
         (bomb("l{i}: '${{${{n}}}}${{${{n}}}}'"), "interpolations inside of interpolations"),
         ("a: " + "[" * 5000, "levels"),
         ("- " * 5000, "levels"),
+        ("a: ['${oc.select:a}']", "maximum recursion depth"),
         ("a: &x [*x]", r"\*x stands inside of what it repeats"),
         ("a: " + "9" * 5000, "cannot be read"),
         ("a: !!timestamp 2020-13-45", "'2020-13-45' in line 1 is no timestamp"),
@@ -50,7 +51,9 @@ def test_texts_that_are_refused(tmp_path, monkeypatch, text, expected):
     assert not (tmp_path / "marker").exists()
 
 
-@pytest.mark.parametrize("argument", [".".join("a" * 500) + "=1", "a=" + "[" * 500, "a=&x [*x]"])
+@pytest.mark.parametrize(
+    "argument", [".".join("a" * 500) + "=1", "a=" + "[" * 500, "a=&x [*x]", "a[0]=${oc.select:a}"]
+)
 def test_arguments_that_are_refused(argument):
     with pytest.raises(ConfigError, match="arguments cannot be merged"):
         merge_arguments([argument])
