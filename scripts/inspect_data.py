@@ -2,7 +2,7 @@
 
     python scripts/inspect_data.py data=images/train output=runs/inspected
     python scripts/inspect_data.py 'data=imagenet/imagenet-train-{000000..000320}.tar' max_images=10000
-    python scripts/inspect_data.py config=configs/titok/image_folder.yaml split=validation
+    python scripts/inspect_data.py config=configs/titok/images_gpu.yaml split=validation
 
 Images, classes, sizes, pixel formats, transparency, orientations and captions are counted; what is left out or cannot
 be read is named with its reason, and equal pictures are found by their pixels. `data` is a folder of images, with a

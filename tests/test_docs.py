@@ -38,6 +38,7 @@ PROGRAMS = {
     "scripts/summarize.py": "jobs.summarize.SummaryOptions",
     "scripts/prepare_data.py": "jobs.prepare_data.PrepareOptions",
     "scripts/inspect_data.py": "jobs.inspect_data.InspectOptions",
+    "scripts/photo_crops.py": "jobs.photo_crops.PhotoCropsOptions",
     "scripts/scaling_table.py": "jobs.scaling_table.ScalingTableOptions",
 }
 LAUNCHERS = ("python", "accelerate", "torchrun", "sbatch", "bash")
