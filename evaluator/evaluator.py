@@ -20,7 +20,7 @@ from common.images import to_float, to_uint8
 from evaluator.copies import copy_facts
 from evaluator.image_set import ImageSet, Key
 from evaluator.metrics import METRICS, check_metrics, check_names
-from evaluator.metrics.base import Metric
+from evaluator.metrics.base import Detailed, Metric
 from evaluator.metrics.image_quality import ImageQuality
 from evaluator.networks import extractor_facts
 from evaluator.outcome import Outcome, in_words
@@ -78,6 +78,9 @@ class Evaluator:
         self.originals = ImageSet(extractors, measured, settings=self.settings)
         paired = [m for m in self.metrics if m.compares == "pairs"]
         self.quality = ImageQuality(paired, protocol=quality, networks=networks) if paired else None
+        self.details: dict[
+            str, Any
+        ] = {}  # what metrics say besides their numbers, by name; `outcome` fills it
         self._too_small: dict[str, str] = {}  # metrics of pairs that images of this size do not give, and why
 
     def _check_networks(self, kinds: set[str]) -> None:
@@ -184,8 +187,8 @@ class Evaluator:
         for theirs in distributed.gather_objects(self._too_small):  # a process may have had no image
             small |= theirs
 
-        def compute() -> Outcome:
-            values, errors = {}, {}
+        def compute() -> tuple[Outcome, dict[str, Any]]:
+            values, errors, details = {}, {}, {}
             for metric in self.metrics:
                 if reason := small.get(metric.name) or failed.get(metric.key):
                     errors[metric.name] = reason
@@ -196,11 +199,14 @@ class Evaluator:
                 except Exception as error:  # whatever it is: hours may have gone into the other metrics
                     errors[metric.name] = in_words(error)
                     continue
+                if isinstance(numbers, Detailed):
+                    numbers, details[metric.name] = numbers
                 names = metric.result_names(count)
                 values |= zip(names[: len(numbers)], numbers, strict=True)
-            return Outcome(values, errors)
+            return Outcome(values, errors), details
 
-        return distributed.on_main(compute)
+        outcome, self.details = distributed.on_main(compute)
+        return outcome
 
     def _reference_results(self) -> tuple[dict[Key, Any], dict[Key, str]]:
         # Stored, or of the images; what only the main process has is None elsewhere.

@@ -79,3 +79,16 @@ class Moments:
             whole.total = distributed.all_reduce_sum(self.total.to(device)).cpu()
             whole.products = distributed.all_reduce_sum(self.products.to(device)).cpu()
         return Statistics(whole.mean.numpy(), whole.covariance.numpy(), whole.count)
+
+
+def statistics_of(features: torch.Tensor, times: torch.Tensor | None = None) -> Statistics:
+    """Mean and covariance of features [N, d] in one process; `times` int64 [N] counts each row so often.
+
+    Raises:
+        ValueError: values are not finite, or fewer than two rows count.
+    """
+    moments = Moments(features.shape[1])
+    for first in range(0, len(features), ROWS):
+        rows = features[first : first + ROWS]
+        moments.update(rows if times is None else rows.repeat_interleave(times[first : first + ROWS], dim=0))
+    return Statistics(moments.mean.numpy(), moments.covariance.numpy(), moments.count)

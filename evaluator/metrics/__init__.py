@@ -3,11 +3,16 @@
 from collections.abc import Sequence
 
 from common.build import ConfigError, nearest
+from evaluator.metrics.authenticity import AuthenticityMetric
 from evaluator.metrics.base import Metric, with_count
+from evaluator.metrics.bootstrap import BootstrapMetric
+from evaluator.metrics.density_coverage import DensityCoverageMetric
+from evaluator.metrics.fd_infinity import FrechetInfinityMetric
 from evaluator.metrics.fid import FrechetMetric, GenerationFID, ReconstructionFID
 from evaluator.metrics.image_quality import PSNR, SSIM, PairMetric
 from evaluator.metrics.inception_score import InceptionScoreMetric
 from evaluator.metrics.kid import KernelMetric
+from evaluator.metrics.mind import MindMetric
 from evaluator.metrics.precision_recall import PrecisionRecallMetric
 
 SAMPLES, RECONSTRUCTIONS, OTHER_IMAGES = "samples", "reconstructions", "other_images"
@@ -28,6 +33,11 @@ METRICS: dict[str, Metric] = {
         InceptionScoreMetric(name="is", features="logits", **_ALL),
         KernelMetric(name="kid", features="pool"),
         PrecisionRecallMetric(name="precision_recall", features="pool", usual_for=(SAMPLES,)),
+        MindMetric(name="mind", features="pool"),
+        DensityCoverageMetric(name="density_coverage", features="pool"),
+        AuthenticityMetric(name="authenticity", features="pool"),
+        FrechetInfinityMetric(name="fid_infinity", features="pool"),
+        BootstrapMetric(name="fid_bootstrap", features="pool"),
         FrechetMetric(name="fd_dinov2", features="dinov2"),
         PSNR(name="psnr", **_PAIRS),
         SSIM(name="ssim", **_PAIRS),

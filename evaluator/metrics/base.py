@@ -3,13 +3,14 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 import torch
 
 from evaluator.protocol import ProtocolSettings
 
 HEADLINE_COUNT = 50_000  # images behind the numbers that papers report
+ROWS = 4096  # feature vectors that are looked at together
 
 
 class Collector(Protocol):
@@ -20,6 +21,13 @@ class Collector(Protocol):
 
     def result(self, device: torch.device | str = "cpu") -> Any:
         """What `Metric.compute` takes, over all processes, all of which must call it."""
+
+
+class Detailed(NamedTuple):
+    """Numbers of a metric, and what a result says about them besides (JSON values)."""
+
+    numbers: Sequence[float]
+    details: Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +67,7 @@ class Metric(ABC):
     @abstractmethod
     def compute(
         self, own: Any, reference: Any, *, settings: ProtocolSettings, device: torch.device | str
-    ) -> Sequence[float]:
+    ) -> Sequence[float] | Detailed:
         """Its numbers, in the order of `result_names`; the spread may be missing. Only the main process calls it.
 
         `own` is the result of the collector of the samples (of `ImageQuality` for pairs), `reference` that of the
@@ -103,3 +111,12 @@ def with_count(name: str, count: int) -> str:
     if count == HEADLINE_COUNT:
         return name
     return f"{name}_{count // 1000}k" if count % 1000 == 0 else f"{name}_{count}"
+
+
+def require_features(*sets: torch.Tensor) -> None:
+    """Raise ValueError unless all are finite features [N, d] of one kind; in blocks, for rows in memory maps."""
+    if any(x.ndim != 2 or x.shape[1] != sets[0].shape[1] for x in sets):
+        shapes = " and ".join(str(tuple(x.shape)) for x in sets)
+        raise ValueError(f"features of shapes {shapes}, expected [N, d] and [M, d]")
+    if not all(torch.isfinite(rows).all() for features in sets for rows in features.split(ROWS)):
+        raise ValueError("features hold values that are not finite")
