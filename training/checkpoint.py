@@ -10,12 +10,16 @@ Layout of a run folder:
         optimizers.pt            optimizer states (tensors and numbers only)
         <module>.shards/         instead, of a sharded module: a file per process (storage/shards.py)
         <module>.optimizer.shards/
-        state.json               step, seed, global batch, identity of the model
+        state.json               step, seed, global batch, identity of the model, evaluations so far
+        config.yaml
+    best/                        weights of the best evaluation (`training.keep_best`): a folder like that of a run
+        model.safetensors        averaged weights if the run keeps them; model.shards/ of a sharded module
+        metrics.json             what was measured, and its step
         config.yaml
 """
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -35,6 +39,7 @@ from storage.weights import SHARDS, CheckpointError, load_weights, read_weights,
 
 State = Mapping[str, torch.Tensor]
 PREFIX = "step-"
+BEST = "best"
 _FACTS = {"global_batch": int, "identity": dict, "seed": int}  # that a resumed run looks at
 
 
@@ -99,9 +104,43 @@ class CheckpointFolder:
         Raises:
             CheckpointError: the disk is full or not writable, or a number is not finite. Earlier checkpoints stay.
         """
-        target, shards = self.path(step), shards or {}
+        target, facts = self.path(step), {"step": step, **{k: v for k, v in info.items() if k != "config"}}
+
+        def rest(folder: Path) -> None:
+            torch.save(optimizers, folder / "optimizers.pt")
+            write_yaml(folder / "config.yaml", info["config"])
+            write_json(folder / "state.json", facts)
+
+        self._write(target, step, states, shards or {}, rest)
+        distributed.on_main(self._prune)  # after the new one is whole
+        return target
+
+    def save_best(
+        self,
+        step: int,
+        states: Mapping[str, State],
+        shards: Mapping[str, State],
+        config: dict,
+        measured: dict,
+    ) -> None:
+        """Replace `best/` by the weights of `step` and what was `measured` of them; calls and errors as for `save`."""
+
+        def rest(folder: Path) -> None:
+            write_yaml(folder / "config.yaml", config)
+            write_json(folder / "metrics.json", {"step": step, **measured})
+
+        self._write(self.folder.parent / BEST, step, states, shards, rest)
+
+    def _write(
+        self,
+        target: Path,
+        step: int,
+        states: Mapping[str, State],
+        shards: Mapping[str, State],
+        rest: Callable[[Path], None],
+    ) -> None:
+        """Write weights, and on the main process the `rest`, to a folder that is there as a whole or not at all."""
         self._require_savable(step, states, shards)
-        facts = {"step": step, **{k: v for k, v in info.items() if k != "config"}}
         try:
             with ExitStack() as stack:
                 # The main process makes the folder, which is removed when this block fails anywhere, ...
@@ -112,9 +151,7 @@ class CheckpointFolder:
                 def finish() -> None:
                     for stem, state in states.items():
                         write_weights(folder / f"{stem}.safetensors", state)
-                    torch.save(optimizers, folder / "optimizers.pt")
-                    write_yaml(folder / "config.yaml", info["config"])
-                    write_json(folder / "state.json", facts)
+                    rest(folder)
                     stack.close()  # ... and renamed when it is whole
 
                 distributed.on_main(finish)
@@ -123,8 +160,6 @@ class CheckpointFolder:
             guess = "is the disk full? " if isinstance(error, RuntimeError) else ""
             reason = f"{guess}{error}; {self._last()}"
             raise CheckpointError(f"cannot save checkpoint {target}: {reason}") from error
-        distributed.on_main(self._prune)  # after the new one is whole
-        return target
 
     def _require_savable(self, step: int, states: Mapping[str, State], shards: Mapping[str, State]) -> None:
         """Raise CheckpointError, on all processes alike, if a number is not finite or shards do not fit on the disk."""

@@ -34,7 +34,7 @@ from training.plan_checks import short_generator_run
 from training.run_lengths import begun_again, in_steps
 from training.settings import ExperimentSettings, OptimizerSettings, ScheduleSettings, TrainingSettings
 from training.tasks import GENERATOR_TASKS
-from training.tasks.token_prediction import MaskGITSettings, RARSettings, TokenPredictionTask
+from training.tasks.token_prediction import NO_VALIDATION, MaskGITSettings, RARSettings, TokenPredictionTask
 from training.tokenizer_run import build_images
 from training.trainer import Trainer
 
@@ -90,6 +90,13 @@ class GeneratorRun:
     training: TrainingSettings = option()
     evaluation: GeneratorEvaluation = option(GeneratorEvaluation())
     tokens: dict | None = option(None, "filled in by training: where the tokens came from")
+
+    def __post_init__(self) -> None:
+        key = self.training.needs_deciding_value
+        if (
+            key is not None and self.data.validation is None
+        ):  # said by the task, too, but after models are loaded
+            raise ConfigError(f"training.{key}={getattr(self.training, key)}: {NO_VALIDATION}")
 
     @classmethod
     def translate(cls, tree: dict) -> dict:

@@ -9,6 +9,7 @@ from torch import nn
 from common import distributed
 from common.console import say
 from storage.files import save_png
+from training.best import Judge
 from training.compiler import eagerly
 from training.settings import TrainingSettings
 from training.sharding import ShardedModel
@@ -27,6 +28,7 @@ class Observer:
     tracker: Tracker
     training: TrainingSettings
     sharded: ShardedModel | None  # gathers the module
+    judge: Judge  # of evaluations
     measured: dict[str, float] | None = None  # by the last evaluation
 
     def due(self, step: int) -> bool:
@@ -43,13 +45,15 @@ class Observer:
         if resumed and evaluate:
             self.measured = distributed.on_main(lambda: self.tracker.recorded(step, "evaluate"))
             evaluate = self.measured is None
-        if not evaluate and not preview:
+            if self.measured is not None:
+                self.judge.judge(step, self.measured)  # once more: it may not be in the checkpoint yet
+        if not evaluate and not preview and not self.judge.over:
             return
         model = self.sharded.whole(self.model) if self.sharded else self.model.eval()
         with eagerly():
             if evaluate:
                 self._evaluate(step, model)
-            if preview:
+            if preview or self.judge.over:  # the last look
                 distributed.on_main(lambda: self._preview(step, model))
 
     def _evaluate(self, step: int, model: nn.Module) -> None:
@@ -57,6 +61,7 @@ class Observer:
         self.tracker.log(step, "evaluate", measured)
         say(f"step {step:>6} evaluate | " + " | ".join(f"{n} {v:.4g}" for n, v in measured.items()))
         self.measured = measured
+        self.judge.judge(step, measured)
 
     def _preview(self, step: int, model: nn.Module) -> None:
         for picture in self.task.preview(model, self.device):

@@ -29,8 +29,9 @@ def announce(
     step: int,
     examples: int,
     device: torch.device,
+    more: Mapping[str, str],
 ) -> None:
-    """Print the settings of a run, its number of examples and the sizes of its modules."""
+    """Print the settings of a run, `more` lines by name, its number of examples and the sizes of its modules."""
     processes, batch = distributed.world_size(), training.global_batch
     rows: dict[str, object] = {
         "output": experiment.output_dir,
@@ -42,6 +43,7 @@ def announce(
     }
     if training.sharding != "none":
         rows["sharding"] = training.sharding
+    rows |= more
     for name, module in modules.items():
         for child, part in module.named_children():
             rows[f"{name}.{child}"] = f"{count(sum(p.numel() for p in part.parameters()))} parameters"

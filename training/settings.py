@@ -126,6 +126,10 @@ class TrainingSettings:
     timeout_minutes: float = option(
         60.0, "a process that lets the others wait for so long has failed; saving and previews do not count"
     )
+    patience: int | None = option(
+        None, "evaluations without a better held-out value after which the run stops; null = runs to the end"
+    )
+    keep_best: bool = option(False, "keep the weights of the best evaluation, in best/ of the run folder")
     max_skipped: float = option(0.01, "share of unreadable samples at which the run stops")
 
     def __post_init__(self) -> None:
@@ -138,8 +142,20 @@ class TrainingSettings:
             raise ConfigError(f"training.global_batch_size={self.global_batch_size} must be at least 1")
         if not self.timeout_minutes > 0:
             raise ConfigError(f"training.timeout_minutes={self.timeout_minutes} must be positive")
+        if self.patience is not None and self.patience < 1:
+            raise ConfigError(f"training.patience={self.patience} must be at least 1, or null")
+        if (key := self.needs_deciding_value) and self.evaluate_every < 1:
+            raise ConfigError(
+                f"training.{key}={getattr(self, key)} needs evaluations;"
+                f" training.evaluate_every={self.evaluate_every} must be at least 1"
+            )
         if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
             raise ConfigError(f"training.ema_decay={self.ema_decay} must be in [0, 1)")
+
+    @property
+    def needs_deciding_value(self) -> str | None:
+        """The option, if one is set, for which a held-out value must tell the best evaluation."""
+        return "patience" if self.patience is not None else "keep_best" if self.keep_best else None
 
     def due(self, every: int, step: int) -> bool:
         """Whether what happens every `every` steps (0 = never) and at the end happens after `step`."""

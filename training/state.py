@@ -43,6 +43,13 @@ class RunState:
                 optimizers[name] = {"state": on_cpu}
         checkpoints.save(step, states, {"optimizers": optimizers, "scaler": scaler}, info, shards)
 
+    def save_best(self, checkpoints: CheckpointFolder, step: int, config: dict, measured: dict) -> None:
+        """Write the weights to use, averaged ones if there are any, to `best/`; calls and errors as for `save`."""
+        module = self.modules.get("ema", self.modules["model"])
+        states, shards = {}, {}
+        (shards if is_sharded(module) else states)["model"] = module.state_dict()
+        checkpoints.save_best(step, states, shards, config, measured)
+
     def load(self, checkpoints: CheckpointFolder, step: int) -> Any:
         """Read a checkpoint, each process its parts; returns `scaler`. Errors as `CheckpointFolder.load_module`."""
         for name, module in self.modules.items():

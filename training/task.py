@@ -1,5 +1,6 @@
 """What a training task tells the engine: which modules it trains, how a step splits into phases, what to measure."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -8,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from common.build import ConfigError
 from data.stream import Batch
 from modeling.layers.trainable import Trainable
 from training.randomness import ExampleRandom
@@ -45,6 +47,24 @@ class Picture:
     image: torch.Tensor  # [3, H, W] in [0, 1]
 
 
+@dataclass(frozen=True, kw_only=True)
+class DecidingValue:
+    """The measured value that tells which evaluation of a run is the best."""
+
+    name: str  # as `Task.evaluate` calls it
+    higher: bool = False  # whether higher values are better
+    since: int = 0  # only evaluations after this step count: the run changes its aim there
+
+    def __str__(self) -> str:
+        return f"{self.name} ({'higher' if self.higher else 'lower'} is better)"
+
+    def is_better(self, value: float, best: float | None) -> bool:
+        """Whether `value` is better than `best`, None being nothing; NaN is not."""
+        if best is None or math.isnan(value):
+            return not math.isnan(value)
+        return value > best if self.higher else value < best
+
+
 class Task(ABC):
     """Base of all tasks; the engine (training/trainer.py) knows nothing else about what it trains."""
 
@@ -64,6 +84,10 @@ class Task(ABC):
     @abstractmethod
     def preview(self, model: nn.Module, device: torch.device) -> list[Picture]:
         """Pictures of what `model` does; runs on the main process only."""
+
+    def deciding_value(self) -> DecidingValue:
+        """What decides which evaluation is the best; ConfigError, with the key to change, if nothing does."""
+        raise ConfigError("nothing that this task measures can decide which evaluation is the best")
 
     def warnings(self, step: int, scalars: Mapping[str, float]) -> list[str]:
         """Messages to show at a log line; `scalars` are the means since the last one."""

@@ -100,10 +100,7 @@ class Tracker:
 
     def recorded(self, step: int, kind: str) -> dict[str, float] | None:
         """The scalars that were recorded after `step` under `kind`, if there are any."""
-        for record in read_metrics(self.path):
-            if (record["step"], record["kind"]) == (step, kind):
-                return {name: value for name, value in record.items() if name not in ("step", "kind")}
-        return None
+        return recorded(self.path, step, kind)
 
     def picture(self, step: int, name: str, image: torch.Tensor) -> None:
         """Mirror a picture [3, H, W] in [0, 1]."""
@@ -128,6 +125,14 @@ def _wandb_id(folder: Path) -> str:
     if not path.is_file():
         write_text(path, secrets.token_hex(8))
     return path.read_text().strip()
+
+
+def recorded(path: Path, step: int, kind: str) -> dict[str, float] | None:
+    """The scalars in a metrics.jsonl that were recorded after `step` under `kind`, if there are any."""
+    for record in read_metrics(path):
+        if (record["step"], record["kind"]) == (step, kind):
+            return {name: value for name, value in record.items() if name not in ("step", "kind")}
+    return None
 
 
 def read_metrics(path: str | Path) -> list[dict]:

@@ -1,7 +1,7 @@
 """The one training loop: any task, any number of processes, exact resume."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from data.source import Source
 from data.stream import Batch
 from storage.files import require_space, write_json, write_yaml
 from storage.weights import write_weights
+from training.best import make_judge
 from training.checkpoint import CheckpointFolder
 from training.compiler import compile_by_units, use_compile
 from training.ema import EMA
@@ -64,6 +65,7 @@ class Trainer:
         self.meters, self.skipped = Meters(), SkippedSamples(training.max_skipped)
         self.stop = StopRequest(self._last_checkpoint)
         self.sharded: ShardedModel | None = None
+        self.judge = make_judge(task, training, self.folder, self._keep_best)
 
     @property
     def model(self) -> nn.Module:
@@ -79,11 +81,20 @@ class Trainer:
         """
         step = distributed.on_main(self._first_step)  # listings of a network disk may differ
         if step is None:
-            say(f"{self.folder} is finished ({self.training.max_steps} steps); nothing to do")
+            say(f"{self.folder} is finished ({self._how_it_ended()}); nothing to do")
             return
+        self.judge.state = distributed.on_main(lambda: self.judge.state)
         self._prepare(step)
         examples = len(self.source)
-        announce(self.experiment, self.training, self.raw, step=step, examples=examples, device=self.device)
+        announce(
+            self.experiment,
+            self.training,
+            self.raw,
+            step=step,
+            examples=examples,
+            device=self.device,
+            more=self.judge.banner(self.training.evaluate_every),
+        )
         self.tracker = Tracker(self.folder, self.experiment, config=self.config, step=step)
         self.observer = Observer(
             task=self.task,
@@ -93,6 +104,7 @@ class Trainer:
             tracker=self.tracker,
             training=self.training,
             sharded=self.sharded,
+            judge=self.judge,
         )
         progress = Progress(self.training.max_steps, step, self.training.global_batch, self.device)
         with self.stop, Heartbeat() as self.heartbeat:
@@ -106,7 +118,7 @@ class Trainer:
             if self.stop.agreed(now=True):
                 self._leave(step)
         batches = self._batches(step)
-        while step < self.training.max_steps:
+        while step < self.training.max_steps and not self.judge.over:
             rates = self._follow_schedules(step)
             seed_step(self.experiment.seed, step)  # no generator state is carried over steps: exact resume
             with self.heartbeat.during(f"step {step + 1}"):
@@ -114,6 +126,13 @@ class Trainer:
             step += 1
             self.stop.step = step
             self._after_step(step, rates, progress)
+        if step < self.training.max_steps:
+            say(f"stopped early after step {step}: {self.judge.why_over()}")
+
+    def _how_it_ended(self) -> str:
+        if self.judge.over and (step := self.checkpoints.steps()[-1]) < self.training.max_steps:
+            return f"stopped early after step {step}: {self.judge.why_over()}; a larger training.patience goes on"
+        return f"{self.training.max_steps} steps"
 
     # ---- preparation -------------------------------------------------------------------------------------------
 
@@ -124,28 +143,32 @@ class Trainer:
             self.checkpoints.require_same_run(steps[-1], self._info())
         elif result.is_file():
             raise ConfigError(f"{result} has no checkpoint beside it; choose another experiment.output_dir")
-        if steps and steps[-1] >= self.training.max_steps and result.is_file():
-            return None
-        return steps[-1] if steps else 0
+        if not steps:
+            return 0
+        self.judge.restore(self.checkpoints.load_info(steps[-1]), steps[-1])
+        ended = steps[-1] >= self.training.max_steps or self.judge.over
+        return None if ended and result.is_file() else steps[-1]
 
     def _prepare(self, step: int) -> None:
         """Restore the checkpoint of `step` (0: there is none), hand modules and optimizers to Accelerate."""
-        task = self.task
+        task, training = self.task, self.training
         size = sum(p.numel() * p.element_size() for m in task.modules.values() for p in m.parameters())
-        # 5: weights, averaged weights, two moments, and the final export
-        needed, key = 5 * size, "experiment.output_dir"
+        # 5: weights, averaged weights, two moments, and the final export; the best weights, new and old
+        needed, key = (7 if training.keep_best else 5) * size, "experiment.output_dir"
         distributed.on_main(lambda: require_space(self.folder, needed, "a checkpoint", key=key))
         self.raw = dict(task.modules)
-        if use_sharding(self.training, task):
-            self.sharded = ShardedModel(self.raw["model"], self.training, self.device)
+        if use_sharding(training, task):
+            self.sharded = ShardedModel(self.raw["model"], training, self.device)
         for module in (*self.raw.values(), *task.state.values()):
             if not is_sharded(module):
                 module.to(self.device)
-        decay, model = self.training.ema_decay, self.raw["model"]
+        decay, model = training.ema_decay, self.raw["model"]
         copied = self.sharded.with_tensors(model.state_dict()) if self.sharded else model
         self.ema = EMA(copied, decay) if decay is not None else None
         distributed.on_main(lambda: write_yaml(self.folder / "config.yaml", self.config))
-        if use_compile(self.training.compile, self.device):
+        if not step:  # of a run that was killed before its first checkpoint
+            distributed.on_main(self.judge.forget)
+        if use_compile(training.compile, self.device):
             for module in self.raw.values():
                 compile_by_units(module)
         self.modules, self.optimizers = {}, {}
@@ -252,7 +275,7 @@ class Trainer:
             if look and not stop:  # a run that was stopped looks when it resumes
                 self._look(step)
                 stop = self.stop.agreed(now=True)
-                if stop and self.saved != step:
+                if (stop or self.judge.over) and self.saved != step:
                     self._save(step)
         if stop:
             self._leave(step)
@@ -281,8 +304,12 @@ class Trainer:
             warn(text)
 
     def _save(self, step: int) -> None:
-        self.state.save(self.checkpoints, step, self._info(), self.precision.state())
+        info = self._info() | self.judge.stored()
+        self.state.save(self.checkpoints, step, info, self.precision.state())
         self.saved = step
+
+    def _keep_best(self, step: int, measured: Mapping[str, float]) -> None:
+        self.state.save_best(self.checkpoints, step, self.config, measured)
 
     def _finish(self) -> None:
         state = gathered_state(self.model)
@@ -295,3 +322,5 @@ class Trainer:
 
         distributed.on_main(write)
         say(f"finished: load {self.folder} as a model (model.safetensors and config.yaml)")
+        if text := distributed.on_main(lambda: self.judge.closing(self.observer.measured)):
+            say(text)

@@ -9,7 +9,7 @@ from evaluator.codebook_usage import CodebookUsage
 from modeling.losses.distillation import feature_cosine, feature_distillation_loss
 from modeling.pretrained.teachers import load_teacher
 from training.means import HeldOutMeans
-from training.task import Phase, Picture, Scalars, StepContext
+from training.task import DecidingValue, Phase, Picture, Scalars, StepContext
 from training.tasks.tokenizer import (
     SOFT_START,
     LearningSettings,
@@ -65,6 +65,10 @@ class FeatureDistillationTask(TokenizerTask):
         scalars = {"total_loss": total, "feature_loss": distillation, **output.losses}
         scalars["quantizer_loss"] = quantizer
         return total, scalars | self.move_codebook(output, context)
+
+    def deciding_value(self) -> DecidingValue:
+        """Cosine of predicted and true features of held-out images."""
+        return DecidingValue(name="feature_cosine", higher=True)
 
     def evaluate(self, model: nn.Module, device: torch.device) -> dict[str, float]:
         """Mean `feature_cosine` of all tokens of held-out images, and codebook usage."""

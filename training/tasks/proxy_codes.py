@@ -7,7 +7,7 @@ from data.stream import Batch
 from modeling.losses.reconstruction import proxy_cross_entropy
 from modeling.pretrained.loading import load_tokenizer
 from modeling.tokenizers.base import Tokenizer
-from training.task import Phase, Scalars, StepContext
+from training.task import DecidingValue, Phase, Scalars, StepContext
 from training.tasks.tokenizer import LearningSettings, TokenizerSetup, TokenizerTask, pixel_options
 
 
@@ -69,6 +69,10 @@ class ProxyCodesTask(TokenizerTask):
 
     def pixels(self, prediction: torch.Tensor) -> torch.Tensor:
         return self.teacher.decode(prediction.argmax(dim=1))  # images of the likeliest codes
+
+    def deciding_value(self) -> DecidingValue:
+        """Cross-entropy of held-out images."""
+        return DecidingValue(name="proxy_cross_entropy")
 
     def compare(self, prediction: torch.Tensor, images: torch.Tensor) -> dict[str, torch.Tensor]:
         """`proxy_cross_entropy`: the mean over all codes in nats."""

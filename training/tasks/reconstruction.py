@@ -13,8 +13,9 @@ from modeling.pretrained.loading import load_tokenizer
 from modeling.pretrained.perceptual_weights import find_perceptual
 from modeling.pretrained.text import TextEncoder
 from modeling.tokenizers.base import Tokenizer, TokenizerOutput
+from training.evaluation import TokenizerEvaluation
 from training.settings import OptimizerSettings
-from training.task import Phase, Scalars, StepContext
+from training.task import DecidingValue, Phase, Scalars, StepContext
 from training.tasks.tokenizer import LearningSettings, TokenizerSetup, TokenizerTask, find_text_encoder
 from training.tasks.tokenizer_loss import TokenizerLoss
 
@@ -79,6 +80,18 @@ class ReconstructionTask(TokenizerTask):
             start = self.loss.settings.discriminator_start
             phases.append(Phase(module="discriminator", loss=self.discriminator_loss, start=start))
         return phases[::-1] if self.loss.settings.discriminator_first else phases
+
+    def deciding_value(self) -> DecidingValue:
+        """PSNR of held-out images; LPIPS, if measured, of a run with a discriminator, whose gain PSNR does not see."""
+        metrics = self.evaluator.settings.metrics if self.evaluator else TokenizerEvaluation().metrics
+        adversarial = "discriminator" in self.modules
+        # What came before is not comparable: PSNR falls when a discriminator begins.
+        since = self.loss.settings.discriminator_start if adversarial else 0
+        if adversarial and "lpips" in metrics:
+            return DecidingValue(name="lpips", since=since)
+        if "psnr" not in metrics:
+            raise ConfigError("PSNR of held-out images decides; add psnr to evaluation.metrics")
+        return DecidingValue(name="psnr", higher=True, since=since)
 
     def tokenizer_loss(self, batch: Batch, context: StepContext) -> tuple[torch.Tensor, Scalars]:
         """Reconstruction, bottleneck, perceptual and adversarial terms."""

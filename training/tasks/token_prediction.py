@@ -31,10 +31,11 @@ from training.evaluation import SampleEvaluator
 from training.means import HeldOutMeans
 from training.randomness import ExampleRandom
 from training.settings import OptimizerSettings
-from training.task import Phase, Picture, Scalars, StepContext, Task
+from training.task import DecidingValue, Phase, Picture, Scalars, StepContext, Task
 
 PREVIEW_CLASSES, PREVIEW_PER_CLASS = 12, 8
 PREVIEW_SIDE = 96  # pixels; smaller images are enlarged towards this size
+NO_VALIDATION = "the loss of held-out tokens decides; name their file in data.validation"
 
 
 def _check_share(key: str, value: float) -> None:
@@ -120,6 +121,12 @@ class TokenPredictionTask(Task):
         """Mean of `held_out_loss` over all held-out tokens, and metrics of samples; each process its share."""
         held_out = self._held_out(model, device) if self.validation is not None else {}
         return held_out | (self.samples.measure(model) if self.samples is not None else {})
+
+    def deciding_value(self) -> DecidingValue:
+        """Loss per held-out token."""
+        if self.validation is None:
+            raise ConfigError(NO_VALIDATION)
+        return DecidingValue(name="loss")
 
     def _held_out(self, model: nn.Module, device: torch.device) -> dict[str, float]:
         share = {"num_processes": distributed.world_size(), "process_index": distributed.rank()}
