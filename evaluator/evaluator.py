@@ -19,7 +19,7 @@ from common import distributed
 from common.images import to_float, to_uint8
 from evaluator.copies import copy_facts
 from evaluator.image_set import ImageSet, Key
-from evaluator.metrics import METRICS, check_metrics, check_names
+from evaluator.metrics import METRICS, check_metrics, check_names, result_name, with_parts
 from evaluator.metrics.base import Detailed, Metric
 from evaluator.metrics.image_quality import ImageQuality
 from evaluator.networks import extractor_facts
@@ -60,6 +60,7 @@ class Evaluator:
         quality: str = "rounded",
     ) -> None:
         check_metrics(metrics)
+        metrics = with_parts(metrics)
         self.metrics, self.settings = [METRICS[name] for name in metrics], PROTOCOLS[protocol]
         self.num_images, self.device, self.truncate = num_images, device, truncate
         self.reference = reference
@@ -193,7 +194,13 @@ class Evaluator:
                 if reason := small.get(metric.name) or failed.get(metric.key):
                     errors[metric.name] = reason
                     continue
-                pair = pairs if metric.compares == "pairs" else own[metric.key], others.get(metric.key)
+                if absent := [p for p in metric.parts if result_name(p, count) not in values]:
+                    errors[metric.name] = f"{', '.join(absent)} missing"
+                    continue
+                if metric.parts:  # which come before it
+                    pair = [values[result_name(part, count)] for part in metric.parts], None
+                else:
+                    pair = pairs if metric.compares == "pairs" else own[metric.key], others.get(metric.key)
                 try:
                     numbers = metric.compute(*pair, settings=self.settings, device=self.device)
                 except Exception as error:  # whatever it is: hours may have gone into the other metrics

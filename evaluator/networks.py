@@ -1,4 +1,8 @@
-"""Networks that measure. A new space of features is a file beside this one, and a line in `NETWORKS`."""
+"""Networks that measure: those of the feature spaces, and others.
+
+A new space is a row of `evaluator.spaces.SPACES` if timm has its network, else a file beside this one and a line in
+`NETWORKS`.
+"""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -12,11 +16,14 @@ import torch
 from common import distributed
 from common.console import warn
 from common.home import at_home
-from evaluator.dino import load_dino
+from evaluator.dgm_dinov2 import find_dino_weights, load_dino
 from evaluator.inception import load_inception
 from evaluator.inception_weights import ENVIRONMENT, FILE_NAMES, find_inception_weights
 from evaluator.lpips import load_lpips
-from evaluator.metrics import METRICS, training_metrics
+from evaluator.metrics import METRICS, training_metrics, with_parts
+from evaluator.space_network import load_space
+from evaluator.space_weights import find_space_weights
+from evaluator.spaces import SPACES, Space
 
 Weights = str | Path | Sequence[str] | None
 
@@ -38,12 +45,22 @@ class Network:
     load: Callable[..., Any]  # (files or None, device=...): None finds or downloads them
     features: tuple[str, ...] = ()  # the extractor's `dims`; none for a network that compares pairs
     precisions: bool = False  # `load` also takes `precision`
+    # Files or None to its files, which may mean to download them; None: `load` takes what is given.
+    find: Callable[[Any], Any] | None = None
     files: str = ""  # files that have to be given, because it downloads none
 
 
+def _network_of_space(space: Space) -> Network:
+    load, find = partial(load_space, space), partial(find_space_weights, space)
+    return Network(load, (space.features,), precisions=True, find=find)
+
+
 NETWORKS = {
-    "inception": Network(load_inception, ("pool", "spatial", "logits"), precisions=True),
-    "dinov2": Network(load_dino, ("dinov2",)),
+    "inception": Network(
+        load_inception, ("pool", "spatial", "logits"), precisions=True, find=find_inception_weights
+    ),
+    **{name: _network_of_space(space) for name, space in SPACES.items() if name != "inception"},
+    "dinov2_dgm": Network(load_dino, ("dinov2_dgm",), find=find_dino_weights),
     "lpips": Network(partial(load_lpips, "vgg"), files="VGG-16 trunk, linear heads"),
 }
 
@@ -70,20 +87,36 @@ def load_networks(
 
     Raises:
         ValueError: files have to be given and are not.
-        FileNotFoundError, OSError: files do not exist or cannot be downloaded.
+        OSError: files do not exist or cannot be downloaded; the message tells of all of them, and nothing was loaded.
     """
-    needed = dict.fromkeys(name for metric in metrics if (name := network_of(metric)) is not None)
+    needed = dict.fromkeys(name for metric in with_parts(metrics) if (name := network_of(metric)))
     for name in needed:
         if NETWORKS[name].files and not weights.get(name):
             raise ValueError(f"metric {name} needs {name}_weights=[{NETWORKS[name].files}]")
     networks: dict[str, Any] = {}
     for turn in range(2 if needed else 0):  # the main process downloads, then the others read its files
         if distributed.is_main() == (turn == 0):
-            for name in needed:
+            for name, files in _found({name: weights.get(name) for name in needed}).items():
                 options = {"precision": precision} if NETWORKS[name].precisions else {}
-                networks[name] = NETWORKS[name].load(weights.get(name), device=device, **options)
+                networks[name] = NETWORKS[name].load(files, device=device, **options)
         distributed.barrier()
     return networks
+
+
+def _found(weights: Mapping[str, Weights]) -> dict[str, Weights]:
+    """Weight files of networks, downloaded where missing; raises one OSError for all that cannot be had."""
+    found, missing = {}, []
+    for name, files in weights.items():
+        find = NETWORKS[name].find
+        try:
+            found[name] = files if find is None else find(files)
+        except OSError as error:  # nobody wants to hear of the next one after having fetched the first
+            missing.append(error)
+    if len(missing) == 1:
+        raise missing[0]
+    if missing:
+        raise FileNotFoundError(f"{len(missing)} networks lack weights: {'; '.join(map(str, missing))}")
+    return found
 
 
 def local_networks(
@@ -119,11 +152,11 @@ def comparing_metrics(networks: Mapping[str, Any]) -> list[str]:
 
 
 def extractor_facts(networks: Mapping[str, Extractor]) -> dict[str, Any]:
-    """For results: hash and precision of every network, and whether it is the published one where that is known."""
+    """For results: hash, precision, recipe of every network, and whether it is the published one if that is known."""
     facts: dict[str, Any] = {}
     for name, network in networks.items():
         facts[name] = {"weights_hash": network.weights_hash, "approximate": bool(network.approximate)}
-        for key in ("precision", "official"):
+        for key in ("precision", "official", "recipe"):
             if hasattr(network, key):
                 facts[name][key] = getattr(network, key)
     return facts

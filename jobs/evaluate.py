@@ -24,7 +24,7 @@ REFERENCE_ROOM = 1 << 27  # bytes: statistics of all kinds of features; images c
 
 def make_reference(run: Run) -> None:
     """Write mean and covariance of the samples' features."""
-    options, metrics = run.options, [METRICS[name] for name in run.metrics]
+    options, metrics = run.options, [METRICS[name] for name in run.metrics if not METRICS[name].parts]
     wrong = [m.name for m in metrics if not m.in_references]
     if wrong:
         known = ", ".join(m.name for m in METRICS.values() if m.in_references)

@@ -17,7 +17,7 @@ from evaluator.image_files import open_images
 from evaluator.image_selection import SelectedImages, spread
 from evaluator.image_stream import Transform
 from evaluator.inception import FeaturePrecision
-from evaluator.metrics import METRICS, check_metrics, check_names, usual_metrics
+from evaluator.metrics import METRICS, check_metrics, check_names, usual_metrics, with_parts
 from evaluator.metrics.base import Metric
 from evaluator.metrics.image_quality import QualityName
 from evaluator.networks import Weights, load_networks
@@ -26,11 +26,13 @@ from evaluator.pairing import pair_by_name
 from evaluator.protocol import PROTOCOLS
 from evaluator.provenance import image_facts, pixel_warnings, sampler_facts, warnings_about
 from evaluator.reference import Reference, image_reference, open_reference
+from evaluator.spaces import SPACES
 from jobs.measuring import ReconstructionMeasurement, batches, found, pass_through, tokenizer_facts
 from modeling.layers.half import Precision
 from modeling.pipeline import load_tokenizer
 from modeling.tokenizers.base import Tokenizer
 
+VISION_SPACES = [name for name in SPACES if name != "inception"]  # that has inception_weights
 ORDER = "order"  # of names, or of arrays, which have none
 
 
@@ -63,13 +65,19 @@ class EvaluateOptions:
     make_ref: str | None = option(None, "write a reference of the samples to this .npz and measure nothing")
     keep_images: int = option(0, "images stored in the reference, for precision and recall; ADM: 10000")
     inception_weights: str | None = option(None, "file; null = INCEPTION_WEIGHTS, torch's cache, or download")
-    feature_precision: FeaturePrecision = option("float32", "of Inception; half precision is approximate")
+    space_weights: dict[str, str] = option(
+        {}, "files of feature networks by space: {dinov2: FILE, mae: FILE}"
+    )
+    feature_precision: FeaturePrecision = option(
+        "float32", "of the feature networks; half precision is approximate"
+    )
     precision: Precision = option("float32", "of the tokenizer's weights and computation (docs/precision.md)")
-    dino_weights: str | None = option(None, "file for fd_dinov2; null = from the hub")
     lpips_weights: list[str] | None = option(None, "files for lpips: VGG-16 trunk and linear heads")
 
     def __post_init__(self) -> None:
         check_least(self, batch_size=1, keep_images=0)
+        if unknown := sorted(self.space_weights.keys() - set(VISION_SPACES)):
+            raise ValueError(f"space_weights.{unknown[0]} is no space, expected {', '.join(VISION_SPACES)}")
         if self.tokenizer is None and (self.image_size is None) != (self.crop in (None, "no")):
             raise ValueError(f"crop={self.crop} and image_size={self.image_size} go together")
         if self.precision != "float32" and self.tokenizer is None:
@@ -134,8 +142,9 @@ class Run:
             self.reference = open_reference(found(options.reference), **files)
             if not self.reference.statistics:
                 self.reference.image_set = options.reference_set or self.reference.image_set
-        self.metrics = tuple(options.metrics or default_metrics(options, self.reference))
-        check_metrics(self.metrics)
+        metrics = options.metrics or default_metrics(options, self.reference)
+        check_metrics(metrics)
+        self.metrics = with_parts(metrics)
         self.protocol = options.protocol or ("adm" if tokenizer is None else "tokenizer")
         paired = any(METRICS[name].compares == "pairs" for name in self.metrics)
         self.paired_by = self._pair() if paired and tokenizer is None else None  # else pairs are made here
@@ -208,8 +217,9 @@ class Run:
     def networks(self) -> dict[str, Any]:
         options = self.options
         weights: dict[str, Weights] = {
+            **options.space_weights,
             "inception": options.inception_weights,
-            "dinov2": options.dino_weights,
+            "dinov2_dgm": options.space_weights.get("dinov2"),
             "lpips": options.lpips_weights,
         }
         return load_networks(self.metrics, weights, device=self.device, precision=options.feature_precision)

@@ -1,4 +1,4 @@
-"""FID, sFID, Inception Score, KID, precision and recall, FD-DINOv2, PSNR, SSIM, LPIPS of samples or reconstructions.
+"""FID, sFID, Inception Score, KID, precision and recall, FDr6, PSNR, SSIM, LPIPS of samples or reconstructions.
 
     python scripts/evaluate.py samples=runs/samples reference=VIRTUAL_imagenet256_labeled.npz output=result.json
     python scripts/evaluate.py samples=a.npz reference=b 'metrics=[fid,kid]' protocol=torch-fidelity

@@ -9,6 +9,7 @@ from evaluator.metrics.bootstrap import BootstrapMetric
 from evaluator.metrics.density_coverage import DensityCoverageMetric
 from evaluator.metrics.fd_infinity import FrechetInfinityMetric
 from evaluator.metrics.fid import FrechetMetric, GenerationFID, ReconstructionFID
+from evaluator.metrics.frechet_ratio import ratio_metrics
 from evaluator.metrics.image_quality import PSNR, SSIM, PairMetric
 from evaluator.metrics.inception_score import InceptionScoreMetric
 from evaluator.metrics.kid import KernelMetric
@@ -38,7 +39,8 @@ METRICS: dict[str, Metric] = {
         AuthenticityMetric(name="authenticity", features="pool"),
         FrechetInfinityMetric(name="fid_infinity", features="pool"),
         BootstrapMetric(name="fid_bootstrap", features="pool"),
-        FrechetMetric(name="fd_dinov2", features="dinov2"),
+        *ratio_metrics(),
+        FrechetMetric(name="fd_dinov2_dgm", features="dinov2_dgm"),
         PSNR(name="psnr", **_PAIRS),
         SSIM(name="ssim", **_PAIRS),
         PairMetric(name="lpips", network="lpips", training=("tokenizer",)),
@@ -66,6 +68,11 @@ def check_metrics(metrics: Sequence[str]) -> None:
             raise ConfigError(f"metrics: {name!r} is unknown{nearest(name, list(METRICS))}; {expected}")
     if len(set(metrics)) < len(metrics):
         raise ConfigError(f"metrics={list(metrics)} names one twice")
+
+
+def with_parts(metrics: Sequence[str]) -> tuple[str, ...]:
+    """Names of metrics, each after those that it is made of (fdr6: its six ratios), none twice."""
+    return tuple(dict.fromkeys(name for metric in metrics for name in (*METRICS[metric].parts, metric)))
 
 
 def check_names(metrics: Sequence[str], image_set: str, same_count: bool = True) -> None:

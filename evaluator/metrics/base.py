@@ -41,8 +41,10 @@ class Metric(ABC):
     # "other_images" (reconstructions against a reference).
     usual_for: tuple[str, ...] = ()
     training: tuple[str, ...] = ()  # runs that can measure it: "tokenizer", "generator"
+    parts: tuple[str, ...] = ()  # metrics whose first numbers it is made of; measured whenever it is
 
-    compares: ClassVar[Literal["nothing", "sets", "pairs"]] = "sets"  # "nothing": describes samples alone
+    # "nothing": describes samples alone, or is made of other metrics.
+    compares: ClassVar[Literal["nothing", "sets", "pairs"]] = "sets"
     counted: ClassVar[bool] = False  # biased by the number of images: its name carries it
     spread: ClassVar[bool] = False  # its last number is a standard deviation, named `_std`
     in_references: ClassVar[bool] = False  # reference files hold what it compares with
@@ -70,8 +72,8 @@ class Metric(ABC):
     ) -> Sequence[float] | Detailed:
         """Its numbers, in the order of `result_names`; the spread may be missing. Only the main process calls it.
 
-        `own` is the result of the collector of the samples (of `ImageQuality` for pairs), `reference` that of the
-        reference, None if nothing is compared.
+        `own` is the result of the collector of the samples (of `ImageQuality` for pairs; the numbers of `parts`),
+        `reference` that of the reference, None if nothing is compared.
         """
 
     def misnamed(self, image_set: str, same_count: bool) -> str | None:

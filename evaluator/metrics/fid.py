@@ -1,4 +1,4 @@
-"""Frechet distance between Gaussians fitted to features (FID, arXiv:1706.08500; sFID and FD-DINOv2 alike).
+"""Frechet distance between Gaussians fitted to features (FID, arXiv:1706.08500; in other spaces alike).
 
     |m1 - m2|^2 + tr S1 + tr S2 - 2 tr (S1 S2)^(1/2)
 
@@ -17,6 +17,7 @@ from evaluator.inception_network import DIMS
 from evaluator.metrics.base import Metric
 from evaluator.moments import Moments
 from evaluator.protocol import ProtocolSettings
+from evaluator.spaces import SPACES
 
 Array = torch.Tensor | np.ndarray
 
@@ -39,7 +40,8 @@ class FrechetMetric(Metric):
     def warnings(
         self, samples: Mapping[str, Any], reference: Mapping[str, Any] | None, settings: ProtocolSettings
     ) -> list[str]:
-        dim, counts = DIMS.get(self.features), [samples["count"], (reference or {}).get("count")]
+        dims = DIMS | {space.features: space.dim for space in SPACES.values()}
+        dim, counts = dims.get(self.features), [samples["count"], (reference or {}).get("count")]
         least = min(count for count in counts if count is not None)
         if dim is None or least > dim:
             return []

@@ -5,6 +5,7 @@ The variables of huggingface_hub (HF_HUB_OFFLINE, cache folder, end point, token
 
 import os
 import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -71,17 +72,25 @@ def release_weights(release: Release) -> Path:
 
 def _in_weights_folder(release: Release) -> Path | None:
     """The file in TITOK_WEIGHTS, or below it in a folder called like the repository or, converted, like the model."""
+    places = [f"{release.name}/model.safetensors"]
+    for repo, file in release.sources:
+        places += [f"{repo}/{file}", f"{repo.split('/')[1]}/{file}"]
+    return in_weights_folder([*places, str(release.file)], lambda place: is_file_of(release, place))
+
+
+def in_weights_folder(
+    places: Sequence[str], belongs: Callable[[Path], bool] = lambda place: True
+) -> Path | None:
+    """The first of some files below the folder TITOK_WEIGHTS, or None; FileNotFoundError: it names no folder."""
     folder = os.environ.get(WEIGHTS_VARIABLE)
     if not folder:
         return None
     root = Path(at_home(folder))
     if not root.is_dir():
         raise FileNotFoundError(f"{WEIGHTS_VARIABLE}={folder} is not a folder")
-    places = [root / release.name / "model.safetensors"]
-    for repo, file in release.sources:
-        places += [root / repo / file, root / repo.split("/")[1] / file]
-    places.append(root / str(release.file))
-    return next((place for place in places if place.is_file() and is_file_of(release, place)), None)
+    return next(
+        (root / place for place in places if (root / place).is_file() and belongs(root / place)), None
+    )
 
 
 def is_file_of(release: Release, path: Path) -> bool:

@@ -159,17 +159,17 @@ def build_network(name: str, input_size: int | None = None, **options: Any) -> n
     `options` are those of `timm.create_model`; without any, the weights are random. ValueError if timm is not
     installed, or does not know the name.
     """
-    timm = _timm()
+    timm = timm_package()
     if not timm.is_model(name):
         choice = nearest(name, timm.list_models())
-        raise ValueError(f"teacher {name!r} is no model of timm {timm.__version__}{choice}")
+        raise ValueError(f"network {name!r} is no model of timm {timm.__version__}{choice}")
     try:
         config = timm.get_pretrained_cfg(name)
     except RuntimeError:  # unknown tag, the part after the point
         config = None
     if config is None:
         known = ", ".join(timm.list_pretrained(f"{name.split('.')[0]}.*")[:8]) or "none"
-        raise ValueError(f"teacher {name!r} has no trained weights in timm; there are: {known}")
+        raise ValueError(f"network {name!r} has no trained weights in timm; there are: {known}")
     if input_size in (None, config.input_size[-1]):
         return timm.create_model(name, **options)
     try:
@@ -185,7 +185,7 @@ def _teacher(name: str, grid: int | None, project: bool, input_size: int | None,
 
 
 def _advice(name: str, error: Exception) -> str:
-    config = _timm().get_pretrained_cfg(name)
+    config = timm_package().get_pretrained_cfg(name)
     if config.hf_hub_id:
         file = config.hf_hub_filename or "model.safetensors"
         source = f"https://huggingface.co/{config.hf_hub_id}/resolve/main/{file}"
@@ -197,9 +197,12 @@ def _advice(name: str, error: Exception) -> str:
     )
 
 
-def _timm() -> ModuleType:
+def timm_package() -> ModuleType:
+    """The library of frozen networks, which takes seconds to import; ValueError: it is not installed."""
     try:
         import timm
     except ImportError as error:
-        raise ValueError(f"teachers need timm ({error}): pip install -r requirements-teachers.txt") from error
+        raise ValueError(
+            f"networks of timm need it ({error}): pip install -r requirements-teachers.txt"
+        ) from error
     return timm

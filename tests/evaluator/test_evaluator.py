@@ -281,8 +281,8 @@ def test_contradictions_show_before_the_work():
         Evaluator(networks=toy, metrics=["fdi"])
     with pytest.raises(ValueError, match="features pool are needed, but no network"):
         Evaluator(networks={}, metrics=["fid"])
-    with pytest.raises(ValueError, match="features dinov2 are needed"):
-        Evaluator(networks=toy, metrics=["fd_dinov2"])
+    with pytest.raises(ValueError, match="features dinov2_dgm are needed"):
+        Evaluator(networks=toy, metrics=["fd_dinov2_dgm"])
     with pytest.raises(ValueError, match="lpips needs"):
         Evaluator(networks=toy, metrics=["lpips"])
     with pytest.raises(ConfigError, match="rfid .* another number"):

@@ -31,7 +31,9 @@ class MemoryImages(ImageStream):
 
 def put_in_place(monkeypatch, name: str, network) -> None:
     """Load `network` wherever that of this name is needed."""
-    monkeypatch.setitem(NETWORKS, name, dataclasses.replace(NETWORKS[name], load=lambda *_, **__: network))
+    monkeypatch.setitem(
+        NETWORKS, name, dataclasses.replace(NETWORKS[name], load=lambda *_, **__: network, find=None)
+    )
 
 
 class ToyFeatures(NamedTuple):

@@ -26,7 +26,7 @@ from training.evaluation import GeneratorEvaluation, TokenizerEvaluation
         ("fid", 5000, "fid_5k"),
         ("rfid", 1234, "rfid_1234"),
         ("is", 100_000, "is_100k"),
-        ("fd_dinov2", 10_000, "fd_dinov2_10k"),
+        ("fd_dinov2_dgm", 10_000, "fd_dinov2_dgm_10k"),
         ("kid", 10_000, "kid"),
         ("psnr", 7, "psnr"),
     ],

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from evaluator.dino import load_dino, resize, resize_positions
+from evaluator.dgm_dinov2 import load_dino, resize, resize_positions
 from evaluator.evaluator import Evaluator
 from tests.evaluator.toy import tensor, toy_images
 from tests.parity import fill_module
@@ -28,7 +28,7 @@ def test_a_local_file_gives_the_class_token(published):
     network, path = published
     extractor = load_dino(path, device="cpu", side=70, **TINY)
     images = tensor(toy_images(3, side=32))
-    features = extractor(images).dinov2
+    features = extractor(images).dinov2_dgm
     pixels = resize(images, 70)
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     normal = (pixels - mean.view(3, 1, 1)) / std.view(3, 1, 1)
@@ -36,14 +36,16 @@ def test_a_local_file_gives_the_class_token(published):
         expected = network.forward_features(normal)[:, 0]
     torch.testing.assert_close(features, expected, atol=1e-5, rtol=1e-5)
     assert (
-        extractor.dims == {"dinov2": 32} and len(extractor.weights_hash) == 16 and not extractor.approximate
+        extractor.dims == {"dinov2_dgm": 32}
+        and len(extractor.weights_hash) == 16
+        and not extractor.approximate
     )
 
 
 def test_positions_are_interpolated_to_another_size(published):
     _, path = published
     extractor = load_dino(path, device="cpu", side=42, **TINY)
-    assert extractor(tensor(toy_images(2))).dinov2.shape == (2, 32)
+    assert extractor(tensor(toy_images(2))).dinov2_dgm.shape == (2, 32)
     state = torch.load(path, weights_only=True)
     small = resize_positions(state["pos_embed"], 3)
     assert torch.equal(extractor.model.pos_embed, small) and small.shape == (1, 10, 32)
@@ -73,15 +75,15 @@ def test_images_are_resized_as_pillow_does():
 
 def test_it_feeds_the_evaluator(published):
     extractor = load_dino(published[1], device="cpu", side=28, **TINY)
-    evaluator = Evaluator(networks={"dinov2": extractor}, metrics=("fd_dinov2",))
+    evaluator = Evaluator(networks={"dinov2_dgm": extractor}, metrics=("fd_dinov2_dgm",))
     images = tensor(toy_images(40))
     evaluator.update(images[:20])
     evaluator.update_reference(images[20:])
-    first = evaluator.result()["fd_dinov2_20"]
-    same = Evaluator(networks={"dinov2": extractor}, metrics=("fd_dinov2",))
+    first = evaluator.result()["fd_dinov2_dgm_20"]
+    same = Evaluator(networks={"dinov2_dgm": extractor}, metrics=("fd_dinov2_dgm",))
     same.update(images[:20])
     same.update_reference(images[:20])
-    assert first > 0.01 and abs(same.result()["fd_dinov2_20"]) < 1e-6
+    assert first > 0.01 and abs(same.result()["fd_dinov2_dgm_20"]) < 1e-6
 
 
 def test_missing_parts_are_named(published, tmp_path, monkeypatch):

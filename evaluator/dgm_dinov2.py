@@ -1,8 +1,9 @@
-"""Features for FD-DINOv2: the class token of DINOv2 ViT-L/14 (Stein et al. 2023, arXiv:2306.04675).
+"""Features for FD-DINOv2 as dgm-eval computes it: the class token of DINOv2 ViT-L/14 (arXiv:2306.04675).
 
-Images are resized to 224 x 224, bicubic with antialiasing and without keeping their aspect ratio, and normalised by
-ImageNet's mean and deviation. The published network was trained at 518 pixels; its position embeddings are
-interpolated to 16 x 16 patches the way its authors do, by a factor of (16 + 0.1) / 37 (arXiv:2304.07193).
+The space `dinov2` (`evaluator.spaces`) has the same weights and other pixels, and its numbers are others. Images are
+resized to 224 x 224, bicubic with antialiasing and without keeping their aspect ratio, and normalised by ImageNet's
+mean and deviation. The published network was trained at 518 pixels; its position embeddings are interpolated to
+16 x 16 patches the way its authors do, by a factor of (16 + 0.1) / 37 (arXiv:2304.07193).
 """
 
 from collections.abc import Mapping
@@ -11,21 +12,20 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from huggingface_hub import hf_hub_url
 from torch import nn
 
-from modeling.pretrained.downloads import hub_file
+from evaluator.space_weights import find_space_weights
+from evaluator.spaces import IMAGENET, SPACES
+from modeling.pretrained.teachers import build_network
 from storage.weights import read_weights, weight_hash
 
-MODEL, SIDE, PATCH = "vit_large_patch14_dinov2.lvd142m", 224, 14
-FILE = "model.safetensors"  # in timm's repository on the Hub
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+MODEL, SIDE, PATCH = SPACES["dinov2"].model, 224, 14
 
 
 class DinoFeatures(NamedTuple):
     """Class token after the last norm."""
 
-    dinov2: torch.Tensor  # float32 [B, d], d = 1024 for the published network
+    dinov2_dgm: torch.Tensor  # float32 [B, d], d = 1024 for the published network
 
 
 class DinoExtractor:
@@ -40,9 +40,8 @@ class DinoExtractor:
         self, model: nn.Module, *, dim: int, weights_hash: str, device: torch.device | str, side: int = SIDE
     ) -> None:
         self.model, self.side, self.device = model.to(device).eval().requires_grad_(False), side, device
-        self.weights_hash, self.dims = weights_hash, {"dinov2": dim}
-        self._mean = torch.tensor(MEAN, device=device).view(3, 1, 1)
-        self._std = torch.tensor(STD, device=device).view(3, 1, 1)
+        self.weights_hash, self.dims = weights_hash, {"dinov2_dgm": dim}
+        self._mean, self._std = (torch.tensor(colour, device=device).view(3, 1, 1) for colour in IMAGENET)
 
     @torch.inference_mode()
     def __call__(self, images: torch.Tensor) -> DinoFeatures:
@@ -77,6 +76,11 @@ def resize_positions(embedding: torch.Tensor, patches: int) -> torch.Tensor:
     return torch.cat([embedding[:, :1], grid.to(embedding.dtype)], dim=1)
 
 
+def find_dino_weights(path: str | Path | None = None) -> Path:
+    """The weight file, which is that of the space `dinov2`; see `find_space_weights`."""
+    return find_space_weights(SPACES["dinov2"], path)
+
+
 def load_dino(
     weights: str | Path | None = None,
     *,
@@ -88,37 +92,24 @@ def load_dino(
     """DINOv2 through timm.
 
     Args:
-        weights: local file, in timm's names or those of the original release; None = timm downloads them.
+        weights: local file, in timm's names or those of the original release; None as `find_dino_weights`.
         side: of its images, a multiple of 14.
         options: sizes of another network, for `timm.create_model`.
 
     Raises:
         ValueError: timm is not installed, or the file holds another network.
-        FileNotFoundError: the file does not exist.
-        OSError: the weights cannot be downloaded.
+        FileNotFoundError: the file does not exist, or cannot be downloaded.
     """
-    try:
-        import timm
-    except ImportError as error:
-        raise ValueError("metric fd_dinov2 needs timm: pip install -r requirements-teachers.txt") from error
-    if weights is None:
-        repo = f"timm/{model}"
-        try:
-            weights = hub_file(repo, FILE)
-        except OSError as error:
-            raise OSError(
-                f"weights of {model} cannot be downloaded ({error}); get {hf_hub_url(repo, FILE)} elsewhere and name it"
-                " in dino_weights"
-            ) from error
+    network = build_network(model, pretrained=False, img_size=side, num_classes=0, **options)
+    weights = find_dino_weights(weights)
     state: Mapping[str, torch.Tensor] = read_weights(weights)
-    network = timm.create_model(model, pretrained=False, img_size=side, num_classes=0, **options)
     state = {name: value for name, value in state.items() if name != "mask_token"}  # for training alone
     if "pos_embed" in state:
         state["pos_embed"] = resize_positions(state["pos_embed"], side // PATCH)
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
-        raise ValueError(f"{weights or model} does not hold the weights of {model}: {error}") from error
+        raise ValueError(f"{weights} does not hold the weights of {model}: {error}") from error
     return DinoExtractor(
         network, dim=network.num_features, weights_hash=weight_hash(network), device=device, side=side
     )
