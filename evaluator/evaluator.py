@@ -18,6 +18,7 @@ import torch
 from common import distributed
 from common.images import to_float, to_uint8
 from evaluator.copies import copy_facts
+from evaluator.feature_store import Keep
 from evaluator.image_set import ImageSet, Key
 from evaluator.metrics import METRICS, check_metrics, check_names, result_name, with_parts
 from evaluator.metrics.base import Detailed, Metric
@@ -41,6 +42,9 @@ class Evaluator:
         truncate: cut float images to 8 bit instead of rounding, to reproduce tools that do.
         quality: PSNR and SSIM as that tool computes them, a key of `image_quality.QUALITY_PROTOCOLS`; any but
             "rounded" converts images itself and ignores `truncate`.
+        keep_samples: keep features of samples on disk, or take those of an earlier pass: give the images that
+            `samples.todo()` names.
+        keep_originals: the same for reference images, `originals.todo()`.
 
     Raises:
         ConfigError: a metric is unknown, or its name promises another reference.
@@ -58,6 +62,8 @@ class Evaluator:
         device: torch.device | str = "cpu",
         truncate: bool = False,
         quality: str = "rounded",
+        keep_samples: Keep | None = None,
+        keep_originals: Keep | None = None,
     ) -> None:
         check_metrics(metrics)
         metrics = with_parts(metrics)
@@ -73,10 +79,12 @@ class Evaluator:
         self._check_networks({m.features for m in compared if m.in_references and m.features in self._stored})
         extractors = list(self.extractors.values())
         featured = [m for m in self.metrics if m.features]
-        self.samples = ImageSet(extractors, featured, settings=self.settings, num_images=num_images)
+        self.samples = ImageSet(
+            extractors, featured, settings=self.settings, num_images=num_images, keep=keep_samples
+        )
         measured = [m for m in compared if not (m.in_references and m.features in self._stored)]
         self._check_reference(measured)
-        self.originals = ImageSet(extractors, measured, settings=self.settings)
+        self.originals = ImageSet(extractors, measured, settings=self.settings, keep=keep_originals)
         paired = [m for m in self.metrics if m.compares == "pairs"]
         self.quality = ImageQuality(paired, protocol=quality, networks=networks) if paired else None
         self.details: dict[

@@ -36,8 +36,17 @@ class SelectedImages(ImageStream):
     def pixel_facts(self) -> dict[str, Any]:
         return self._stream.pixel_facts()
 
+    def marks(self, positions: Sequence[int]) -> np.ndarray:
+        return self._stream.marks(self._indices[positions])
+
+    def recall(self, positions: Sequence[int], marks: np.ndarray) -> None:
+        self._stream.recall(self._indices[positions], marks)
+
     def digest(self) -> str:
         return digest_lines([self._stream.digest(), *map(str, self._indices)])
+
+    def version(self) -> str:
+        return digest_lines([self._stream.version(), *map(str, self._indices)])
 
 
 def spread(stream: ImageStream, count: int | None) -> ImageStream:

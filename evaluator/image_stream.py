@@ -65,6 +65,17 @@ class ImageStream(ABC):
     def digest(self) -> str:
         """SHA-256 of a cheap description of the content: names and sizes of files, checksums of array members."""
 
+    def version(self) -> str:
+        """As `digest`, and changed when a file was written again, as far as the disk tells without reading it."""
+        return self.digest()
+
+    def marks(self, positions: Sequence[int]) -> np.ndarray:
+        """What `pixel_facts` counts, of images decoded before: uint8, 1 = transparent pixels, 2 = an orientation."""
+        return np.zeros(len(positions), np.uint8)
+
+    def recall(self, positions: Sequence[int], marks: np.ndarray) -> None:  # noqa: B027 (others have no marks)
+        """Take `marks` of an earlier pass for images that are not decoded again."""
+
     def pixel_facts(self) -> dict[str, Any]:
         """How files became pixels, and how many of those decoded so far, over all processes, have transparent pixels or
         an EXIF orientation other than upright; empty where there are no image files. All processes call it together.
@@ -80,8 +91,8 @@ class ImageStream(ABC):
         rank, processes = distributed.rank(), distributed.world_size()
         return range(self.count * rank // processes, self.count * (rank + 1) // processes)
 
-    def batches(self, batch_size: int, positions: range | None = None) -> Iterator[ImageBatch]:
-        """Batches of this process's share, or of the positions given; raises ValueError as `images`."""
+    def batches(self, batch_size: int, positions: Sequence[int] | None = None) -> Iterator[ImageBatch]:
+        """Batches of this process's share, or of the increasing positions given; raises ValueError as `images`."""
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size} must be at least 1")
         share = self.share() if positions is None else positions
@@ -164,6 +175,13 @@ class EncodedImages(ImageStream):
         pixels = pil_to_tensor(image if self._transform is None else self._transform(image))
         return pixels if first else self.checked(pixels, name)
 
+    def marks(self, positions: Sequence[int]) -> np.ndarray:
+        return (self._transparent[positions] + 2 * self._turned[positions]).astype(np.uint8)
+
+    def recall(self, positions: Sequence[int], marks: np.ndarray) -> None:
+        self._transparent[positions] |= (marks & 1).astype(bool)
+        self._turned[positions] |= (marks & 2).astype(bool)
+
     def pixel_facts(self) -> dict[str, Any]:
         found = np.stack([self._transparent[: self.count], self._turned[: self.count]])
         everyone = np.logical_or.reduce(distributed.gather_objects(found))
@@ -204,6 +222,10 @@ class FolderImages(EncodedImages):
     def digest(self) -> str:
         sizes = ((name, (self.folder / name).stat().st_size) for name in self.names)
         return digest_lines(f"{name}\t{size}" for name, size in sizes)
+
+    def version(self) -> str:
+        found = ((name, (self.folder / name).stat()) for name in self.names)
+        return digest_lines(f"{name}\t{stat.st_size}\t{stat.st_mtime_ns}" for name, stat in found)
 
 
 def _number(name: str) -> str:

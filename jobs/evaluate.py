@@ -1,7 +1,7 @@
 """Metrics of samples or reconstructions, as a result file."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from common import distributed
@@ -17,7 +17,7 @@ from evaluator.reference import write_reference
 from jobs.evaluation_run import EvaluateOptions, Run
 from jobs.measuring import pass_through
 from storage.files import OUTPUT_ROOM, check_output_file, require_space, write_json
-from storage.locks import reserved_file
+from storage.locks import reserved_file, reserved_folder
 
 REFERENCE_ROOM = 1 << 27  # bytes: statistics of all kinds of features; images come on top
 
@@ -33,8 +33,8 @@ def make_reference(run: Run) -> None:
     room, what = REFERENCE_ROOM + pixels, f"a reference with {options.keep_images} images"
     distributed.on_main(lambda: require_space(Path(options.make_ref).parent, room, what, "make_ref"))
     networks = run.networks()
-    images = ImageSet(list(networks.values()), metrics)
-    pass_through(images.update, run.samples, options.batch_size, "reference")
+    images = ImageSet(list(networks.values()), metrics, keep=run.keep(run.samples))
+    pass_through(images.update, run.samples, options.batch_size, "reference", images.todo())
     count, fingerprint = images.counted()
     results, failed = images.results(run.device)
     if failed:
@@ -60,7 +60,10 @@ def reserved_output(options: EvaluateOptions) -> Iterator[None]:
     if options.make_ref is not None:
         path, key, begins, room = options.make_ref, "make_ref", b"PK", REFERENCE_ROOM
     distributed.on_main(lambda: check_output_file(path, key=key, begins=begins, room=room))
-    with reserved_file(path, key=key):
+    with ExitStack() as held:
+        held.enter_context(reserved_file(path, key=key))
+        if options.features is not None:
+            held.enter_context(reserved_folder(options.features, key="features"))
         yield
 
 
@@ -87,7 +90,11 @@ def evaluate(options: EvaluateOptions) -> None:
         for note in notes:
             warn(note)
         values, errors = run.measure(evaluator)
-        facts = {**facts, **evaluator.facts()}
+        facts = {
+            **facts,
+            **evaluator.facts(),
+            **({"details": evaluator.details} if evaluator.details else {}),
+        }
         late = run.describe_pixels(facts) + copy_warnings(facts)
         for note in late:
             warn(note)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -13,9 +14,10 @@ from common.config import option
 from common.images import Alpha, Orientation, PixelRules
 from data.transforms import CROPS, Resize
 from evaluator.evaluator import Evaluator
+from evaluator.feature_store import Keep
 from evaluator.image_files import open_images
 from evaluator.image_selection import SelectedImages, spread
-from evaluator.image_stream import Transform
+from evaluator.image_stream import ImageStream, Transform
 from evaluator.inception import FeaturePrecision
 from evaluator.metrics import METRICS, check_metrics, check_names, usual_metrics, with_parts
 from evaluator.metrics.base import Metric
@@ -64,6 +66,9 @@ class EvaluateOptions:
     reference_set: Literal["training", "validation"] | None = option(None, "what the reference images are")
     make_ref: str | None = option(None, "write a reference of the samples to this .npz and measure nothing")
     keep_images: int = option(0, "images stored in the reference, for precision and recall; ADM: 10000")
+    features: str | None = option(
+        None, "folder that keeps features, so that later metrics of the same images need no network"
+    )
     inception_weights: str | None = option(None, "file; null = INCEPTION_WEIGHTS, torch's cache, or download")
     space_weights: dict[str, str] = option(
         {}, "files of feature networks by space: {dinov2: FILE, mae: FILE}"
@@ -212,7 +217,21 @@ class Run:
             device=self.device,
             truncate=options.truncate,
             quality=options.quality,
+            keep_samples=self.keep(self.samples, reconstructed=self.tokenizer is not None),
+            keep_originals=self.keep(self.samples if reference is None else reference.images),
         )
+
+    def keep(self, stream: ImageStream | None, reconstructed: bool = False) -> Keep | None:
+        """Where features of images, or of their reconstructions, are kept."""
+        options = self.options
+        if options.features is None or stream is None:
+            return None
+        recipe = {"crop": self.crop, "alpha": options.alpha, "orientation": options.orientation}
+        if reconstructed:
+            made_by = tokenizer_facts(options.tokenizer, self.tokenizer, precision=options.precision)
+            made_by.pop("name")  # its weights say more
+            recipe["reconstructed"] = {**made_by, "truncate": options.truncate}
+        return Keep(Path(options.features), stream, recipe)
 
     def networks(self) -> dict[str, Any]:
         options = self.options
@@ -240,9 +259,9 @@ class Run:
                 if evaluator.needs_reference_images:
                     evaluator.update_reference(originals, batch.positions)
         else:
-            pass_through(evaluator.update, self.samples, size, "samples")
+            pass_through(evaluator.update, self.samples, size, "samples", evaluator.samples.todo())
         if evaluator.needs_reference_images and images is not None and self.paired_by is None:
-            pass_through(evaluator.update_reference, images, size, "reference")
+            pass_through(evaluator.update_reference, images, size, "reference", evaluator.originals.todo())
         return measurement.outcome()
 
     def facts(self) -> dict[str, Any]:

@@ -27,20 +27,27 @@ def found(path: str) -> str:
     return path if "{" in path else str(find_file(path, "images"))
 
 
-def batches(stream: ImageStream, batch_size: int, title: str) -> Iterator[ImageBatch]:
-    """This process's share of the images, with a progress bar."""
-    bar = progress(None, title, total=len(stream.share()), unit="image")
-    for batch in stream.batches(batch_size):
+def batches(
+    stream: ImageStream, batch_size: int, title: str, positions: Sequence[int] | None = None
+) -> Iterator[ImageBatch]:
+    """This process's share of the images, or those at `positions`, with a progress bar."""
+    total = len(stream.share() if positions is None else positions)
+    bar = progress(None, title, total=total, unit="image")
+    for batch in stream.batches(batch_size, positions):
         yield batch
         bar.update(len(batch.images))
     bar.close()
 
 
 def pass_through(
-    update: Callable[[torch.Tensor, torch.Tensor], None], stream: ImageStream, batch_size: int, title: str
+    update: Callable[[torch.Tensor, torch.Tensor], None],
+    stream: ImageStream,
+    batch_size: int,
+    title: str,
+    positions: Sequence[int] | None = None,
 ) -> None:
-    """Give this process's share of the images, with their positions, to `update`."""
-    for batch in batches(stream, batch_size, title):
+    """Give this process's share of the images, or those at `positions`, with their positions, to `update`."""
+    for batch in batches(stream, batch_size, title, positions):
         update(*batch)
 
 

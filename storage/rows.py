@@ -124,21 +124,33 @@ class RowStore:
         share, of = distributed.rank(), distributed.world_size()
         return self._todo[share * len(self._todo) // of : (share + 1) * len(self._todo) // of]
 
+    def unfinished(self) -> np.ndarray:
+        """Indices of all rows that were missing when the store was opened, int64."""
+        return self._todo
+
     def write(self, index: int, **rows: np.ndarray) -> None:
         """Set row `index` of the named arrays, and flag it as done; raises OSError."""
-        for name, row in rows.items():
-            self._files[name].write([index], row[None])
-        self._files["flags"].write([index], np.ones((1, 1)))  # last: a flagged row is complete
+        self.write_rows([index], **{name: row[None] for name, row in rows.items()})
+
+    def write_rows(self, indices: Sequence[int], **rows: np.ndarray) -> None:
+        """Set rows [k, ...] of the named arrays at indices [k], and flag them as done; raises OSError."""
+        for name, values in rows.items():
+            self._files[name].write(indices, values)
+        self._files["flags"].write(indices, np.ones((len(indices), 1)))  # last: a flagged row is complete
 
     def rows(self, name: str) -> np.ndarray:
         """An array as it is now, memory-mapped read-only."""
         return self._files[name].rows
 
+    def close(self) -> None:
+        """Write no more; rows that were read stay readable."""
+        for file in self._files.values():
+            file.close()
+
     def remove(self) -> None:
         """Delete the folder; every process calls this when the final files are written."""
         distributed.barrier()
-        for file in self._files.values():
-            file.close()
+        self.close()
         if distributed.is_main():
             shutil.rmtree(self.folder)
 

@@ -413,3 +413,42 @@ def test_two_processes_give_the_same_json(tmp_path):
     assert two["metrics"] == pytest.approx(one["metrics"], rel=1e-6)
     assert two["protocol"] == one["protocol"] and two["warnings"] == one["warnings"]
     assert any("not the published file" in note for note in one["warnings"])
+
+
+def test_kept_features_answer_later_questions(files, monkeypatch):
+    toy = ToyInception()
+    put_in_place(monkeypatch, "inception", toy)
+    options = {"reference": str(files / "real"), "features": str(files / "kept")}
+    first = run(files, files / "fake", **options)
+    assert sum(toy.calls) == 110
+    toy.calls.clear()
+    again = run(files, files / "fake", **options)
+    assert toy.calls == [] and again["metrics"] == first["metrics"] and again["protocol"] == first["protocol"]
+    more = run(files, files / "fake", metrics=["mind", "kid", "authenticity"], **options)
+    assert toy.calls == [] and {"mind_50", "kid", "authenticity"} <= set(more["metrics"])
+    pair = more["protocol"]["details"]["authenticity"]["closest_pairs"][0]
+    assert 0 <= pair["sample"] < 50 and 0 <= pair["reference"] < 60
+    evaluate(
+        EvaluateOptions(
+            samples=str(files / "real"), make_ref=str(files / "ref.npz"), features=options["features"]
+        )
+    )
+    assert toy.calls == []
+    path = files / "fake" / "000003.png"  # one file is written again, with as many bytes
+    path.write_bytes(path.read_bytes())
+    os.utime(path, ns=(1, 1))
+    run(files, files / "fake", **options)
+    assert sum(toy.calls) == 50
+
+
+def test_kept_features_of_reconstructions(files, monkeypatch):
+    toy = ToyInception()
+    put_in_place(monkeypatch, "inception", toy)
+    options = {"tokenizer": "assets/models/titok_openmoji", "features": str(files / "kept"), "max_images": 4}
+    first = run(files, "assets/emoji", metrics=["rfid", "psnr"], **options)
+    assert sum(toy.calls) == 8
+    again = run(files, "assets/emoji", metrics=["rfid", "kid", "psnr"], **options)
+    assert sum(toy.calls) == 8
+    assert again["metrics"].items() >= first["metrics"].items()
+    run(files, "assets/emoji", metrics=["rfid"], truncate=True, **options)
+    assert sum(toy.calls) == 12  # other pixels, the same originals
