@@ -1,8 +1,9 @@
 """Metrics of samples or reconstructions, as a result file."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 from common import distributed
 from common.console import Clock, banner, duration, say, warn
@@ -14,8 +15,9 @@ from evaluator.networks import extractor_facts
 from evaluator.outcome import failure
 from evaluator.provenance import image_facts, network_warnings
 from evaluator.reference import write_reference
+from jobs.copies import picture_path, save_closest_pairs, training_copies
 from jobs.evaluation_run import EvaluateOptions, Run
-from jobs.measuring import pass_through
+from jobs.measuring import found, pass_through
 from storage.files import OUTPUT_ROOM, check_output_file, require_space, write_json
 from storage.locks import reserved_file, reserved_folder
 
@@ -67,6 +69,17 @@ def reserved_output(options: EvaluateOptions) -> Iterator[None]:
         yield
 
 
+def _show_pairs(run: Run, details: Mapping[str, Any]) -> None:
+    """Pictures of the closest pairs that metrics found, beside the result."""
+    if run.reference is None:  # reconstructions and their originals
+        return
+    for name, said in details.items():
+        if pairs := said.get("closest_pairs"):
+            path = picture_path(run.options.output, name)
+            save_closest_pairs(path, pairs, run.samples, run.reference.images)
+            say(f"samples and the images nearest to them: {path}")
+
+
 def evaluate(options: EvaluateOptions) -> None:
     """Measure, print, and write the result with its protocol.
 
@@ -86,6 +99,9 @@ def evaluate(options: EvaluateOptions) -> None:
             return
         evaluator = run.evaluator()
         facts = run.facts()
+        if options.training_tokens is not None:  # before hours of measuring: the file may be missing
+            tokens = found(options.samples), found(options.training_tokens)
+            facts["token_copies"] = distributed.on_main(lambda: training_copies(*tokens))
         notes = run.warnings(facts) + network_warnings(extractor_facts(evaluator.extractors))
         for note in notes:
             warn(note)
@@ -103,6 +119,7 @@ def evaluate(options: EvaluateOptions) -> None:
         result = {"metrics": values, "warnings": notes + late, "protocol": facts}
         result |= {"errors": errors} if errors else {}
         distributed.on_main(lambda: write_json(options.output, result, default=str))
+        distributed.on_main(lambda: _show_pairs(run, evaluator.details))
         say(f"{run.samples.count} images in {duration(clock.lap())}; see {options.output}")
         if errors:
             raise ValueError(f"{failure(errors)}; {options.output} holds the other metrics")

@@ -19,7 +19,7 @@ from evaluator.image_files import open_images
 from evaluator.image_selection import SelectedImages, spread
 from evaluator.image_stream import ImageStream, Transform
 from evaluator.inception import FeaturePrecision
-from evaluator.metrics import METRICS, check_metrics, check_names, usual_metrics, with_parts
+from evaluator.metrics import METRICS, check_metrics, check_names, known_metrics, usual_metrics, with_parts
 from evaluator.metrics.base import Metric
 from evaluator.metrics.image_quality import QualityName
 from evaluator.networks import Weights, load_networks
@@ -45,7 +45,7 @@ class EvaluateOptions:
     samples: str = option(help="images to measure; with a tokenizer, to reconstruct")
     reference: str | None = option(None, "ADM statistics (.npz), or images")
     output: str = option("result.json", "where the result goes")
-    metrics: list[str] | None = option(None, f"of {', '.join(METRICS)}; null = the usual ones")
+    metrics: list[str] | None = option(None, f"of {known_metrics()}; null = the usual ones")
     protocol: Literal["adm", "torch-fidelity", "tokenizer"] | None = option(
         None, "splits, subsets, distances of that tool; null = tokenizer with a tokenizer, else adm"
     )
@@ -68,6 +68,9 @@ class EvaluateOptions:
     keep_images: int = option(0, "images stored in the reference, for precision and recall; ADM: 10000")
     features: str | None = option(
         None, "folder that keeps features, so that later metrics of the same images need no network"
+    )
+    training_tokens: str | None = option(
+        None, "token file of the generator's training: count samples whose tokens are a row of it"
     )
     inception_weights: str | None = option(None, "file; null = INCEPTION_WEIGHTS, torch's cache, or download")
     space_weights: dict[str, str] = option(

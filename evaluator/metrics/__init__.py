@@ -15,10 +15,23 @@ from evaluator.metrics.inception_score import InceptionScoreMetric
 from evaluator.metrics.kid import KernelMetric
 from evaluator.metrics.mind import MindMetric
 from evaluator.metrics.precision_recall import PrecisionRecallMetric
+from evaluator.spaces import SPACES
 
 SAMPLES, RECONSTRUCTIONS, OTHER_IMAGES = "samples", "reconstructions", "other_images"
 _PAIRS = {"usual_for": (RECONSTRUCTIONS, OTHER_IMAGES), "training": ("tokenizer",)}
 _ALL = {"usual_for": (SAMPLES, RECONSTRUCTIONS, OTHER_IMAGES), "training": ("tokenizer", "generator")}
+
+# Measured in every other space under the name followed by that of the space: mind_dinov2.
+IN_SPACES: dict[str, type[Metric]] = {
+    "kid": KernelMetric,
+    "precision_recall": PrecisionRecallMetric,
+    "mind": MindMetric,
+    "density_coverage": DensityCoverageMetric,
+    "authenticity": AuthenticityMetric,
+    "fd_infinity": FrechetInfinityMetric,
+    "fd_bootstrap": BootstrapMetric,
+}
+OTHER_SPACES = [name for name in SPACES if name != "inception"]  # whose metrics have the plain names
 
 METRICS: dict[str, Metric] = {
     metric.name: metric
@@ -40,12 +53,20 @@ METRICS: dict[str, Metric] = {
         FrechetInfinityMetric(name="fid_infinity", features="pool"),
         BootstrapMetric(name="fid_bootstrap", features="pool"),
         *ratio_metrics(),
+        *(kind(name=f"{n}_{s}", features=s) for s in OTHER_SPACES for n, kind in IN_SPACES.items()),
         FrechetMetric(name="fd_dinov2_dgm", features="dinov2_dgm"),
         PSNR(name="psnr", **_PAIRS),
         SSIM(name="ssim", **_PAIRS),
         PairMetric(name="lpips", network="lpips", training=("tokenizer",)),
     )
 }
+
+
+def known_metrics() -> str:
+    """All names for a message, those in other spaces in braces."""
+    spaced = {f"{name}_{space}" for name in IN_SPACES for space in OTHER_SPACES}
+    plain = ", ".join(name for name in METRICS if name not in spaced)
+    return f"{plain}, {{{','.join(IN_SPACES)}}}_{{{','.join(OTHER_SPACES)}}}"
 
 
 def usual_metrics(what: str) -> list[Metric]:
@@ -60,7 +81,7 @@ def training_metrics(run: str) -> list[str]:
 
 def check_metrics(metrics: Sequence[str]) -> None:
     """Raise ConfigError if a name is unknown or given twice, or if there is none."""
-    expected = f"expected some of {', '.join(METRICS)}"
+    expected = f"expected some of {known_metrics()}"
     if not metrics:
         raise ConfigError(f"metrics=[] names no metric; {expected}")
     for name in metrics:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from evaluator.feature_store import FeatureStore
-from evaluator.metrics.base import Metric
+from evaluator.metrics.base import Metric, require_features
 from evaluator.protocol import ProtocolSettings
 
 ROWS = 2048  # rows of a kernel matrix held at a time
@@ -39,17 +39,12 @@ def kernel_distance(
         ValueError: shapes do not fit, values are not finite, or the subset size is out of range.
     """
     generated, reference = generated.detach().cpu(), reference.detach().cpu()
-    if generated.ndim != 2 or reference.ndim != 2 or generated.shape[1] != reference.shape[1]:
-        raise ValueError(
-            f"features of shapes {tuple(generated.shape)} and {tuple(reference.shape)}, expected [N, d] and [M, d]"
-        )
+    require_features(generated, reference)
     most = min(len(generated), len(reference))
     if not 2 <= subset_size <= most or subsets < 1:
         raise ValueError(
             f"subsets={subsets} must be at least 1 and subset_size={subset_size} from 2 to {most}, the smaller set"
         )
-    if not (torch.isfinite(generated).all() and torch.isfinite(reference).all()):
-        raise ValueError("features hold values that are not finite")
     draws, values = np.random.RandomState(seed), []
     for _ in range(subsets):
         x, y = (  # the generated set draws first
@@ -92,8 +87,7 @@ class KernelMetric(Metric):
         if _has_subsets(len(own), len(reference), settings):
             size = settings.kid_subset_size
             return kernel_distance(own, reference, subsets=settings.kid_subsets, subset_size=size)
-        if not (torch.isfinite(own).all() and torch.isfinite(reference).all()):
-            raise ValueError("features hold values that are not finite")
+        require_features(own, reference)
         return [squared_mmd(own, reference)]
 
     def facts(self, settings: ProtocolSettings, count: int, reference_count: int) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 
 from evaluator.feature_store import FeatureStore
-from evaluator.metrics.base import Metric
+from evaluator.metrics.base import Metric, require_features
 from evaluator.protocol import ProtocolSettings
 
 Rule = Literal["float32", "adm_float16"]
@@ -50,10 +50,7 @@ def precision_recall(
     Raises:
         ValueError: shapes do not fit, values are not finite, there are too few vectors, or the rule is unknown.
     """
-    if generated.ndim != 2 or reference.ndim != 2 or generated.shape[1] != reference.shape[1]:
-        raise ValueError(
-            f"features of shapes {tuple(generated.shape)} and {tuple(reference.shape)}, expected [N, d] and [M, d]"
-        )
+    require_features(generated, reference)
     if rule not in TILES:
         raise ValueError(f"rule={rule!r} must be one of {', '.join(TILES)}")
     if not 1 <= neighbours < min(len(generated), len(reference)):
@@ -61,8 +58,6 @@ def precision_recall(
             f"neighbours={neighbours} must be from 1 to {min(len(generated), len(reference)) - 1}, one less than "
             "the smaller set"
         )
-    if not (torch.isfinite(generated).all() and torch.isfinite(reference).all()):
-        raise ValueError("features hold values that are not finite")
     tile = tile or TILES[rule]
     with torch.no_grad(), _full_precision():
         generated, reference = _prepared(generated, reference, rule)
@@ -157,7 +152,8 @@ class PrecisionRecallMetric(Metric):
         settings: ProtocolSettings,
         device: torch.device | str,
     ) -> Sequence[float]:
-        rule: Rule = "adm_float16" if settings.half_distances else "float32"
+        adm = settings.half_distances and self.features == "pool"  # whose evaluator knows no other features
+        rule: Rule = "adm_float16" if adm else "float32"
         return precision_recall(own, reference, neighbours=settings.neighbours, rule=rule, device=device)
 
     def impossible(self, count: int, reference_count: int | None, settings: ProtocolSettings) -> str | None:
