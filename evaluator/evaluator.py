@@ -108,11 +108,8 @@ class Evaluator:
 
     def _check_reference(self, measured: Sequence[Metric]) -> None:
         """Refuse a reference that lacks what metrics would have to measure of it."""
-        missing = dict.fromkeys(m.features for m in measured if m.in_references)
-        if missing and self._stored:
-            # Images stored beside statistics are only a part of what the statistics were made of.
-            kinds = ", ".join(missing)
-            raise ValueError(f"reference {self.reference.source} holds no statistics of {kinds} features")
+        if self.reference is not None:
+            self.reference.require_statistics(m.features for m in measured if m.in_references)
         if measured and self.reference is not None and self.reference.images is None:
             needing = [m.name for m in METRICS.values() if m.compares == "sets" and not m.in_references]
             names = " and ".join(needing)

@@ -2,12 +2,13 @@
 
 The file layout is that of the ADM evaluator (arXiv:2105.05233): `mu` [2048] and `sigma` [2048, 2048] of the pooled
 features, `mu_s`, `sigma_s` [2023] of the spatial ones, `arr_0` uint8 [N, H, W, 3]. Files written here also hold
-`protocol`, a JSON text that says how the statistics came about, and possibly `mu_dinov2`, `sigma_dinov2` [1024].
-Other tools ignore the additions.
+`protocol`, a JSON text that says how the statistics came about, and `mu_<space>`, `sigma_<space>` of other features
+(`evaluator.spaces`). Other tools ignore the additions. Published statistics of the spaces are read as they are, a file
+or a folder of them.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,9 @@ import numpy as np
 
 from common.images import PixelRules
 from evaluator.image_files import ArrayImages, open_images
-from evaluator.image_stream import ImageStream, Transform
+from evaluator.image_stream import ImageStream, Transform, digest_lines
 from evaluator.moments import Statistics
+from evaluator.published_statistics import PAIRS, moment_keys, published_files, space_of_file
 from storage.arrays import ArrayFile, damage_named
 from storage.files import file_sha256
 from storage.json_files import parse_json
@@ -25,7 +27,9 @@ from storage.npz import Rows, write_npz
 
 # Endings of `mu` and `sigma` by kind of features; other kinds have their names.
 ENDINGS = {"pool": "", "spatial": "_s"}
-FORMAT = 1
+FORMAT = 2
+# Format 1 knew no spaces: its `dinov2` features are those that dgm-eval takes.
+RENAMED = {1: {"dinov2": "dinov2_dgm"}, FORMAT: {}}
 _PROTOCOL_BYTES = 1 << 26
 
 
@@ -85,6 +89,13 @@ class Reference:
         described = self.image_set != "images" or self.images is None
         return described or num_images in (None, self.images.count)
 
+    def require_statistics(self, kinds: Iterable[str]) -> None:
+        """Raise ValueError if this file of statistics lacks those of some kinds of features."""
+        # Images stored beside statistics are only a part of what the statistics were made of.
+        missing = [kind for kind in dict.fromkeys(kinds) if kind not in self.statistics]
+        if self.statistics and missing:
+            raise ValueError(f"reference {self.source} holds no statistics of {', '.join(missing)} features")
+
     def require_network(self, name: str, kind: str, weights_hash: str, approximate: bool) -> None:
         """Raise ValueError if another network, or precision, made the statistics than measures the samples."""
         recorded = self.protocol.get("extractors", {}).get(name)
@@ -106,7 +117,7 @@ class Reference:
 def open_reference(
     path: str | Path, *, transform: Transform | None = None, rules: PixelRules | None = None
 ) -> Reference:
-    """A reference at a path: an `.npz` with statistics (read as it is), or images as `open_images` takes them.
+    """A reference at a path: an `.npz` with statistics, a folder of published ones, or images (see `open_images`).
 
     `transform` and `rules` are for the images of a reference that has no statistics.
 
@@ -115,6 +126,10 @@ def open_reference(
         ValueError: statistics are incomplete, of a wrong shape or not finite, or the images cannot be read.
     """
     place = Path(path)
+    if files := published_files(place):
+        statistics = {kind: values for file in files for kind, values in _read_statistics(file)[0].items()}
+        digest = digest_lines([f"{file.name} {file_sha256(file)}" for file in files])
+        return Reference(source=str(path), sha256=digest, statistics=statistics)
     if place.suffix == ".npz" and place.is_file():
         statistics, protocol, has_images = _read_statistics(place)
         if statistics:
@@ -139,17 +154,30 @@ def _read_statistics(path: Path) -> tuple[dict[str, Statistics], dict[str, Any],
         held = set(arrays.names)
         protocol = _read_protocol(arrays.read("protocol", _PROTOCOL_BYTES)) if "protocol" in held else {}
         statistics = {}
-        for kind in _kinds(held):
-            keys = statistics_keys(kind)
+        for kind, keys in _key_pairs(held, path).items():
             if not held.issuperset(keys):
                 raise ValueError(f"it holds only one of {' and '.join(keys)}")
             mean, covariance = (_numbers(key, arrays.read(key)) for key in keys)
-            _check_shapes(mean, covariance, keys)
-            statistics[kind] = Statistics(mean, covariance, protocol.get("counts", {}).get(kind))
+            check_moments(mean, covariance, keys)
+            count = protocol.get("counts", {}).get(kind)
+            kind = RENAMED[protocol.get("format", FORMAT)].get(kind, kind)
+            statistics[kind] = Statistics(mean, covariance, count)
     return statistics, protocol, "arr_0" in held
 
 
-def _check_shapes(mean: np.ndarray, covariance: np.ndarray, keys: tuple[str, str]) -> None:
+def _key_pairs(held: set[str], path: Path) -> dict[str, tuple[str, str]]:
+    """Names of means and covariances by kind of features."""
+    pairs = {kind: statistics_keys(kind) for kind in _kinds(held)}
+    if "pool" not in pairs and held.intersection(*map(set, PAIRS[1:])):
+        pairs["pool"] = moment_keys(held)
+    space = space_of_file(path.name)
+    if space is not None and "pool" in pairs:
+        pairs[space.features] = pairs.pop("pool")
+    return pairs
+
+
+def check_moments(mean: np.ndarray, covariance: np.ndarray, keys: tuple[str, str] = ("mu", "sigma")) -> None:
+    """Raise ValueError unless these are a finite mean [d] and covariance [d, d]; `keys` are their names."""
     if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
         raise ValueError(
             f"{keys[0]} {list(mean.shape)} and {keys[1]} {list(covariance.shape)} are no mean [d] and covariance [d, d]"
@@ -166,21 +194,25 @@ def _numbers(key: str, array: np.ndarray) -> np.ndarray:
 
 def _read_protocol(text: np.ndarray) -> dict[str, Any]:
     protocol = parse_json(str(text))
-    if not isinstance(protocol, dict) or protocol.get("format") != FORMAT:
-        raise ValueError(f"its protocol is of an unknown format, expected {FORMAT}")
+    if not isinstance(protocol, dict) or protocol.get("format") not in RENAMED:
+        raise ValueError(
+            f"its protocol is of an unknown format, expected one of {', '.join(map(str, RENAMED))}"
+        )
     for section in ("counts", "images", "extractors"):
         if not isinstance(protocol.get(section, {}), dict):
             raise ValueError(f"its protocol has no usable {section}")
     counts = protocol.get("counts", {}).values()
     if not all(count is None or type(count) is int and count > 0 for count in counts):
         raise ValueError(f"its protocol has the counts {list(counts)}")
-    return protocol
+    renamed = RENAMED[protocol["format"]]
+    extractors = protocol.get("extractors", {})
+    return {**protocol, "extractors": {renamed.get(name, name): about for name, about in extractors.items()}}
 
 
 def write_reference(
     path: str | Path,
     statistics: Mapping[str, Statistics],
-    protocol: Mapping[str, Any],
+    protocol: Mapping[str, Any] | None,
     images: ImageStream | None = None,
     keep_images: int = 0,
 ) -> None:
@@ -189,7 +221,8 @@ def write_reference(
     Args:
         path: an `.npz`.
         statistics: by kind of features.
-        protocol: how they came about: `image_set`, `images`, `extractors`, ...; stored with it: counts, format.
+        protocol: how they came about: `image_set`, `images`, `extractors`, ...; stored with it: counts, format. None:
+            nobody knows, and the file does not say.
         images: what they were made of.
         keep_images: number of these stored as `arr_0`, evenly spaced, for metrics that need images.
 
@@ -202,8 +235,10 @@ def write_reference(
         raise ValueError(f"reference {path} must have the suffix .npz")
     if not statistics:
         raise ValueError(f"reference {path}: there are no statistics to write")
-    about = {**protocol, "format": FORMAT, "counts": {kind: s.count for kind, s in statistics.items()}}
-    arrays: dict[str, np.ndarray | Rows] = {"protocol": np.array(json.dumps(about))}
+    arrays: dict[str, np.ndarray | Rows] = {}
+    if protocol is not None:
+        about = {**protocol, "format": FORMAT, "counts": {kind: s.count for kind, s in statistics.items()}}
+        arrays["protocol"] = np.array(json.dumps(about))
     for kind, values in statistics.items():
         for key, array in zip(statistics_keys(kind), (values.mean, values.covariance), strict=True):
             arrays[key] = np.asarray(array, dtype=np.float64)

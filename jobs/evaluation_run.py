@@ -190,6 +190,9 @@ class Run:
         alone = self.tokenizer is None and self.reference is None  # else its originals are the reference
         if self.options.make_ref is None and alone and compared:
             raise ValueError(f"metrics {', '.join(compared)} need a reference")
+        if self.reference is not None:
+            sets = [m for name in self.metrics if (m := METRICS[name]).compares == "sets"]
+            self.reference.require_statistics(metric.features for metric in sets if metric.in_references)
         reasons = {name: reason for name in self.metrics if (reason := self._impossible(METRICS[name]))}
         kept = tuple(name for name in self.metrics if name not in reasons)
         if reasons and (self.options.metrics or not kept):

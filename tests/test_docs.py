@@ -33,6 +33,7 @@ PROGRAMS = {
     "scripts/reconstruct.py": "jobs.reconstruct.ReconstructOptions",
     "scripts/pretokenize.py": "jobs.pretokenize.PretokenizeOptions",
     "scripts/convert_checkpoint.py": "jobs.convert_checkpoint.ConvertCheckpointOptions",
+    "scripts/convert_reference.py": "jobs.convert_reference.ConvertReferenceOptions",
     "scripts/convert_tokens.py": "jobs.convert_tokens.ConvertTokensOptions",
     "scripts/evaluate.py": "jobs.evaluate.EvaluateOptions",
     "scripts/summarize.py": "jobs.summarize.SummaryOptions",

@@ -74,7 +74,7 @@ def test_ours_come_back_with_their_protocol(tmp_path):
     assert (
         reference.facts()["verified"]
         and reference.image_set == "validation"
-        and reference.protocol["format"] == 1
+        and reference.protocol["format"] == 2
     )
     assert torch.equal(next(reference.images.batches(6)).images, tensor(PIXELS)[::2])  # evenly spaced
     with np.load(path) as arrays:  # others read the same file without noticing
