@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import warnings
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import IO, Literal, NamedTuple, get_args
@@ -25,6 +26,7 @@ _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "MPO", "PPM", "A
 _FORMATS += ("TGA", "QOI", "SGI", "PCX", "ICO")
 _HIGH_RANGE = {b"#?RADIANCE": "Radiance HDR", b"#?RGBE": "Radiance HDR", b"v/1\x01": "OpenEXR", b"PF": "PFM"}
 _ORIENTATION = 0x0112  # EXIF, and the same number in TIFF
+_EXIF, _TAKEN, _DIGITIZED, _TAKEN_FRACTION = 0x8769, 0x9003, 0x9004, 0x9291
 _TIFF_WIDTH, _TIFF_HEIGHT = 256, 257
 # What makes a picture upright, by the value of the tag (EXIF 2.32, 4.6.4): where row 0 and column 0 belong.
 _TO_UPRIGHT = {
@@ -77,10 +79,17 @@ class DecodedImage:
     orientation: int  # EXIF 1..8; 1 is upright
 
 
-def decode(file: str | Path | bytes | IO[bytes], rules: PixelRules | None = None) -> DecodedImage:
+def decode(
+    file: str | Path | bytes | IO[bytes], rules: PixelRules | None = None, *, shrink_to: int | None = None
+) -> DecodedImage:
     """Decode an image file, its bytes or an open file; the first picture of several.
 
-    Every program gets its pixels from here. `rules` are `PixelRules()` if None.
+    Every program gets its pixels from here.
+
+    Args:
+        rules: `PixelRules()` if None.
+        shrink_to: of a JPEG, a picture of half, a quarter or an eighth the size will do, in which both sides have at
+            least this many pixels. It takes a fraction of the time; for looking at pictures, not for training on them.
 
     Raises:
         UnreadableImage: it is no image, is damaged or empty, has more than MAX_PIXELS pixels, a side above MAX_SIDE, or
@@ -91,12 +100,15 @@ def decode(file: str | Path | bytes | IO[bytes], rules: PixelRules | None = None
         with _open(_content(file)) as image:
             raw_mode = image.tile[0][3] if image.tile else ""
             tag = _orientation(image) if image.format == "TIFF" else 1
+            size = image.size
+            shrunk = shrink_to is not None and image.draft(None, (shrink_to, shrink_to)) is not None
             image.load()
             picture, transparent = to_rgb(image, rules.alpha, raw_mode if isinstance(raw_mode, str) else "")
             orientation = _orientation(image)
             if tag != 1 and orientation == 1:  # some releases of Pillow turn TIFF files and forget the tag
                 picture, orientation = picture.transpose(_TO_UPRIGHT[_INVERSE.get(tag, tag)]), tag
-            facts = (image.format or "", image.mode, picture.size, transparent, orientation)
+            size = size if shrunk else picture.size
+            facts = (image.format or "", image.mode, size, transparent, orientation)
     except (UnreadableImage, MemoryError):
         raise
     except Exception as error:  # a damaged file makes decoders fail in any way
@@ -125,6 +137,21 @@ def read_head(file: str | Path | bytes | IO[bytes]) -> ImageHead:
         raise
     except Exception as error:
         raise _unreadable(error, file) from error
+
+
+def read_capture_time(file: str | Path | bytes | IO[bytes]) -> float | None:
+    """When a camera took a photo, by its EXIF data: seconds of local time since the year 1; None if it does not say."""
+    try:
+        with _open(file) as image:
+            tags = image.getexif().get_ifd(_EXIF)
+            written = str(tags.get(_TAKEN) or tags[_DIGITIZED]).strip(" \0")
+            fraction = str(tags.get(_TAKEN_FRACTION, "")).strip(" \0")
+            since = datetime.strptime(written, "%Y:%m:%d %H:%M:%S") - datetime(1, 1, 1)
+            return since.total_seconds() + (float(f"0.{fraction}") if fraction.isdecimal() else 0.0)
+    except MemoryError:
+        raise
+    except Exception:  # no tags, damaged ones, or no image
+        return None
 
 
 def has_more_pictures(file: str | Path | bytes | IO[bytes]) -> bool:

@@ -68,7 +68,7 @@ class ImageFolder(Source):
             else:
                 tree.left_out.add(NO_CLASS, file)
         self._check(tree, classes)
-        self.left_out, self.class_names = tree.left_out, _class_names(self.path, tree.folders)
+        self.left_out, self.class_names = tree.left_out, folder_class_names(self.path, tree.folders)
         # Bytes in one block: a list of a million strings would be copied into every worker as it is read.
         self._files = np.array([os.fsencode(file) for files in classes.values() for file in files])
         counts = [len(files) for files in classes.values()]
@@ -102,7 +102,7 @@ class ImageFolder(Source):
             raise CorruptSample(str(file), str(error)) from error
 
 
-def _class_names(path: Path, folders: Sequence[str]) -> list[str]:
+def folder_class_names(path: Path, folders: Sequence[str]) -> list[str]:
     """Names of the classes, which are those of their folders as text; says so where a name may mislead."""
     names = [printable(folder) for folder in folders]
     if len(set(names)) < len(names):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -79,7 +78,7 @@ class Inspection:
                 try:
                     name, content = self.examples.file(index)
                 except CorruptSample as error:
-                    self._unreadable(error.name, error.reason)
+                    self.unreadable.add_error(error.reason, error.name)
                     yield
                     continue
                 self._read_caption(index, name)
@@ -115,7 +114,7 @@ class Inspection:
         try:
             seen: _Seen = future.result()
         except UnreadableImage as error:
-            self._unreadable(name, str(error))
+            self.unreadable.add_error(str(error), name)
             return
         for key, counter in self.kinds.items():
             counter[getattr(seen, key)] += 1
@@ -123,10 +122,6 @@ class Inspection:
         self.sizes[place], self.digests[place] = seen.size, seen.digest
         if seen.small is not None:
             self.small[int(self.indices[place])] = seen.small
-
-    def _unreadable(self, name: str, reason: str) -> None:
-        # Counts of bytes and paths would make a reason of its own for each file.
-        self.unreadable.add(re.sub(r"\d+", "#", re.sub(r"'[^']*'", "...", reason)), name)
 
     def _read_caption(self, index: int, name: str) -> None:
         try:

@@ -13,6 +13,8 @@ from storage.left_out import LeftOut
 
 HIDDEN = "hidden, or made by an operating system"
 OTHER_FILE = "not an image by its suffix"
+VIDEO = "a video"
+NOT_THERE = "a file that is not there"
 NO_FILE = "a link to a file that is not there"
 SPECIAL = "neither a file nor a folder"
 CIRCLE = "a link to a folder that it lies in"
@@ -50,6 +52,10 @@ _COMPANIONS = frozenset(
     ]
 )
 _IMAGES = frozenset(IMAGE_SUFFIXES)
+# Phones put one beside every Live Photo.
+_VIDEOS = frozenset(
+    [".mov", ".mp4", ".m4v", ".avi", ".mkv", ".webm", ".3gp", ".mts", ".wmv", ".mpg", ".mpeg"]
+)
 
 
 class ImageTree(NamedTuple):
@@ -113,6 +119,15 @@ def _listed(place: Path, within: str) -> tuple[list[os.DirEntry], tuple[int, int
         raise OSError(f"folder {printable(str(place / within))} cannot be read: {error.strerror}") from error
 
 
+def why_no_image(path: Path) -> str:
+    """Why a file that somebody names as an image is none, by the rules of ``find_images``; empty for images."""
+    if suffix(path.name) not in _IMAGES:
+        return VIDEO if suffix(path.name) in _VIDEOS else OTHER_FILE
+    if _is(path.is_file):
+        return ""
+    return SPECIAL if _is(path.exists) else NOT_THERE
+
+
 def _reason(entry: os.DirEntry) -> str:
     """Why a file is left out; empty for images, and for what nobody takes for one."""
     ending = suffix(entry.name)
@@ -121,7 +136,7 @@ def _reason(entry: os.DirEntry) -> str:
     if ending in _COMPANIONS:
         return ""
     if ending not in _IMAGES:
-        return OTHER_FILE
+        return VIDEO if ending in _VIDEOS else OTHER_FILE
     if _is(entry.is_file):  # a pipe would be waited for without an end
         return ""
     return NO_FILE if entry.is_symlink() else SPECIAL

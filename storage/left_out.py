@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,6 +29,10 @@ class LeftOut:
         names = self.names.setdefault(reason, [])
         if name is not None and len(names) < SHOWN:
             names.append(name)
+
+    def add_error(self, error: str, name: str) -> None:
+        """Count a file that cannot be read: names and numbers in the message would make it a reason of its own."""
+        self.add(re.sub(r"\d+", "#", re.sub(r"'[^']*'", "...", error)), name)
 
     def extend(self, other: LeftOut, prefix: str = "") -> None:
         """Count what another reader left out; ``prefix``, such as that of a shard, goes before its names."""
