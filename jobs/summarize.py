@@ -10,7 +10,7 @@ from modeling.pipeline import load_tokenizer
 from storage.files import write_json
 from storage.json_files import read_json
 from storage.locks import reserved_folder
-from training.report import draw_curves
+from training.curves import draw_curves
 
 _NUMBER = (int, float)
 _MEASURED = ("psnr", "images", "codebook_usage")

@@ -91,7 +91,7 @@ class Judge:
             return
         self.state, keep = distributed.on_main(lambda: self._judged(step, measured))
         if keep:
-            self.keep(step, measured)
+            self.keep(step, {**measured, "decided_by": self.deciding.name})
 
     def _judged(self, step: int, measured: Measured) -> tuple[BestSoFar, bool]:
         state = self.state.after(step, measured, self.deciding)

@@ -7,10 +7,11 @@ import torch
 from torch import nn
 
 from common import distributed
-from common.console import say
+from common.console import say, warn
 from storage.files import save_png
 from training.best import Judge
 from training.compiler import eagerly
+from training.curves import read_curves
 from training.settings import TrainingSettings
 from training.sharding import ShardedModel
 from training.task import Task
@@ -30,6 +31,7 @@ class Observer:
     sharded: ShardedModel | None  # gathers the module
     judge: Judge  # of evaluations
     measured: dict[str, float] | None = None  # by the last evaluation
+    _told: bool = False  # that the model memorises
 
     def due(self, step: int) -> bool:
         """Whether there is something to measure or draw after `step`."""
@@ -62,6 +64,11 @@ class Observer:
         say(f"step {step:>6} evaluate | " + " | ".join(f"{n} {v:.4g}" for n, v in measured.items()))
         self.measured = measured
         self.judge.judge(step, measured)
+        if distributed.is_main() and not (self._told or self.judge.over or step >= self.training.max_steps):
+            text = read_curves(self.folder).over_fitting()  # at the end it is said once more
+            if text is not None:
+                self._told = True
+                warn(text)
 
     def _preview(self, step: int, model: nn.Module) -> None:
         for picture in self.task.preview(model, self.device):

@@ -1,8 +1,7 @@
-"""What a run reports: banner, progress line, skipped samples, curves, broken numbers."""
+"""What a run reports: banner, progress line, skipped samples, broken numbers."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -13,12 +12,9 @@ from common.console import Clock, banner, count, duration, warn
 from storage.shards import local
 from training.machine import cores
 from training.settings import ExperimentSettings, TrainingSettings
-from training.tracker import METRICS_FILE, read_metrics
 
 WORTH_SAYING = 600.0  # seconds of a run
 FEWEST_JUDGED = 1000  # samples: one unreadable sample in the first batch must not stop a run
-# Not in the curves: these describe the machine, not the training.
-NOT_DRAWN = ("step", "kind", "images", "data_fraction", "seconds_per_step", "images_per_second")
 
 
 def announce(
@@ -140,37 +136,6 @@ class SkippedSamples:
                 f"{count} of {count + read} samples could not be read, more than training.max_skipped={self.limit:g};"
                 " the warnings above name them"
             )
-
-
-def draw_curves(folders: dict[str, Path], output: Path) -> bool:
-    """Write a PNG with a panel per scalar that changes over time, of runs {title: folder}; False if there is none."""
-    panels = []
-    for title, folder in folders.items():
-        series: dict[str, list[tuple[int, float]]] = {}
-        for record in read_metrics(Path(folder) / METRICS_FILE):
-            for name, value in record.items():
-                if name not in NOT_DRAWN and isinstance(value, (int, float)):
-                    series.setdefault(f"{record['kind']}/{name}", []).append((record["step"], value))
-        moving = {n: p for n, p in sorted(series.items()) if len({v for _, v in p}) > 1}
-        panels += [(f"{title}: {n}", points) for n, points in moving.items()]
-    if not panels:
-        return False
-    from matplotlib.figure import Figure  # not pyplot: no display, no global state
-
-    columns = min(4, len(panels))
-    rows = -(-len(panels) // columns)  # rounded up
-    figure = Figure(figsize=(4 * columns, 2.6 * rows), layout="constrained")
-    for i, (name, points) in enumerate(panels):
-        axis = figure.add_subplot(rows, columns, i + 1)
-        axis.plot(*zip(*points, strict=True), linewidth=1)
-        axis.set_title(name, fontsize=9)
-        axis.tick_params(labelsize=7)
-        axis.grid(alpha=0.3)
-        values = [value for _, value in points]
-        if min(values) > 0 and max(values) > 20 * min(values):  # a tall start would flatten the rest
-            axis.set_yscale("log")
-    figure.savefig(output, dpi=110)
-    return True
 
 
 def require_finite(wrong: Mapping[str, int], modules: Mapping[str, nn.Module]) -> None:

@@ -23,13 +23,14 @@ from storage.weights import write_weights
 from training.best import make_judge
 from training.checkpoint import CheckpointFolder
 from training.compiler import compile_by_units, use_compile
+from training.curves import draw_curves, read_curves
 from training.ema import EMA
 from training.heartbeat import Heartbeat
 from training.observer import Observer
 from training.optim import build_optimizer
 from training.precision import Precision
 from training.randomness import ExampleRandom, seed_step
-from training.report import Progress, SkippedSamples, announce, draw_curves, require_finite
+from training.report import Progress, SkippedSamples, announce, require_finite
 from training.schedules import learning_rate, weight_decay
 from training.settings import ExperimentSettings, ScheduleSettings, TrainingSettings
 from training.sharding import ShardedModel, is_sharded, use_sharding
@@ -324,3 +325,5 @@ class Trainer:
         say(f"finished: load {self.folder} as a model (model.safetensors and config.yaml)")
         if text := distributed.on_main(lambda: self.judge.closing(self.observer.measured)):
             say(text)
+        if text := distributed.on_main(lambda: read_curves(self.folder).over_fitting()):
+            warn(text)

@@ -83,7 +83,11 @@ def test_a_run_stops_and_keeps_its_best_weights(whole, tmp_path, capsys):
         " (training.patience=2)" in out
     )
     assert f"better on held-out data: load {whole / 'best'} (loss 3 at step 4, 3.2 at the end)" in out
-    assert json.loads((whole / "best/metrics.json").read_text()) == {"step": 4, "loss": 3.0}
+    assert json.loads((whole / "best/metrics.json").read_text()) == {
+        "step": 4,
+        "loss": 3.0,
+        "decided_by": "loss",
+    }
     assert read_yaml(whole / "best/config.yaml") == read_yaml(whole / "config.yaml")
     assert (whole / "shown.png").is_file()  # though no picture was due
     fit(tmp_path, save_every=2, keep_checkpoints=9)
@@ -162,7 +166,11 @@ def test_killed_while_the_best_weights_are_written(tmp_path, monkeypatch, when):
             fit(tmp_path, save_every=2)
     assert not list((tmp_path / "best").glob("*.part"))
     fit(tmp_path, save_every=2)
-    assert json.loads((tmp_path / "best/metrics.json").read_text()) == {"step": 4, "loss": 3.0}
+    assert json.loads((tmp_path / "best/metrics.json").read_text()) == {
+        "step": 4,
+        "loss": 3.0,
+        "decided_by": "loss",
+    }
     assert steps(tmp_path)[-1] == 8
 
 
