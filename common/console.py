@@ -6,12 +6,12 @@ from collections.abc import Iterable, Mapping
 
 from tqdm import tqdm
 
-from common import distributed
+from common import ranks
 
 
 def say(text: str = "") -> None:
     """Print on the main process."""
-    if distributed.is_main():
+    if ranks.is_main():
         # What the stream cannot show, such as a file name that is not UTF-8, must not end a program.
         encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
         print(
@@ -21,7 +21,7 @@ def say(text: str = "") -> None:
 
 def warn(text: str) -> None:
     """Print a warning on the error stream of the main process."""
-    if distributed.is_main():
+    if ranks.is_main():
         print(f"warning: {text}", file=sys.stderr, flush=True)
 
 
@@ -77,7 +77,7 @@ def progress(
         total=total,
         unit=unit,
         delay=delay,
-        disable=not distributed.is_main(),
+        disable=not ranks.is_main(),
         mininterval=0.5 if interactive else 15.0 if total else 300.0,
         ascii=None if interactive else True,
         **rare,

@@ -13,30 +13,11 @@ import torch
 import torch.distributed as dist
 
 from common import peers
+from common.ranks import is_active, is_main, rank, world_size
 
 LONGEST_WAIT = timedelta(days=1)  # for one process that works while the others wait
 Value = TypeVar("Value")
 _side: tuple[object, dist.ProcessGroup] | None = None  # see `side_group`
-
-
-def is_active() -> bool:
-    """True when several processes work together."""
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-
-
-def rank() -> int:
-    """Index of this process, 0 ... world_size() - 1."""
-    return dist.get_rank() if is_active() else 0
-
-
-def world_size() -> int:
-    """Number of processes that work together; 1 without a process group."""
-    return dist.get_world_size() if is_active() else 1
-
-
-def is_main() -> bool:
-    """True on the one process that writes files and prints."""
-    return rank() == 0
 
 
 def watch_peers() -> None:

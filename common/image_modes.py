@@ -7,12 +7,10 @@ embedded ICC profile is not applied.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 from PIL import Image
 
-Alpha = Literal["white", "drop"]
+from common.choices import Alpha
 
 _WITH_ALPHA = ("RGBA", "RGBa", "LA", "PA")
 _TIFF_BITS, _TIFF_PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0

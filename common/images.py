@@ -8,15 +8,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
 from pathlib import Path
-from typing import IO, Literal, NamedTuple, get_args
+from typing import IO, NamedTuple, get_args
 
 import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 
-from common.image_modes import Alpha, TooManyPixels, UnreadableImage, to_rgb
-
-Orientation = Literal["stored", "upright"]
+from common.choices import Alpha, Orientation
+from common.image_modes import TooManyPixels, UnreadableImage, to_rgb
 
 MAX_SIDE = 2**20  # pixels: Pillow takes a hundred bytes for every row, however short
 MAX_PIXELS = 2 * 89_478_485  # Pillow's limit, 16384 x 10922: a small file may claim to hold terabytes

@@ -1,18 +1,20 @@
-"""Files to batches: sources of labelled examples, the order they are shown in, and loaders."""
+"""Files to batches: sources of labelled examples, the order they are shown in, and loaders.
 
-from data.image_folder import ImageFolder
-from data.image_list import ImageList
-from data.openmoji import OpenMoji
-from data.parquet_images import HubImages, ParquetImages
-from data.token_memmap import TokenMemmap
-from data.webdataset_shards import WebDataset
+`DATASETS` maps the names used in configurations to classes of sources.
+"""
 
-DATASETS = {
-    "openmoji": OpenMoji,
-    "image_folder": ImageFolder,
-    "image_list": ImageList,
-    "webdataset": WebDataset,
-    "parquet": ParquetImages,
-    "hub": HubImages,
-    "tokens": TokenMemmap,
-}
+from common.registry import Registry
+
+DATASETS = Registry(
+    {
+        "openmoji": "data.openmoji:OpenMoji",
+        "image_folder": "data.image_folder:ImageFolder",
+        "image_list": "data.image_list:ImageList",
+        "webdataset": "data.webdataset_shards:WebDataset",
+        "parquet": "data.parquet_images:ParquetImages",
+        "hub": "data.parquet_images:HubImages",
+        "tokens": "data.token_memmap:TokenMemmap",
+    },
+    base="data.source:Source",
+)
+__getattr__ = DATASETS.class_named

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from common.choices import Alpha, Orientation, Resize
 from common.console import printable, warn
-from common.images import Alpha, Orientation
 from data.source import CorruptSample, Source
-from data.transforms import ImageTransform, Resize
+from data.transforms import ImageTransform
 from storage.image_names import IMAGE_SUFFIXES
 from storage.image_tree import ImageTree, find_images
 

@@ -10,10 +10,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from common.choices import Alpha, Orientation, Resize
 from common.console import printable
-from common.images import Alpha, Orientation
 from data.source import CorruptSample, Source, count_classes
-from data.transforms import ImageTransform, Resize
+from data.transforms import ImageTransform
 from storage.image_lists import ListFile, Row, read_image_list
 from storage.image_tree import why_no_image
 from storage.left_out import LeftOut

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from common import distributed
-from common.images import Alpha, Orientation
+from common.choices import Alpha, Orientation, Resize
 from data.hub_files import hub_parquet, split_of
 from data.order import Order, WindowShuffle
 from data.parquet_facts import Columns
@@ -20,7 +20,7 @@ from data.parquet_rows import ParquetRows
 from data.shard_cache import ShardCache
 from data.source import CorruptSample, Source, count_classes
 from data.tar_index import NO_LABEL
-from data.transforms import ImageTransform, Resize
+from data.transforms import ImageTransform
 from storage.files import user_cache_folder
 from storage.remote_files import RemoteError, is_remote, require_readable, version_of
 from storage.shard_paths import expand_braces

@@ -11,16 +11,16 @@ import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 import torch
 from PIL import Image
 
-from common.images import Alpha, Orientation, PixelRules, UnreadableImage, decode, pil_to_tensor
+from common.choices import Alpha, Orientation, Resize
+from common.images import PixelRules, UnreadableImage, decode, pil_to_tensor
 from data.source import CorruptSample
 
-Resize = Literal["shorter_edge", "adm", "bilinear", "bilinear_aliased"]
 MOST_PIXELS, MOST_PARTS = (
     2**24,
     16,

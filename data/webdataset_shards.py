@@ -16,15 +16,15 @@ from typing import Literal
 import numpy as np
 import torch
 
+from common.choices import Alpha, Orientation, Resize
 from common.console import printable
-from common.images import Alpha, Orientation
 from data.order import FullShuffle, Order, WindowShuffle
 from data.sample_index import open_samples
 from data.shard_cache import ShardCache
 from data.shards import Shards
 from data.source import MOST_SHUFFLED_AT_ONCE, CorruptSample, Source, count_classes
 from data.tar_index import NO_CAPTION, NO_LABEL
-from data.transforms import ImageTransform, Resize
+from data.transforms import ImageTransform
 from storage.files import user_cache_folder
 from storage.left_out import LeftOut
 from storage.shard_paths import expand_shards

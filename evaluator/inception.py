@@ -2,10 +2,10 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 import torch
 
+from common.choices import FeaturePrecision
 from common.console import warn
 from common.instructions import is_imitated
 from evaluator.inception_fast import FastInception, full_precision
@@ -18,7 +18,6 @@ from evaluator.inception_weights import (
 )
 from modeling.layers.half import HALF_PRECISIONS, PRECISIONS
 
-FeaturePrecision = Literal["float64", "float32", "bfloat16", "float16"]
 FEATURE_PRECISIONS = {"float64": torch.float64, **PRECISIONS}
 # Images that go through the plain network at once; it is exact, not fast, and its maps are large.
 PLAIN_BATCH = 16

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from evaluator.inception import FEATURE_PRECISIONS, FeaturePrecision, warn_if_imitated
+from common.choices import FeaturePrecision
+from evaluator.inception import FEATURE_PRECISIONS, warn_if_imitated
 from evaluator.inception_fast import full_precision
 from evaluator.inception_network import check_images
 from evaluator.space_weights import find_space_weights

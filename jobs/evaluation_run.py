@@ -10,18 +10,17 @@ import numpy as np
 import torch
 
 from common.build import check_least
+from common.choices import Alpha, FeaturePrecision, Orientation, Precision, QualityName, Resize
 from common.config import option
-from common.images import Alpha, Orientation, PixelRules
-from data.transforms import CROPS, Resize
+from common.images import PixelRules
+from data.transforms import CROPS
 from evaluator.evaluator import Evaluator
 from evaluator.feature_store import Keep
 from evaluator.image_files import open_images
 from evaluator.image_selection import SelectedImages, spread
 from evaluator.image_stream import ImageStream, Transform
-from evaluator.inception import FeaturePrecision
 from evaluator.metrics import METRICS, check_metrics, check_names, known_metrics, usual_metrics, with_parts
 from evaluator.metrics.base import Metric
-from evaluator.metrics.image_quality import QualityName
 from evaluator.networks import Weights, load_networks
 from evaluator.outcome import Outcome
 from evaluator.pairing import pair_by_name
@@ -30,7 +29,6 @@ from evaluator.provenance import image_facts, pixel_warnings, sampler_facts, war
 from evaluator.reference import Reference, image_reference, open_reference
 from evaluator.spaces import SPACES
 from jobs.measuring import ReconstructionMeasurement, batches, found, pass_through, tokenizer_facts
-from modeling.layers.half import Precision
 from modeling.pipeline import load_tokenizer
 from modeling.tokenizers.base import Tokenizer
 

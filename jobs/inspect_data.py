@@ -11,10 +11,11 @@ import numpy as np
 from PIL import Image
 
 from common.build import check_least
+from common.choices import Alpha, Orientation
 from common.config import option
 from common.console import Clock, banner, duration, progress, say
 from common.image_rows import named_rows
-from common.images import Alpha, Orientation, PixelRules, to_float
+from common.images import PixelRules, to_float
 from data.file_list import FileList, ImageFile, find_files
 from data.inspection import Examples, Inspection, evenly_spaced
 from data.source import Source

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from common import distributed
+from common.choices import Precision
 from common.config import first_difference, option
 from common.console import Clock, banner, duration, say, warn
 from common.images import PixelRules, to_float
@@ -17,7 +18,6 @@ from data.still import Part, share_batches, still_source
 from data.token_memmap import TokenHeader, TokenMemmap, TokenWriter
 from data.transforms import ten_crop, ten_crop_side
 from evaluator.codebook_usage import CodebookUsage
-from modeling.layers.half import Precision
 from modeling.pipeline import load_tokenizer
 from modeling.pretrained.model_names import open_model, shown_name
 from modeling.tokenizers.base import Tokenizer

@@ -14,23 +14,23 @@ from PIL import Image
 from torch.nn import functional as F
 
 from common.build import check_least
+from common.choices import Alpha, Orientation, Precision, QualityName, Resize
 from common.config import option
 from common.console import progress, say, warn
-from common.images import Alpha, Orientation, PixelRules, enlarge, grid, pil_to_tensor, to_float
+from common.images import PixelRules, enlarge, grid, pil_to_tensor, to_float
 from common.launch import processes
 from data.file_list import ImageFile, list_files
 from data.loaders import eval_loader
 from data.source import CorruptSample, Source
 from data.still import evenly_chosen, still_source
-from data.transforms import CROPS, Resize
+from data.transforms import CROPS
 from evaluator.evaluator import Evaluator
 from evaluator.float_rfid import FloatRFID, load_float_inception
 from evaluator.metrics import METRICS
-from evaluator.metrics.image_quality import ImageQuality, QualityName
+from evaluator.metrics.image_quality import ImageQuality
 from evaluator.networks import load_networks
 from evaluator.outcome import failure
 from jobs.measuring import ReconstructionMeasurement
-from modeling.layers.half import Precision
 from modeling.pipeline import decode, encode, load_tokenizer, reconstruct_any_size
 from modeling.pretrained.model_names import open_model
 from modeling.pretrained.text import TextEncoder, class_captions, load_text_encoder

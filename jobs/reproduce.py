@@ -11,6 +11,7 @@ import torch
 
 from common import distributed
 from common.build import check_least
+from common.choices import FeaturePrecision, Precision
 from common.config import first_difference, option, to_tree
 from common.console import Clock, duration, say, warn
 from common.launch import processes
@@ -20,7 +21,6 @@ from evaluator.float_rfid import load_float_inception
 from evaluator.image_files import open_images
 from evaluator.image_selection import spread
 from evaluator.image_stream import ImageStream
-from evaluator.inception import FeaturePrecision
 from evaluator.inception_weights import find_inception_weights
 from evaluator.networks import load_networks
 from evaluator.outcome import failure
@@ -30,7 +30,7 @@ from jobs.evaluate import EvaluateOptions, Run
 from jobs.measuring import ReconstructionMeasurement, SourceImages, found, tokenizer_facts
 from jobs.published import REFERENCE, conclude, family_measurement, family_of, report
 from jobs.sampling import SampleOptions, draw_samples
-from modeling.layers.half import PRECISIONS, Precision
+from modeling.layers.half import PRECISIONS
 from modeling.pipeline import load_tokenizer
 from modeling.pretrained.catalog import find_release
 from modeling.pretrained.model_names import open_model

@@ -5,13 +5,14 @@ from dataclasses import dataclass, fields
 import torch
 
 from common.build import check_least
+from common.choices import Precision
 from common.config import option
 from common.console import Clock, banner, duration, say
 from common.distributed import is_main, world_size
 from common.image_rows import GRID_COLUMNS, GRID_ROWS, class_rows
 from common.launch import processes
 from compat.sampling import translate_sampling
-from modeling.layers.half import Precision, stated
+from modeling.layers.half import stated
 from modeling.pipeline import find_classes, generate_into, load_image_model
 from modeling.sampling.draw import numbers_needed, settings_for
 from modeling.sampling.foreign_keywords import refuse_foreign

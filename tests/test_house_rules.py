@@ -1,6 +1,7 @@
 """The structure of the project: who may import whom, and how long a file or function may be."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -16,18 +17,23 @@ ROOT = Path(__file__).resolve().parents[1]
 MAY_IMPORT = {
     "common": [],
     "storage": ["common"],
-    "modeling.layers": [],
+    "modeling.layers": ["common.choices"],
     "modeling.token_factors": [],
-    "modeling.quantizers": ["modeling.layers", "common.distributed"],
-    "modeling.tokenizers": ["modeling.layers", "modeling.quantizers", "modeling.token_factors"],
-    "modeling.generators": ["modeling.layers", "modeling.token_factors"],
+    "modeling.quantizers": ["modeling.layers", "common.distributed", "common.registry"],
+    "modeling.tokenizers": [
+        "modeling.layers",
+        "modeling.quantizers",
+        "modeling.token_factors",
+        "common.registry",
+    ],
+    "modeling.generators": ["modeling.layers", "modeling.token_factors", "common.registry"],
     "modeling.sampling": [
         "modeling.generators.base",
         "modeling.token_factors",
         "common.config",
         "common.build",
     ],
-    "modeling.losses": ["modeling.layers", "storage.weights"],
+    "modeling.losses": ["modeling.layers", "storage.weights", "common.registry", "common.choices"],
     "modeling.factory": ["modeling", "storage", "common"],
     "modeling.arguments": ["modeling.generators.base", "modeling.tokenizers.base"],
     "modeling.pipeline": ["modeling", "storage", "common"],
@@ -72,6 +78,8 @@ def imports(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
             names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Constant) and re.fullmatch(r"[a-z_]+(\.[a-z_\d]+)*:\w+", str(node.value)):
+            names.add(node.value.split(":")[0])  # of a registry, or the job of a script
     return names
 
 

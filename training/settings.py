@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
-from common import distributed
+from common import ranks
 from common.build import ConfigError
 from common.config import option
 from common.shares import Steps, is_before
@@ -164,4 +164,4 @@ class TrainingSettings:
     @property
     def global_batch(self) -> int:
         """Examples per update over all processes."""
-        return self.per_gpu_batch_size * self.gradient_accumulation_steps * distributed.world_size()
+        return self.per_gpu_batch_size * self.gradient_accumulation_steps * ranks.world_size()

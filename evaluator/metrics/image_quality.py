@@ -7,7 +7,7 @@ Their batch means are not repeated: every image weighs the same.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch.nn import functional as F
@@ -19,7 +19,6 @@ from evaluator.metrics.base import Metric
 from evaluator.pixels import require_images
 
 # The keys of `QUALITY_PROTOCOLS`, for options.
-QualityName = Literal["rounded", "maskbit", "seed_voken", "llamagen", "vector_quantization"]
 LEAST_SIDE = 16  # pixels, of the network of LPIPS
 PIXELS = 2**20  # values that SSIM works on at a time: about 100 MB
 

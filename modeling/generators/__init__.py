@@ -1,18 +1,16 @@
 """Generators: label -> tokens. `GENERATORS` maps the names used in configurations to classes."""
 
-from modeling.generators.base import Generator
-from modeling.generators.factorized_ar import FactorizedAR
-from modeling.generators.gpt import GPT
-from modeling.generators.ibq_ar import IBQTransformer
-from modeling.generators.maskgit import MaskGIT
-from modeling.generators.rar import RAR
-from modeling.generators.uvit import UViT
+from common.registry import Registry
 
-GENERATORS: dict[str, type[Generator]] = {
-    "rar": RAR,
-    "maskgit": MaskGIT,
-    "uvit": UViT,
-    "gpt": GPT,
-    "factorized_ar": FactorizedAR,
-    "ibq_ar": IBQTransformer,
-}
+GENERATORS = Registry(
+    {
+        "rar": "modeling.generators.rar:RAR",
+        "maskgit": "modeling.generators.maskgit:MaskGIT",
+        "uvit": "modeling.generators.uvit:UViT",
+        "gpt": "modeling.generators.gpt:GPT",
+        "factorized_ar": "modeling.generators.factorized_ar:FactorizedAR",
+        "ibq_ar": "modeling.generators.ibq_ar:IBQTransformer",
+    },
+    base="modeling.generators.base:Generator",
+)
+__getattr__ = GENERATORS.class_named

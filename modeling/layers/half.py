@@ -4,12 +4,9 @@ They compute in the dtype of their weights, but for norms, softmax and sampling,
 choice of codes: quantizers take and give float32. So whatever enters a network passes `as_weights`.
 """
 
-from typing import Literal
-
 import torch
 from torch import nn
 
-Precision = Literal["float32", "bfloat16", "float16"]
 PRECISIONS: dict[str, torch.dtype] = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,

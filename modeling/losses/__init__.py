@@ -1,17 +1,13 @@
-"""Loss functions and the networks they need, by the name used in configurations."""
+"""Loss functions and the networks they need: `DISCRIMINATORS` maps the names used in configurations to classes."""
 
-from modeling.layers.trainable import Trainable
-from modeling.losses.blur_discriminator import BlurDiscriminator
-from modeling.losses.discriminators import NLayerDiscriminator
-from modeling.losses.patchgan import PatchGAN
-from modeling.losses.reconstruction import RECONSTRUCTION_LOSSES
-from modeling.losses.stylegan import StyleGANDiscriminator
+from common.registry import Registry
 
-DISCRIMINATORS: dict[str, type[Trainable]] = {
-    "nlayer": NLayerDiscriminator,
-    "patchgan": PatchGAN,
-    "blur": BlurDiscriminator,
-    "stylegan": StyleGANDiscriminator,
-}
-
-__all__ = ["DISCRIMINATORS", "RECONSTRUCTION_LOSSES"]
+DISCRIMINATORS = Registry(
+    {
+        "nlayer": "modeling.losses.discriminators:NLayerDiscriminator",
+        "patchgan": "modeling.losses.patchgan:PatchGAN",
+        "blur": "modeling.losses.blur_discriminator:BlurDiscriminator",
+        "stylegan": "modeling.losses.stylegan:StyleGANDiscriminator",
+    }
+)
+__getattr__ = DISCRIMINATORS.class_named

@@ -2,13 +2,13 @@
 (arXiv:2104.03310)."""
 
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-LeCamForm = Literal["mean", "logits"]
+from common.choices import LeCamForm
 
 
 def hinge_discriminator_loss(real_logits: torch.Tensor, fake_logits: torch.Tensor) -> torch.Tensor:

@@ -11,9 +11,10 @@ import torch
 from torch import nn
 
 from common.build import ConfigError
+from common.choices import Precision
 from modeling.factory import build_generator, build_tokenizer
 from modeling.generators.base import Generator
-from modeling.layers.half import PRECISIONS, Precision
+from modeling.layers.half import PRECISIONS
 from modeling.pretrained.llamagen import adapt_llama, adapt_llamagen
 from modeling.pretrained.magvit2_formats import MAGVIT2_FORMATS
 from modeling.pretrained.model_names import ModelName, open_model

@@ -1,22 +1,18 @@
-"""Bottlenecks between encoder and decoder, by the name used in configurations."""
+"""Bottlenecks between encoder and decoder: `QUANTIZERS` maps the names used in configurations to classes."""
 
-from modeling.quantizers.base import Quantizer
-from modeling.quantizers.bsq import BSQ
-from modeling.quantizers.ema_vq import EMAVectorQuantizer
-from modeling.quantizers.fsq import FSQ
-from modeling.quantizers.gaussian import GaussianQuantizer
-from modeling.quantizers.ibq import IBQ
-from modeling.quantizers.lfq import LFQ
-from modeling.quantizers.spherical_vq import SphericalVectorQuantizer
-from modeling.quantizers.vq import VectorQuantizer
+from common.registry import Registry
 
-QUANTIZERS: dict[str, type[Quantizer]] = {
-    "vq": VectorQuantizer,
-    "ema_vq": EMAVectorQuantizer,
-    "fsq": FSQ,
-    "lfq": LFQ,
-    "bsq": BSQ,
-    "ibq": IBQ,
-    "spherical_vq": SphericalVectorQuantizer,
-    "vae": GaussianQuantizer,
-}
+QUANTIZERS = Registry(
+    {
+        "vq": "modeling.quantizers.vq:VectorQuantizer",
+        "ema_vq": "modeling.quantizers.ema_vq:EMAVectorQuantizer",
+        "fsq": "modeling.quantizers.fsq:FSQ",
+        "lfq": "modeling.quantizers.lfq:LFQ",
+        "bsq": "modeling.quantizers.bsq:BSQ",
+        "ibq": "modeling.quantizers.ibq:IBQ",
+        "spherical_vq": "modeling.quantizers.spherical_vq:SphericalVectorQuantizer",
+        "vae": "modeling.quantizers.gaussian:GaussianQuantizer",
+    },
+    base="modeling.quantizers.base:Quantizer",
+)
+__getattr__ = QUANTIZERS.class_named

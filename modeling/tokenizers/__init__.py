@@ -1,20 +1,17 @@
-"""Image tokenizers, by the name used in configurations."""
+"""Image tokenizers: `TOKENIZERS` maps the names used in configurations to classes."""
 
-from modeling.tokenizers.base import Tokenizer
-from modeling.tokenizers.cluster import Cluster
-from modeling.tokenizers.magvit2 import MAGVIT2
-from modeling.tokenizers.maskgit_vqgan import MaskGITVQGAN
-from modeling.tokenizers.tatitok import TATiTok
-from modeling.tokenizers.titok import TiTok
-from modeling.tokenizers.vqgan import VQGAN
-from modeling.tokenizers.vqkd import VQKD
+from common.registry import Registry
 
-TOKENIZERS: dict[str, type[Tokenizer]] = {
-    "titok": TiTok,
-    "tatitok": TATiTok,
-    "maskgit_vqgan": MaskGITVQGAN,
-    "vqgan": VQGAN,
-    "magvit2": MAGVIT2,
-    "vqkd": VQKD,
-    "cluster": Cluster,
-}
+TOKENIZERS = Registry(
+    {
+        "titok": "modeling.tokenizers.titok:TiTok",
+        "tatitok": "modeling.tokenizers.tatitok:TATiTok",
+        "maskgit_vqgan": "modeling.tokenizers.maskgit_vqgan:MaskGITVQGAN",
+        "vqgan": "modeling.tokenizers.vqgan:VQGAN",
+        "magvit2": "modeling.tokenizers.magvit2:MAGVIT2",
+        "vqkd": "modeling.tokenizers.vqkd:VQKD",
+        "cluster": "modeling.tokenizers.cluster:Cluster",
+    },
+    base="modeling.tokenizers.base:Tokenizer",
+)
+__getattr__ = TOKENIZERS.class_named

@@ -109,7 +109,9 @@ def test_an_average_forgets_its_first_weights_in_any_run(decay):
     assert before == 0 and after < 0.01
 
 
-@pytest.mark.parametrize("name", ["rar/openmoji", "maskgit/openmoji", "titok/image_folder", "rar/imagenet_b"])
+@pytest.mark.parametrize(
+    "name", ["rar/openmoji", "maskgit/openmoji", "titok/images_gpu", "titok/images_cpu", "rar/imagenet_b"]
+)
 def test_recipes_with_shares_survive_a_short_run(name):
     """Nothing but what is done every so many steps, which no share can mend."""
     kind = (

@@ -7,13 +7,14 @@ import torch
 from torch import nn
 
 from common.build import ConfigError
+from common.choices import LeCamForm
 from common.config import option
 from common.distributed import all_reduce_mean
 from common.shares import Steps, is_before
-from modeling.losses import RECONSTRUCTION_LOSSES
 from modeling.losses.adaptive import FLOAT16_SCALE, adaptive_weight
-from modeling.losses.adversarial import DISCRIMINATOR_LOSSES, GENERATOR_LOSSES, LeCam, LeCamForm
+from modeling.losses.adversarial import DISCRIMINATOR_LOSSES, GENERATOR_LOSSES, LeCam
 from modeling.losses.perceptual import PerceptualLoss
+from modeling.losses.reconstruction import RECONSTRUCTION_LOSSES
 
 REPORTED = ("commitment_loss", "codebook_loss", "entropy_loss", "per_sample_entropy", "batch_entropy")
 GANLoss = Literal["hinge", "non_saturating", "hinge_softplus", "vanilla_softplus", "image_softplus"]

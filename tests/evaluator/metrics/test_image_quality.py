@@ -5,15 +5,9 @@ import numpy as np
 import pytest
 import torch
 
+from common.choices import QualityName
 from evaluator.metrics import image_quality
-from evaluator.metrics.image_quality import (
-    QUALITY_PROTOCOLS,
-    ImageQuality,
-    PairMetric,
-    QualityName,
-    psnr,
-    ssim,
-)
+from evaluator.metrics.image_quality import QUALITY_PROTOCOLS, ImageQuality, PairMetric, psnr, ssim
 from tests.evaluator.processes import in_two_processes, needs_fork
 from tests.parity import golden, golden_json
 

@@ -5,8 +5,7 @@ import math
 import pytest
 import torch
 
-from modeling.losses import RECONSTRUCTION_LOSSES
-from modeling.losses.reconstruction import proxy_cross_entropy
+from modeling.losses.reconstruction import RECONSTRUCTION_LOSSES, proxy_cross_entropy
 
 
 def test_pixel_losses() -> None:
