@@ -17,6 +17,7 @@ OFFICIAL_URL = (
     "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
     "pt_inception-2015-12-05-6726825d.pth"
 )
+OFFICIAL_SIZE = "96 MB"
 OFFICIAL_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 # The same bytes as pytorch-fid and torch-fidelity name them.
 FILE_NAMES = ("pt_inception-2015-12-05-6726825d.pth", "weights-inception-2015-12-05-6726825d.pth")
@@ -44,8 +45,9 @@ def find_inception_weights(path: str | Path | None = None) -> Path:
         return direct_file(OFFICIAL_URL)
     except ConnectionError as error:
         raise FileNotFoundError(
-            f"the inception weights are on none of the known paths and cannot be downloaded: fetch {OFFICIAL_URL}"
-            f" (SHA-256 {OFFICIAL_SHA256}) and put it into {folder} or name it in ${ENVIRONMENT} ({error})"
+            f"the inception weights are on none of the known paths and cannot be downloaded"
+            f" ({error.__cause__ or error}). Fetch {OFFICIAL_URL} elsewhere ({OFFICIAL_SIZE}, SHA-256"
+            f" {OFFICIAL_SHA256}), and put it into {folder}, or name it in inception_weights or ${ENVIRONMENT}"
         ) from error
 
 

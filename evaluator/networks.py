@@ -21,6 +21,7 @@ from evaluator.inception import load_inception
 from evaluator.inception_weights import ENVIRONMENT, FILE_NAMES, find_inception_weights
 from evaluator.lpips import load_lpips
 from evaluator.metrics import METRICS, training_metrics, with_parts
+from evaluator.own_space import OWN_SPACE, load_own_space
 from evaluator.space_network import load_space
 from evaluator.space_weights import find_space_weights
 from evaluator.spaces import SPACES, Space
@@ -61,6 +62,7 @@ NETWORKS = {
     ),
     **{name: _network_of_space(space) for name, space in SPACES.items() if name != "inception"},
     "dinov2_dgm": Network(load_dino, ("dinov2_dgm",), find=find_dino_weights),
+    OWN_SPACE: Network(load_own_space, (OWN_SPACE,)),  # in the repository
     "lpips": Network(partial(load_lpips, "vgg"), files="VGG-16 trunk, linear heads"),
 }
 
@@ -89,10 +91,7 @@ def load_networks(
         ValueError: files have to be given and are not.
         OSError: files do not exist or cannot be downloaded; the message tells of all of them, and nothing was loaded.
     """
-    needed = dict.fromkeys(name for metric in with_parts(metrics) if (name := network_of(metric)))
-    for name in needed:
-        if NETWORKS[name].files and not weights.get(name):
-            raise ValueError(f"metric {name} needs {name}_weights=[{NETWORKS[name].files}]")
+    needed = _needed(metrics, weights)
     networks: dict[str, Any] = {}
     for turn in range(2 if needed else 0):  # the main process downloads, then the others read its files
         if distributed.is_main() == (turn == 0):
@@ -101,6 +100,38 @@ def load_networks(
                 networks[name] = NETWORKS[name].load(files, device=device, **options)
         distributed.barrier()
     return networks
+
+
+def _needed(metrics: Sequence[str], weights: Mapping[str, Weights]) -> list[str]:
+    needed = dict.fromkeys(name for metric in with_parts(metrics) if (name := network_of(metric)))
+    for name in needed:
+        if NETWORKS[name].files and not weights.get(name):
+            raise ValueError(f"metric {name} needs {name}_weights=[{NETWORKS[name].files}]")
+    return list(needed)
+
+
+def missing_networks(metrics: Sequence[str], weights: Mapping[str, Weights]) -> dict[str, str]:
+    """Networks that metrics need and whose weights cannot be had, with the reason; the others are downloaded now.
+
+    All processes call it; the main process looks. A network is also missing if its package is.
+
+    Raises:
+        ValueError: files have to be given and are not.
+    """
+    needed = _needed(metrics, weights)
+
+    def look() -> dict[str, str]:
+        missing = {}
+        for name in needed:
+            find = NETWORKS[name].find
+            if find is not None:
+                try:
+                    find(weights.get(name))
+                except (OSError, ValueError) as error:
+                    missing[name] = str(error)
+        return missing
+
+    return distributed.on_main(look)
 
 
 def _found(weights: Mapping[str, Weights]) -> dict[str, Weights]:

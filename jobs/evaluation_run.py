@@ -28,6 +28,7 @@ from evaluator.protocol import PROTOCOLS
 from evaluator.provenance import image_facts, pixel_warnings, sampler_facts, warnings_about
 from evaluator.reference import Reference, image_reference, open_reference
 from evaluator.spaces import SPACES
+from jobs.evaluation_weights import OWN_METRICS, with_weights
 from jobs.measuring import ReconstructionMeasurement, batches, found, pass_through, tokenizer_facts
 from modeling.pipeline import load_tokenizer
 from modeling.tokenizers.base import Tokenizer
@@ -158,6 +159,7 @@ class Run:
             self.reference.images = spread(self.reference.images, options.max_images)
         self.notes: list[str] = []
         self._check()
+        self._require_weights()
 
     def _pair(self) -> str:
         """Bring the reference images into the order of the samples; returns by what they were paired."""
@@ -197,6 +199,28 @@ class Run:
             raise ValueError(f"metrics: {'; '.join(reasons.values())}")
         self.metrics, self.notes = kept, [f"left out: {reason}" for reason in reasons.values()]
 
+    def _require_weights(self) -> None:
+        """Refuse named metrics without weights; of the usual ones measure what is possible."""
+        reference = self.reference
+        # Before networks are looked for and downloaded.
+        image_set = "originals" if reference is None else reference.image_set
+        check_names(self.metrics, image_set, reference is None or reference.same_count(self.samples.count))
+        named = self.options.metrics is not None or self.options.make_ref is not None
+        self.metrics, notes = with_weights(self.metrics, self.weights, named=named)
+        if not notes:
+            return
+        images = self.tokenizer is not None if reference is None else reference.images is not None
+        own = [m for m in OWN_METRICS if images and not self._impossible(METRICS[m])]
+        self.metrics += tuple(own)
+        if not self.metrics:
+            raise FileNotFoundError(f"nothing can be measured; {'; '.join(notes)}; or give reference images")
+        if own:
+            notes.append(
+                f"measured in their place: {', '.join(own)}, distances in a small space that needs no download;"
+                " they are no FID and compare with no published number (docs/evaluation.md)"
+            )
+        self.notes += notes
+
     def _impossible(self, metric: Metric) -> str | None:
         """Why so few or so small images do not give a metric."""
         reference, settings = self.reference, PROTOCOLS[self.protocol]
@@ -209,9 +233,6 @@ class Run:
 
     def evaluator(self) -> Evaluator:
         options, reference = self.options, self.reference
-        # Before networks are looked for and downloaded.
-        image_set = "originals" if reference is None else reference.image_set
-        check_names(self.metrics, image_set, reference is None or reference.same_count(self.samples.count))
         return Evaluator(
             networks=self.networks(),
             metrics=self.metrics,
@@ -237,15 +258,20 @@ class Run:
             recipe["reconstructed"] = {**made_by, "truncate": options.truncate}
         return Keep(Path(options.features), stream, recipe)
 
-    def networks(self) -> dict[str, Any]:
+    @property
+    def weights(self) -> dict[str, Weights]:
+        """Files of networks, as far as the options name them."""
         options = self.options
-        weights: dict[str, Weights] = {
+        return {
             **options.space_weights,
             "inception": options.inception_weights,
             "dinov2_dgm": options.space_weights.get("dinov2"),
             "lpips": options.lpips_weights,
         }
-        return load_networks(self.metrics, weights, device=self.device, precision=options.feature_precision)
+
+    def networks(self) -> dict[str, Any]:
+        precision = self.options.feature_precision
+        return load_networks(self.metrics, self.weights, device=self.device, precision=precision)
 
     def measure(self, evaluator: Evaluator) -> Outcome:
         """Pass all images through, and the reference images if they have no statistics."""

@@ -55,6 +55,8 @@ METRICS: dict[str, Metric] = {
         *ratio_metrics(),
         *(kind(name=f"{n}_{s}", features=s) for s in OTHER_SPACES for n, kind in IN_SPACES.items()),
         FrechetMetric(name="fd_dinov2_dgm", features="dinov2_dgm"),
+        FrechetMetric(name="fd_titok_openmoji", features="titok_openmoji"),
+        KernelMetric(name="kd_titok_openmoji", features="titok_openmoji"),
         PSNR(name="psnr", **_PAIRS),
         SSIM(name="ssim", **_PAIRS),
         PairMetric(name="lpips", network="lpips", training=("tokenizer",)),

@@ -6,6 +6,7 @@ ends in an error. Its variables (HF_HUB_OFFLINE, HF_HOME, HF_HUB_CACHE, HF_ENDPO
 """
 
 import re
+import socket
 import time
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -29,7 +30,10 @@ def cached_download(repo: str, file: str) -> str:
         Exception: errors of huggingface_hub, which share no base class over its versions.
     """
     url = hf_hub_url(repo, file)
-    found = None if offline() else _ask(url)
+    try:
+        found = None if offline() else _ask(url)
+    except _Unreachable:  # hf_hub_download would try again for half a minute before it says so
+        return hf_hub_download(repo, file, local_files_only=True)
     known = found is not None and found.etag and found.commit_hash
     if known:
         _fill_cache(repo, file, url, found)
@@ -56,8 +60,26 @@ def answered_with(error: BaseException | None) -> int | None:
     return None
 
 
+class _Unreachable(Exception):
+    """No connection was made at all: the name is not known, or nobody answers at the address."""
+
+
+def _no_connection(error: BaseException | None) -> bool:
+    while error is not None:
+        # Of the client's network library, which is another one in newer releases.
+        named = type(error).__name__ in ("ConnectError", "ConnectTimeout", "NewConnectionError")
+        if named or isinstance(error, (socket.gaierror, ConnectionRefusedError)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
 def _ask(url: str) -> HfFileMetadata | None:
-    """What the Hub says of a file; None if it says nothing, which `hf_hub_download` explains or does without."""
+    """What the Hub says of a file; None if it says nothing, which `hf_hub_download` explains or does without.
+
+    Raises:
+        _Unreachable: no connection was made.
+    """
     for attempt in range(_TRIES):
         if attempt:
             time.sleep(_FIRST_PAUSE * 2 ** (attempt - 1))
@@ -65,6 +87,8 @@ def _ask(url: str) -> HfFileMetadata | None:
             return get_hf_file_metadata(url)
         except Exception as error:  # no such file, no permission, no connection
             code = answered_with(error) or 0
+            if not code and _no_connection(error):
+                raise _Unreachable from error
             if code < 500 and code not in (408, 425, 429):  # it will be the same the next time
                 return None
     return None

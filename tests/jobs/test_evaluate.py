@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import re
@@ -12,6 +13,7 @@ from PIL import Image
 
 from evaluator.image_files import open_images
 from evaluator.metrics.image_quality import ImageQuality
+from evaluator.networks import NETWORKS
 from jobs.evaluate import EvaluateOptions, evaluate
 from modeling.pipeline import load_tokenizer, reconstruct
 from storage.files import WriteError
@@ -452,3 +454,54 @@ def test_kept_features_of_reconstructions(files, monkeypatch):
     assert again["metrics"].items() >= first["metrics"].items()
     run(files, "assets/emoji", metrics=["rfid"], truncate=True, **options)
     assert sum(toy.calls) == 12  # other pixels, the same originals
+
+
+def without_weights(monkeypatch, name="inception"):
+    """As on a machine without network: the weights are nowhere, and nothing may be loaded."""
+
+    def find(_):
+        raise FileNotFoundError(f"the {name} weights are nowhere: fetch ADDRESS (96 MB, SHA-256 abc)")
+
+    def load(*_, **__):
+        raise AssertionError("nothing is loaded without weights")
+
+    network = dataclasses.replace(NETWORKS[name], find=find, load=load)
+    monkeypatch.setitem(NETWORKS, name, network)
+
+
+def test_without_weights_the_usual_metrics_are_those_that_are_possible(
+    files, tiny_tokenizer_run, monkeypatch
+):
+    without_weights(monkeypatch)
+    result = run(files, files / "fake", reference=str(files / "real"))
+    assert set(result["metrics"]) == {"fd_titok_openmoji_50", "kd_titok_openmoji"}
+    notes = " ".join(result["warnings"])
+    assert (
+        "left out: fid, sfid, is, precision_recall: the inception weights are nowhere: fetch ADDRESS" in notes
+    )
+    assert "they are no FID" in notes and "errors" not in result
+    network = result["protocol"]["extractors"]["titok_openmoji"]
+    assert network["recipe"]["model"] == "openmoji-titok" and network["weights_hash"]
+    result = run(files, files / "fake", tokenizer=str(tiny_tokenizer_run))
+    assert {"psnr", "ssim", "fd_titok_openmoji_50", "codebook_usage"} < set(result["metrics"])
+    with pytest.raises(
+        FileNotFoundError, match="nothing can be measured; left out: is: .*; or give reference"
+    ):
+        run(files, files / "fake")
+
+
+def test_without_weights_a_named_metric_is_refused_before_an_image_is_read(files, monkeypatch, capsys):
+    without_weights(monkeypatch)
+    monkeypatch.setattr("jobs.evaluate.Run.measure", None)
+    options = {"reference": str(files / "real")}
+    with pytest.raises(
+        FileNotFoundError, match="metrics: kid: the inception weights are nowhere: fetch ADDRESS"
+    ):
+        run(files, files / "fake", metrics=["kid", "psnr"], pairs="order", max_images=50, **options)
+    without_weights(monkeypatch, "dinov2_dgm")
+    with pytest.raises(FileNotFoundError, match="weights of fid, fd_dinov2_dgm are missing"):
+        run(files, files / "fake", metrics=["fid", "fd_dinov2_dgm"], **options)
+    printed = capsys.readouterr().err
+    assert "fid: the inception weights" in printed and "fd_dinov2_dgm: the dinov2_dgm weights" in printed
+    with pytest.raises(FileNotFoundError, match="metrics: fid, sfid: the inception weights"):
+        evaluate(EvaluateOptions(samples=str(files / "real"), make_ref=str(files / "ref.npz")))

@@ -16,7 +16,7 @@ from safetensors.torch import save
 from common.config import REPOSITORY
 from modeling.factory import build_tokenizer
 from modeling.pipeline import load_tokenizer
-from modeling.pretrained import downloads
+from modeling.pretrained import downloads, hub_cache
 from modeling.pretrained.catalog import RELEASES
 from modeling.pretrained.downloads import NotOnHub, direct_file, hub_file, release_weights
 from storage.weights import CheckpointError, read_weights
@@ -154,6 +154,20 @@ def test_offline_and_unreachable_say_what_to_put_where(hub, monkeypatch):
         ):
             assert part in text
         assert "\n" not in text
+
+
+def test_without_a_connection_one_try_is_enough(hub, monkeypatch):
+    asked, waits = [], []
+    ask = hub_cache.get_hf_file_metadata
+    monkeypatch.setattr(hub_cache, "get_hf_file_metadata", lambda url: asked.append(url) or ask(url))
+    monkeypatch.setattr(time, "sleep", waits.append)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
+    monkeypatch.setattr(
+        constants, "HUGGINGFACE_CO_URL_TEMPLATE", "http://127.0.0.1:9/{repo_id}/resolve/{revision}/{filename}"
+    )
+    with pytest.raises(ConnectionError, match="is not in the cache and the Hub cannot be reached"):
+        hub_file(REPO, FILE)
+    assert len(asked) == 1 and waits == []  # newer releases of the client wait for half a minute
 
 
 def test_a_cache_that_cannot_be_written_serves_what_it_has(hub, tmp_path, monkeypatch):
