@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +15,23 @@ from common.signals import PassedOn
 DECIDING = ("tokenizer", "generator", "losses", "discriminator", "optimizer", "schedule", "training")
 
 
-def launch(program: str, arguments: Sequence[str]) -> None:
-    """Run an entry point in a new process, and stop with it.
+def launch(program: str, arguments: Sequence[str], log: Path | None = None) -> None:
+    """Run an entry point in a new process, and stop with it; what it prints goes to the file `log` if one is given.
 
     Raises:
         ValueError: it failed, after it has printed why.
         SystemExit: a signal came, and the program has stopped.
     """
-    child = subprocess.Popen([sys.executable, str(REPOSITORY / program), *arguments])
-    with PassedOn(child, program) as signals:
-        code = child.wait()
+    with nullcontext() if log is None else log.open("wb") as printed:
+        command = [sys.executable, str(REPOSITORY / program), *arguments]
+        child = subprocess.Popen(command, stdout=printed, stderr=printed)
+        with PassedOn(child, program) as signals:
+            code = child.wait()
     if signals.signal:
         sys.exit(128 + signals.signal)
     if code:
-        raise ValueError(f"{program} {' '.join(arguments)} ended with code {code}; see above")
+        where = "above" if log is None else log
+        raise ValueError(f"{program} {' '.join(arguments)} ended with code {code}; see {where}")
 
 
 def finished(folder: Path, settings: type, arguments: Sequence[str]) -> bool:
@@ -39,17 +43,26 @@ def finished(folder: Path, settings: type, arguments: Sequence[str]) -> bool:
         held = stored.get(key)
         if key == "generator":  # the run added the sizes of its tokens
             held = {name: held.get(name) for name in wanted[key]}
+        if key == "training":  # the run has replaced what the recipe leaves to the machine
+            held = {**held, **{name: "auto" for name, value in wanted[key].items() if value == "auto"}}
+            if wanted[key]["global_batch_size"] is not None:
+                wanted[key]["gradient_accumulation_steps"] = held["gradient_accumulation_steps"]
         difference = first_difference(held, wanted[key], key)
         if difference:
             raise ValueError(f"{folder} is finished, but {difference}; name another output")
     return True
 
 
-def run_recipe(program: str, settings: type, recipe: str, folder: Path, overrides: Mapping[str, Any]) -> None:
-    """Train into a folder, unless it holds the result already; omits overrides that are None."""
-    overrides = {"config": find_file(recipe), "experiment.output_dir": folder, **overrides}
-    arguments = [f"{key}={value}" for key, value in overrides.items() if value is not None]
+def train_once(program: str, settings: type, folder: Path, arguments: Sequence[str]) -> None:
+    """Train into a folder, which the arguments name, unless it holds the result already."""
     if finished(folder, settings, arguments):
         say(f"{folder} is trained")
     else:
         launch(program, arguments)
+
+
+def run_recipe(program: str, settings: type, recipe: str, folder: Path, overrides: Mapping[str, Any]) -> None:
+    """As `train_once`, with a recipe; omits overrides that are None."""
+    overrides = {"config": find_file(recipe), "experiment.output_dir": folder, **overrides}
+    arguments = [f"{key}={value}" for key, value in overrides.items() if value is not None]
+    train_once(program, settings, folder, arguments)

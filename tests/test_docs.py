@@ -39,6 +39,7 @@ PROGRAMS = {
     "scripts/summarize.py": "jobs.summarize.SummaryOptions",
     "scripts/prepare_data.py": "jobs.prepare_data.PrepareOptions",
     "scripts/inspect_data.py": "jobs.inspect_data.InspectOptions",
+    "scripts/own_images.py": "jobs.own_images_options.OwnImagesOptions",
     "scripts/photo_crops.py": "jobs.photo_crops.PhotoCropsOptions",
     "scripts/scaling_table.py": "jobs.scaling_table.ScalingTableOptions",
 }

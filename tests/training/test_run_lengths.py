@@ -77,3 +77,10 @@ def test_a_longer_run_moves_its_shares_and_names_what_begins_again(tmp_path, tin
         " and comes before it again; write rar.randomness_anneal_end=3 to keep it passed"
     ) in said
     assert said.count("warning: ") == 1, "the start of the annealing, now step 2, stays passed"
+
+
+def test_a_soft_start_whose_shares_are_one_step_is_over_after_it():
+    losses = TokenizerLossSettings(quantize_start=Share("5%"), quantize_end=Share("10%"))
+    short, long = in_steps(losses, 12), in_steps(losses, 100)
+    assert [short.quantized_share(step) for step in (0, 1, 2)] == [0.0, 1.0, 1.0]
+    assert [long.quantized_share(step) for step in (0, 5, 6, 10)] == [0.0, 0.0, 0.2, 1.0]

@@ -92,7 +92,9 @@ class TokenizerLossSettings:
         """Share of images whose latents are quantized at a step (soft start of the bottleneck)."""
         if step >= self.quantize_end:
             return 1.0
-        return max(0.0, (step - self.quantize_start) / (self.quantize_end - self.quantize_start))
+        if step <= self.quantize_start:  # of a short run, shares of the steps can both be one step
+            return 0.0
+        return (step - self.quantize_start) / (self.quantize_end - self.quantize_start)
 
 
 class TokenizerLoss(nn.Module):
