@@ -36,6 +36,7 @@ PROGRAMS = {
     "scripts/convert_reference.py": "jobs.convert_reference.ConvertReferenceOptions",
     "scripts/convert_tokens.py": "jobs.convert_tokens.ConvertTokensOptions",
     "scripts/evaluate.py": "jobs.evaluate.EvaluateOptions",
+    "scripts/linear_probe.py": "jobs.linear_probe.ProbeOptions",
     "scripts/summarize.py": "jobs.summarize.SummaryOptions",
     "scripts/prepare_data.py": "jobs.prepare_data.PrepareOptions",
     "scripts/inspect_data.py": "jobs.inspect_data.InspectOptions",
