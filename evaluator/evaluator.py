@@ -84,7 +84,9 @@ class Evaluator:
         )
         measured = [m for m in compared if not (m.in_references and m.features in self._stored)]
         self._check_reference(measured)
-        self.originals = ImageSet(extractors, measured, settings=self.settings, keep=keep_originals)
+        self.originals = ImageSet(
+            extractors, measured, settings=self.settings, keep=keep_originals, reference=True
+        )
         paired = [m for m in self.metrics if m.compares == "pairs"]
         self.quality = ImageQuality(paired, protocol=quality, networks=networks) if paired else None
         self.details: dict[
@@ -187,7 +189,6 @@ class Evaluator:
             raise ValueError(f"{count} images were measured instead of {self.num_images}")
         own, failed = self.samples.results(self.device)
         others, missing = self._reference_results()
-        failed = {**missing, **failed}
         pairs = None if self.quality is None else self.quality.result(self.device)
         small = {}
         for theirs in distributed.gather_objects(self._too_small):  # a process may have had no image
@@ -196,7 +197,11 @@ class Evaluator:
         def compute() -> tuple[Outcome, dict[str, Any]]:
             values, errors, details = {}, {}, {}
             for metric in self.metrics:
-                if reason := small.get(metric.name) or failed.get(metric.key):
+                if (
+                    reason := small.get(metric.name)
+                    or failed.get(metric.key)
+                    or missing.get(metric.reference_key)
+                ):
                     errors[metric.name] = reason
                     continue
                 if absent := [p for p in metric.parts if result_name(p, count) not in values]:
@@ -205,7 +210,10 @@ class Evaluator:
                 if metric.parts:  # which come before it
                     pair = [values[result_name(part, count)] for part in metric.parts], None
                 else:
-                    pair = pairs if metric.compares == "pairs" else own[metric.key], others.get(metric.key)
+                    pair = (
+                        pairs if metric.compares == "pairs" else own[metric.key],
+                        others.get(metric.reference_key),
+                    )
                 try:
                     numbers = metric.compute(*pair, settings=self.settings, device=self.device)
                 except Exception as error:  # whatever it is: hours may have gone into the other metrics
@@ -222,7 +230,7 @@ class Evaluator:
 
     def _reference_results(self) -> tuple[dict[Key, Any], dict[Key, str]]:
         # Stored, or of the images; what only the main process has is None elsewhere.
-        stored = {m.key: self._stored.get(m.features) for m in self.metrics if m.in_references}
+        stored = {m.reference_key: self._stored.get(m.features) for m in self.metrics if m.in_references}
         seen, _ = self.originals.counted()
         if self.needs_reference_images and seen < 2:
             reason = f"{seen} reference images were given, expected at least 2"

@@ -28,6 +28,7 @@ class ImageSet:
         num_images: number over all processes, if it is known.
         keep: keep features on disk, and take from there what an earlier pass left. Then `todo` tells which images to
             give; networks see no other.
+        reference: this is what samples are compared with: keep what metrics need of a reference.
 
     Raises:
         ValueError: no network gives the features that a metric needs, or the disk has no room to keep them.
@@ -41,6 +42,7 @@ class ImageSet:
         settings: ProtocolSettings = PROTOCOLS["adm"],
         num_images: int | None = None,
         keep: Keep | None = None,
+        reference: bool = False,
     ) -> None:
         needed = {metric.features for metric in metrics}
         self._extractors = [e for e in extractors if needed & set(e.dims)]
@@ -50,8 +52,13 @@ class ImageSet:
             raise ValueError(f"features {', '.join(missing)} are needed, but no network gives them")
         self.collectors: dict[Key, Collector] = {}
         for metric in metrics:
-            if metric.key not in self.collectors:
-                self.collectors[metric.key] = metric.collector(dims[metric.features], settings, num_images)
+            key, dim = metric.reference_key if reference else metric.key, dims[metric.features]
+            if key in self.collectors:
+                continue
+            if reference:
+                self.collectors[key] = metric.reference_collector(dim, settings)
+            else:
+                self.collectors[key] = metric.collector(dim, settings, num_images)
         self.failed: dict[Key, str] = {}  # collectors that gave up, and why; the others go on
         self._num_images = num_images
         self._seen = np.zeros(0, dtype=np.uint8)  # 1 at the positions that were given

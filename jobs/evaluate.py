@@ -35,13 +35,13 @@ def make_reference(run: Run) -> None:
     room, what = REFERENCE_ROOM + pixels, f"a reference with {options.keep_images} images"
     distributed.on_main(lambda: require_space(Path(options.make_ref).parent, room, what, "make_ref"))
     networks = run.networks()
-    images = ImageSet(list(networks.values()), metrics, keep=run.keep(run.samples))
+    images = ImageSet(list(networks.values()), metrics, keep=run.keep(run.samples), reference=True)
     pass_through(images.update, run.samples, options.batch_size, "reference", images.todo())
     count, fingerprint = images.counted()
     results, failed = images.results(run.device)
     if failed:
         raise ValueError(f"make_ref: {next(iter(failed.values()))}")
-    statistics = {metric.features: results[metric.key] for metric in metrics}
+    statistics = {metric.features: results[metric.reference_key] for metric in metrics}
     about = {
         "image_set": options.reference_set or "unknown",
         "images": image_facts(run.samples) | run.samples.pixel_facts(),

@@ -5,8 +5,8 @@
         data.validation.name=image_folder data.validation.path=imagenet/val 'decays=[0.001,0.01]' output=runs/probe.json
 
 Features are means over the tokens of an image, before the bottleneck (latents) and behind it (quantized). The
-classifier is the exact optimum of a convex problem, so that a probe has no seed. An interrupted job begins anew. A probe
-says what is easy to read from tokens, and is a poor judge of how well they reconstruct or generate.
+classifier is the exact optimum of a convex problem, so that a probe has no seed. An interrupted job begins anew.
+A probe says what is easy to read from tokens, and is a poor judge of how well they reconstruct or generate.
 """
 
 import sys

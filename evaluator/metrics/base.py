@@ -49,6 +49,7 @@ class Metric(ABC):
     spread: ClassVar[bool] = False  # its last number is a standard deviation, named `_std`
     in_references: ClassVar[bool] = False  # reference files hold what it compares with
     keeps: ClassVar[type] = type(None)  # collector of the features
+    compares_with: ClassVar[type | None] = None  # collector of the reference's, None = the same
 
     @property
     def values(self) -> tuple[str, ...]:
@@ -58,6 +59,10 @@ class Metric(ABC):
     def key(self) -> tuple[str, type]:
         return self.features, self.keeps  # metrics with the same key share one collector
 
+    @property
+    def reference_key(self) -> tuple[str, type]:
+        return self.features, self.compares_with or self.keeps
+
     def result_names(self, count: int) -> list[str]:
         """Names of all its numbers, measured on `count` images."""
         names = [with_count(name, count) if self.counted else name for name in self.values]
@@ -65,6 +70,9 @@ class Metric(ABC):
 
     def collector(self, dim: int, settings: ProtocolSettings, num_images: int | None) -> Collector:
         return self.keeps(dim)
+
+    def reference_collector(self, dim: int, settings: ProtocolSettings) -> Collector:
+        return self.collector(dim, settings, None) if self.compares_with is None else self.compares_with(dim)
 
     @abstractmethod
     def compute(

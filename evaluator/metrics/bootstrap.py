@@ -13,7 +13,7 @@ import torch
 from evaluator.feature_store import FeatureStore
 from evaluator.metrics.base import Metric, require_features
 from evaluator.metrics.fid import frechet_distance
-from evaluator.moments import Statistics, statistics_of
+from evaluator.moments import Moments, Statistics, statistics_of
 from evaluator.protocol import ProtocolSettings
 
 REPEATS, SEED = 20, 2020
@@ -52,15 +52,16 @@ def bootstrap_distances(
 class BootstrapMetric(Metric):
     """Deviation of a Frechet distance over bootstrap sets of the samples, on any kind of features."""
 
-    keeps = FeatureStore
+    in_references = True
+    keeps, compares_with = FeatureStore, Moments
 
     @property
     def values(self) -> tuple[str, ...]:
         return (f"{self.name}_std",)
 
-    def compute(self, own: torch.Tensor, reference: torch.Tensor, **_: Any) -> Sequence[float]:
-        require_features(own, reference)
-        return [float(np.std(bootstrap_distances(own, statistics_of(reference)), ddof=1))]
+    def compute(self, own: torch.Tensor, reference: Statistics, **_: Any) -> Sequence[float]:
+        require_features(own)
+        return [float(np.std(bootstrap_distances(own, reference), ddof=1))]
 
     def facts(self, settings: ProtocolSettings, count: int, reference_count: int) -> dict[str, Any]:
         return {f"{self.name}_draws": {"sets": REPEATS, "seed": SEED}}

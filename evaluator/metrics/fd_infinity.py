@@ -13,7 +13,7 @@ import torch
 from evaluator.feature_store import FeatureStore
 from evaluator.metrics.base import Metric, require_features
 from evaluator.metrics.fid import frechet_distance
-from evaluator.moments import Moments, Statistics, statistics_of
+from evaluator.moments import Moments, Statistics
 from evaluator.protocol import ProtocolSettings
 
 SIZES, SMALLEST, SEED = 15, 5000, 2020
@@ -66,11 +66,12 @@ def fd_infinity(
 class FrechetInfinityMetric(Metric):
     """Frechet distance at infinity, on any kind of features."""
 
-    keeps = FeatureStore
+    in_references = True
+    keeps, compares_with = FeatureStore, Moments
 
-    def compute(self, own: torch.Tensor, reference: torch.Tensor, **_: Any) -> Sequence[float]:
-        require_features(own, reference)
-        return [fd_infinity(own, statistics_of(reference)).intercept]
+    def compute(self, own: torch.Tensor, reference: Statistics, **_: Any) -> Sequence[float]:
+        require_features(own)
+        return [fd_infinity(own, reference).intercept]
 
     def impossible(self, count: int, reference_count: int | None, settings: ProtocolSettings) -> str | None:
         """Too few images for a line."""

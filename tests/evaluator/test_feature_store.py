@@ -9,6 +9,7 @@ from torch import multiprocessing
 from evaluator.evaluator import Evaluator
 from evaluator.feature_store import Keep
 from evaluator.metrics import METRICS
+from evaluator.reference import open_reference
 from tests.evaluator.processes import in_two_processes, needs_fork
 from tests.evaluator.toy import MemoryImages, ToyInception, tensor, toy_images
 
@@ -133,3 +134,23 @@ def test_missing_images_are_an_error(tmp_path):
         ).samples.todo(),
         np.arange(20, 50),
     )
+
+
+def test_extrapolation_and_bootstrap_take_stored_statistics(tmp_path):
+    """A reference of statistics is enough for them, with or without some of its images."""
+    asked = ("fid_infinity", "fid_bootstrap")
+    expected, _, _ = measure(asked)
+    own, kept = (
+        ToyInception()(torch.stack(list(REAL.images(range(60))))).pool,
+        torch.stack(list(REAL.images(range(5)))),
+    )
+    np.savez(
+        tmp_path / "reference.npz", mu=own.double().mean(0), sigma=own.double().T.cov(),
+        arr_0=kept.permute(0, 2, 3, 1),
+    )  # fmt: skip
+    reference = open_reference(tmp_path / "reference.npz")
+    evaluator = Evaluator(networks={"inception": ToyInception()}, metrics=asked, reference=reference)
+    assert not evaluator.needs_reference_images
+    for images, positions in FAKE.batches(16):
+        evaluator.update(images, positions)
+    assert_equal(evaluator.result(), expected)
