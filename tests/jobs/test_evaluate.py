@@ -497,7 +497,7 @@ def test_without_weights_a_named_metric_is_refused_before_an_image_is_read(files
     with pytest.raises(
         FileNotFoundError, match="metrics: kid: the inception weights are nowhere: fetch ADDRESS"
     ):
-        run(files, files / "fake", metrics=["kid", "psnr"], pairs="order", max_images=50, **options)
+        run(files, files / "fake", metrics=["kid"], **options)
     without_weights(monkeypatch, "dinov2_dgm")
     with pytest.raises(FileNotFoundError, match="weights of fid, fd_dinov2_dgm are missing"):
         run(files, files / "fake", metrics=["fid", "fd_dinov2_dgm"], **options)
