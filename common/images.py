@@ -6,7 +6,6 @@ import io
 import warnings
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cache
 from pathlib import Path
 from typing import IO, NamedTuple, get_args
 
@@ -15,14 +14,12 @@ import torch
 from PIL import Image, UnidentifiedImageError
 
 from common.choices import Alpha, Orientation
+from common.image_formats import missing_reader_of, readable_formats
 from common.image_modes import TooManyPixels, UnreadableImage, to_rgb
 
 MAX_SIDE = 2**20  # pixels: Pillow takes a hundred bytes for every row, however short
 MAX_PIXELS = 2 * 89_478_485  # Pillow's limit, 16384 x 10922: a small file may claim to hold terabytes
 
-# Names of Pillow's readers. It would try all others too, whatever a file is called, and one starts Ghostscript.
-_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "MPO", "PPM", "AVIF", "JPEG2000")
-_FORMATS += ("TGA", "QOI", "SGI", "PCX", "ICO")
 _HIGH_RANGE = {b"#?RADIANCE": "Radiance HDR", b"#?RGBE": "Radiance HDR", b"v/1\x01": "OpenEXR", b"PF": "PFM"}
 _ORIENTATION = 0x0112  # EXIF, and the same number in TIFF
 _EXIF, _TAKEN, _DIGITIZED, _TAKEN_FRACTION = 0x8769, 0x9003, 0x9004, 0x9291
@@ -187,7 +184,7 @@ def _content(file: str | Path | bytes | IO[bytes]) -> bytes:
 
 
 def _open(file: str | Path | bytes | IO[bytes]) -> Image.Image:
-    image = Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=_formats())
+    image = Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=readable_formats())
     width, height = image.size
     if (
         0 < width * height <= MAX_PIXELS and max(width, height) <= MAX_SIDE
@@ -198,13 +195,6 @@ def _open(file: str | Path | bytes | IO[bytes]) -> Image.Image:
         raise UnreadableImage(f"it has no pixels: {width} x {height}")
     most = f"at most {MAX_PIXELS}, and {MAX_SIDE} on a side, are read"
     raise TooManyPixels(f"too many pixels: {width} x {height}, {most}")
-
-
-@cache
-def _formats() -> tuple[str, ...]:
-    """Those of the formats that this build of Pillow reads."""
-    Image.init()
-    return tuple(name for name in _FORMATS if name in Image.OPEN)
 
 
 def _orientation(image: Image.Image) -> int:
@@ -223,8 +213,9 @@ def _unreadable(error: Exception, file: str | Path | bytes | IO[bytes]) -> Unrea
 
 def _reason(error: Exception, file: str | Path | bytes | IO[bytes]) -> str:
     if not isinstance(error, UnidentifiedImageError):
-        usual = isinstance(error, (OSError, EOFError, SyntaxError, ValueError)) and str(error)
-        return str(error) if usual else f"damaged ({type(error).__name__} {error})".replace(" )", ")")
+        said = " ".join(str(error).split())  # some decoders write several lines
+        usual = isinstance(error, (OSError, EOFError, SyntaxError, ValueError)) and said
+        return said if usual else f"damaged ({type(error).__name__} {said})".replace(" )", ")")
     # Pillow's message shows an object's address, which would make the name of one sample differ each time.
     if isinstance(file, (str, Path)):
         with open(file, "rb") as opened:
@@ -234,6 +225,8 @@ def _reason(error: Exception, file: str | Path | bytes | IO[bytes]) -> str:
     kinds = [kind for magic, kind in _HIGH_RANGE.items() if start.startswith(magic)]
     if kinds:
         return f"it is {kinds[0]}, whose values have no fixed range; convert it to 8 or 16 bits per channel"
+    if missing := missing_reader_of(start):
+        return f"it is {missing}"
     if start.startswith((b"II*\0", b"MM\0*")):
         return (
             "not a readable image: a TIFF of floats, of another kind of pixels that is not read, or damaged"

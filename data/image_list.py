@@ -12,13 +12,12 @@ import torch
 
 from common.choices import Alpha, Orientation, Resize
 from common.console import printable
-from data.source import CorruptSample, Source, count_classes
+from data.source import ONE_CLASS, CorruptSample, Source, count_classes
 from data.transforms import ImageTransform
 from storage.image_lists import ListFile, Row, read_image_list
 from storage.image_tree import why_no_image
 from storage.left_out import LeftOut
 
-ONE_CLASS = "image"  # the name of the class of images without labels
 NO_LABEL = "without a label"
 NO_CAPTION = "without a caption"
 

@@ -18,7 +18,7 @@ from data.order import Order, WindowShuffle
 from data.parquet_facts import Columns
 from data.parquet_rows import ParquetRows
 from data.shard_cache import ShardCache
-from data.source import CorruptSample, Source, count_classes
+from data.source import ONE_CLASS, CorruptSample, Source, count_classes
 from data.tar_index import NO_LABEL
 from data.transforms import ImageTransform
 from storage.files import user_cache_folder
@@ -115,7 +115,7 @@ class ParquetImages(Source):
         largest = int(self.labels.max())
         where = partial(self._rows.name, int(self.labels.argmax()))
         count = count_classes(num_classes, names, largest=largest, where=where)
-        return list(names or (map(str, range(count)) if labelled else ["image"]))
+        return list(names or (map(str, range(count)) if labelled else [ONE_CLASS]))
 
     def order(self, seed: int) -> Order:
         return WindowShuffle(self._rows.starts, window=self._window, seed=seed, on_window=self._rows.expect)

@@ -17,6 +17,7 @@ from storage.left_out import LeftOut
 # Up to here all examples are shuffled at once: 4 bytes per example in every worker, 64 MiB at most.
 MOST_SHUFFLED_AT_ONCE = 2**24
 MOST_CLASSES = 2**20  # that labels alone can stand for: a larger one is an identifier, or a mistake
+ONE_CLASS = "image"  # the name of the class of images without labels
 _BLOCK, _BLOCKS = 2**12, 2**6  # of larger sets: consecutive examples, and how many blocks of them are mixed
 
 

@@ -7,21 +7,22 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from common.choices import Classes
 from common.console import progress
 from common.images import UnreadableImage
-from data.image_folder import NO_CLASS, folder_class_names
-from data.image_list import ONE_CLASS, examples_of
+from data.image_folder import NO_CLASS, check_classes, folder_class_names
+from data.image_list import examples_of
 from data.near_duplicates import Look, Looks, group_alike, look_at
+from data.source import ONE_CLASS
 from storage.image_lists import LIST_SUFFIXES, read_image_list, write_image_list
 from storage.image_names import IMAGE_SUFFIXES
 from storage.image_tree import find_images
 from storage.left_out import LeftOut
 
-Classes = Literal["folders", "one"]
 ENOUGH = 5  # images of a class, of which one is held out
 _CHUNK = 1024  # files at a time: bounds what waits for the threads
 
@@ -124,8 +125,7 @@ def split_images(
         raise ValueError(f"share={share} must be between 0 and 1")
     if most is not None and most < 1:
         raise ValueError(f"most={most} must be at least 1")
-    if classes not in ("folders", "one"):
-        raise ValueError(f"classes={classes!r} is unknown; choose one of ['folders', 'one']")
+    check_classes(classes)
     found = _find(Path(images), classes, None if root is None else Path(root))
     found, groups = _look_at_all(found, workers)
     labels = np.array(found.labels, dtype=np.int64)

@@ -22,7 +22,7 @@ from data.order import FullShuffle, Order, WindowShuffle
 from data.sample_index import open_samples
 from data.shard_cache import ShardCache
 from data.shards import Shards
-from data.source import MOST_SHUFFLED_AT_ONCE, CorruptSample, Source, count_classes
+from data.source import MOST_SHUFFLED_AT_ONCE, ONE_CLASS, CorruptSample, Source, count_classes
 from data.tar_index import NO_CAPTION, NO_LABEL
 from data.transforms import ImageTransform
 from storage.files import user_cache_folder
@@ -172,7 +172,7 @@ class WebDataset(Source):
     def _choose_names(self, num_classes: int | None, class_names: list[str] | None) -> list[str]:
         facts = self._index.facts
         if num_classes is None and not facts.labelled:
-            class_names = class_names or ["image"]
+            class_names = class_names or [ONE_CLASS]
         largest = 0 if self._one_class else facts.largest_label
         where = partial(self.name, facts.largest_at)
         count = count_classes(num_classes, class_names or None, largest=largest, where=where)

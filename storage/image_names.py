@@ -1,7 +1,7 @@
 """Which names are those of images: for files and for members of tar files alike."""
 
-# Still pictures that Pillow reads; a fixed list, so that a data set has the same images on every machine. Where a
-# sample of a tar shard holds several images, the first in this order is taken.
+# Still pictures that Pillow reads, some with a library (common/image_formats.py); a fixed list, so that a data set has
+# the same images on every machine. Where a sample of a tar shard has several images, the first in this order is taken.
 IMAGE_SUFFIXES = (
     ".jpg",
     ".jpeg",
@@ -24,8 +24,10 @@ IMAGE_SUFFIXES = (
     ".tga",
     ".pcx",
     ".qoi",
+    ".heic",
+    ".heif",
 )
-LOSSY_SUFFIXES = (".jpg", ".jpeg", ".webp", ".jpe", ".jfif", ".jp2", ".j2k", ".avif")
+LOSSY_SUFFIXES = (".jpg", ".jpeg", ".webp", ".jpe", ".jfif", ".jp2", ".j2k", ".avif", ".heic", ".heif")
 # Made by operating systems and network disks: copies for previews, forks of resources, rescued and deleted files.
 _OF_SYSTEMS = {"__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found"}
 

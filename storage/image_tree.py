@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from common.console import printable
+from common.image_formats import missing_reader
 from storage.image_names import IMAGE_SUFFIXES, is_hidden, suffix
 from storage.left_out import LeftOut
 
@@ -124,7 +125,7 @@ def why_no_image(path: Path) -> str:
     if suffix(path.name) not in _IMAGES:
         return VIDEO if suffix(path.name) in _VIDEOS else OTHER_FILE
     if _is(path.is_file):
-        return ""
+        return missing_reader(suffix(path.name))
     return SPECIAL if _is(path.exists) else NOT_THERE
 
 
@@ -138,7 +139,7 @@ def _reason(entry: os.DirEntry) -> str:
     if ending not in _IMAGES:
         return VIDEO if ending in _VIDEOS else OTHER_FILE
     if _is(entry.is_file):  # a pipe would be waited for without an end
-        return ""
+        return missing_reader(ending)
     return NO_FILE if entry.is_symlink() else SPECIAL
 
 

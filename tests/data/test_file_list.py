@@ -45,17 +45,17 @@ def test_captions_are_text(tmp_path):
 
 def test_what_a_folder_holds_besides_is_counted(tmp_path, capsys):
     write_folder(tmp_path / "a", PIXELS)
-    (tmp_path / "a" / "x.heic").touch()
+    (tmp_path / "a" / "x.dng").touch()
     (tmp_path / "a" / ".x.png").touch()
     assert len(list_files(tmp_path)) == 5
     said = capsys.readouterr().err.splitlines()
     assert (
-        len(said) == 2 and said[1] == f"warning: {tmp_path}: 1 left out, not an image by its suffix: a/x.heic"
+        len(said) == 2 and said[1] == f"warning: {tmp_path}: 1 left out, not an image by its suffix: a/x.dng"
     )
     (tmp_path / "none").mkdir()
-    (tmp_path / "none" / "x.heic").touch()
+    (tmp_path / "none" / "x.dng").touch()
     with pytest.raises(
-        ValueError, match=r"holds no image \(.*\) \(1 left out, not an image by its suffix: x.heic\)"
+        ValueError, match=r"holds no image \(.*\) \(1 left out, not an image by its suffix: x.dng\)"
     ):
         list_files(tmp_path / "none")
 

@@ -58,8 +58,11 @@ def test_unusable_folders_end_with_one_clear_line(tmp_path, folder):
     with pytest.raises(ValueError, match="empty is empty"):
         ImageFolder(path=tmp_path / "empty", image_size=16)
     write(tmp_path / "flat" / "a.png", 1)
-    with pytest.raises(ValueError, match="flat has no labels"):
+    with pytest.raises(ValueError, match="flat has no labels.*classes=one does without"):
         ImageFolder(path=tmp_path / "flat", image_size=16)
+    assert len(ImageFolder(path=tmp_path / "flat", image_size=16, classes="one")) == 1
+    with pytest.raises(ValueError, match="classes='two' is unknown"):
+        ImageFolder(path=tmp_path / "flat", image_size=16, classes="two")
     (tmp_path / "flat" / "hollow").mkdir()
     with pytest.raises(ValueError, match="hollow holds no image"):
         ImageFolder(path=tmp_path / "flat", image_size=16)
@@ -156,8 +159,21 @@ def test_a_class_without_images_tells_what_it_holds(tmp_path):
     write(tmp_path / "cat" / "a.png", 1)
     (tmp_path / "dog").mkdir()
     for number in range(4):
-        (tmp_path / "dog" / f"{number}.heic").touch()
+        (tmp_path / "dog" / f"{number}.dng").touch()
     with pytest.raises(
-        ValueError, match=r"dog holds no image \(.jpg.*4 left out, not an image by its suffix: 0.heic"
+        ValueError, match=r"dog holds no image \(.jpg.*4 left out, not an image by its suffix: 0.dng"
     ):
         ImageFolder(path=tmp_path, image_size=16)
+
+
+def test_one_class_takes_the_images_of_all_folders(tmp_path):
+    for name in ("a/1.png", "0.PNG", "a/b/2.png", "empty/deep/notes.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        write(tmp_path / name, 1) if name[-1] != "t" else (tmp_path / name).touch()
+    source = ImageFolder(path=tmp_path, image_size=16, classes="one")
+    assert source.class_names == ["image"] and source.labels.tolist() == [0, 0, 0] and not source.left_out
+    assert [source.file(i)[0].removeprefix(f"{tmp_path}/") for i in range(3)] == [
+        "0.PNG",
+        "a/1.png",
+        "a/b/2.png",
+    ]

@@ -155,11 +155,11 @@ def test_labels_are_those_of_training(tmp_path):
 
 def test_what_is_left_out_is_said_and_kept(tmp_path, capsys):
     write_folder(tmp_path / "a", PIXELS)
-    (tmp_path / "a" / "x.heic").touch()
+    (tmp_path / "a" / "x.dng").touch()
     (tmp_path / "a" / "\u00b2.png").write_bytes(png(PIXELS[0]))  # a digit, but no number
     stream = open_images(tmp_path / "a")
-    assert stream.count == 8 and "1 left out, not an image by its suffix: x.heic" in capsys.readouterr().err
-    assert image_facts(stream)["left_out"] == {"not an image by its suffix": [1, ["x.heic"]]}
+    assert stream.count == 8 and "1 left out, not an image by its suffix: x.dng" in capsys.readouterr().err
+    assert image_facts(stream)["left_out"] == {"not an image by its suffix": [1, ["x.dng"]]}
 
 
 def test_lossy_files_are_counted_and_transparency_shows_white(tmp_path):

@@ -150,7 +150,7 @@ def texts_beside_images(place):
 @folder
 def what_is_no_image_by_its_suffix(place):
     plain(place)
-    for name in ("cat/a.heic", "cat/b.png.bak", "dog/c", "dog/d.jpg~"):
+    for name in ("cat/a.dng", "cat/b.png.bak", "dog/c", "dog/d.jpg~"):
         (place / name).write_bytes(picture(200))
 
 

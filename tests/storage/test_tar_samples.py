@@ -93,7 +93,7 @@ def test_a_member_that_was_updated_counts_once_and_as_the_last(tmp_path):
 
 def test_what_no_image_belongs_to_is_named(tmp_path):
     samples = read(
-        tmp_path, ("0.heic", b"x"), ("0.cls", b"1"), ("1.txt", b"text"), ("2.jpg", b"x"), ("notes.md", b"")
+        tmp_path, ("0.dng", b"x"), ("0.cls", b"1"), ("1.txt", b"text"), ("2.jpg", b"x"), ("notes.md", b"")
     )
     assert len(samples.found) == 1 and samples.left_out.counts == {tar_samples.NO_IMAGE: 2}
     assert samples.left_out.names[tar_samples.NO_IMAGE] == ["0.cls", "1.txt"]
