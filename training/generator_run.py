@@ -33,6 +33,7 @@ from training.evaluation import GeneratorEvaluation, SampleEvaluator
 from training.plan_checks import short_generator_run
 from training.run_lengths import begun_again, in_steps
 from training.settings import ExperimentSettings, OptimizerSettings, ScheduleSettings, TrainingSettings
+from training.small_data import DataFacts, default, generator_advice, say_advice, trained
 from training.tasks import GENERATOR_TASKS
 from training.tasks.token_prediction import NO_VALIDATION, MaskGITSettings, RARSettings, TokenPredictionTask
 from training.tokenizer_run import build_images
@@ -177,6 +178,7 @@ def _train(run: GeneratorRun, accelerator: Accelerator) -> None:
     kind, key = _way_of_learning(run, generator)  # before `to_tree`: the run is stored with its defaults
     steps = in_steps(run, run.training.max_steps)  # `run` keeps its shares: it is what is stored
     _warn_of_lengths(run, steps)
+    _advise(run, generator, origin)
     task = kind(
         generator=generator,
         validation=validation,
@@ -310,6 +312,26 @@ def _warn_of_lengths(run: GeneratorRun, steps: GeneratorRun) -> None:
     folder = Path(run.experiment.output_dir)
     for line in (*lines, *distributed.on_main(lambda: begun_again(run, run.training.max_steps, folder))):
         warn(line)
+
+
+def _advise(run: GeneratorRun, generator: Generator, origin: TokenOrigin) -> None:
+    source = origin.source
+    facts = DataFacts(
+        images=len(source),
+        classes=len(source.class_names),
+        epochs=run.training.max_steps * run.training.global_batch / len(source),
+        parameters=trained(generator),
+        numbers=origin.sizes["num_tokens"],
+        unit="token",
+    )
+    lines = generator_advice(
+        facts,
+        run.training,
+        dropout=run.generator.get("dropout", default(type(generator), "dropout")),
+        validation=run.data.validation is not None,
+        crops=source.header.crops if isinstance(source, TokenMemmap) else None,
+    )
+    say_advice(facts, lines)
 
 
 def _way_of_learning(run: GeneratorRun, generator: Generator) -> tuple[type[TokenPredictionTask], str]:

@@ -1,5 +1,6 @@
 """A tokenizer training run: its settings and its parts."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from training.evaluation import ReconstructionEvaluator
 from training.plan_checks import short_tokenizer_run
 from training.run_lengths import begun_again, in_steps
 from training.settings import ExperimentSettings, ScheduleSettings, TrainingSettings
+from training.small_data import DataFacts, say_advice, tokenizer_advice, trained
 from training.tasks import TOKENIZER_TASKS
 from training.tasks.tokenizer import LearningSettings, TokenizerSetup
 from training.trainer import Trainer
@@ -94,6 +96,7 @@ def _train(run: TokenizerRun, accelerator: Accelerator) -> None:
         evaluator=ReconstructionEvaluator(run.evaluation, accelerator.device),
         class_names=source.class_names,
     )
+    _advise(run, tokenizer, source)
     loaded = task.from_run(steps, setup, accelerator.device)
     warn_of_batch(run, loaded, accelerator.device)
     Trainer(
@@ -118,6 +121,26 @@ def _warn_of_lengths(run: TokenizerRun, steps: TokenizerRun, tokenizer: Tokenize
     folder = Path(run.experiment.output_dir)
     for line in (*lines, *distributed.on_main(lambda: begun_again(run, run.training.max_steps, folder))):
         warn(line)
+
+
+def _advise(run: TokenizerRun, tokenizer: Tokenizer, source: Source) -> None:
+    facts = DataFacts(
+        images=len(source),
+        classes=len(source.class_names),
+        epochs=run.training.max_steps * run.training.global_batch / len(source),
+        parameters=trained(tokenizer),
+        numbers=math.prod(source.item_shape),
+        unit="pixel value",
+    )
+    lines = tokenizer_advice(
+        facts,
+        run.training,
+        section=run.data.train,
+        kind=type(source),
+        codes=tokenizer.codebook_size if tokenizer.is_discrete else None,
+        tokens=tokenizer.num_tokens,
+    )
+    say_advice(facts, lines)
 
 
 def build_images(key: str, section: dict, image_size: int) -> Source:
