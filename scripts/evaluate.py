@@ -7,8 +7,9 @@
     torchrun --nproc_per_node 8 scripts/evaluate.py samples=runs/samples reference=ref.npz
 
 Images are a folder (any depth), an .npz with arr_0 or an .npy, tar shards ('val-{00..49}.tar'), or the output folder of
-sample_imagenet.py. An interrupted job begins anew. With a tokenizer they are reconstructed, and the reconstructions are
-compared with them. The result says how it came about; docs/evaluation.md says which number to report.
+sample_imagenet.py. An interrupted job begins anew; with features=FOLDER it goes on where it was. With a tokenizer they
+are reconstructed, and the reconstructions are compared with them. The result says how it came about; docs/evaluation.md
+says which number to report.
 """
 
 import sys
