@@ -18,7 +18,7 @@ from common import peers
 from common.build import ConfigError, build_dataclass, takes_text, type_name
 from common.console import printable
 from common.home import at_home
-from common.recipes import REMOVED, Entry, base_file, entries, inherit, merge, plain, with_origin
+from common.recipes import REMOVED, Entry, base_file, entries, inherit, leave_out, merge, plain, with_origin
 from common.shares import Share
 from common.signals import SignalWatch, signal_name
 from common.streams import secure_streams
@@ -34,11 +34,21 @@ _LONGEST_LINE = 3000  # characters
 _UNREADABLE = (YAMLError, OmegaConfBaseException, ValueError, TypeError, RecursionError, OSError)
 
 
-def option(default: Any = dataclasses.MISSING, help: str = "") -> Any:
-    """A settings field with a help text; mutable defaults are copied for every instance."""
+def option(
+    default: Any = dataclasses.MISSING, help: str = "", *, kinds: Mapping | None = None, parts: Any = None
+) -> Any:
+    """A settings field with a help text; mutable defaults are copied for every instance.
+
+    Args:
+        kinds: {name: what is built} of a section whose `name` chooses.
+        parts: {key: kinds} of such sections within it.
+    """
+    metadata: dict[str, Any] = {"help": help}
+    if kinds is not None:
+        metadata |= {"kinds": kinds, "parts": parts or {}}
     if isinstance(default, (dict, list)) or dataclasses.is_dataclass(default):
-        return dataclasses.field(default_factory=lambda: copy.deepcopy(default), metadata={"help": help})
-    return dataclasses.field(default=default, metadata={"help": help})
+        return dataclasses.field(default_factory=lambda: copy.deepcopy(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def find_file(name: str | Path, what: str = "file") -> Path:
@@ -173,7 +183,7 @@ def resolve(tree: dict) -> dict:
 
 def load_settings(cls: type[Settings], arguments: Sequence[str]) -> Settings:
     """A settings dataclass from the command line."""
-    sources = merge_sources(arguments)
+    sources = leave_out(merge_sources(arguments), cls)
     tree = resolve(_with_texts(cls, sources))
     if hasattr(cls, "translate"):  # before the strict check: from the keys of another program
         tree = cls.translate(tree)

@@ -1,5 +1,6 @@
 """Output in the terminal, by the main process only: banners, notices, warnings and progress bars."""
 
+import os
 import sys
 import time
 from collections.abc import Iterable, Mapping
@@ -23,6 +24,12 @@ def warn(text: str) -> None:
     """Print a warning on the error stream of the main process."""
     if ranks.is_main():
         print(f"warning: {text}", file=sys.stderr, flush=True)
+
+
+def note(text: str) -> None:
+    """Print a notice on the error stream of the first process, also before processes have joined."""
+    if os.environ.get("RANK", "0") == "0":
+        print(f"note: {text}", file=sys.stderr, flush=True)
 
 
 def printable(name: str) -> str:

@@ -5,13 +5,12 @@ section `model` in models.py, and all others must be ours.
 """
 
 import dataclasses
-import inspect
 from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any, Literal, get_type_hints
 
 from common.build import ConfigError, nearest
-from data import DATASETS
+from common.recipes import leave_out, merge, plain, with_origin
 
 Kind = Literal["tokenizer", "generator"]
 
@@ -98,13 +97,6 @@ UNUSED = {
     "training.num_generated_images": "previews have a fixed number of images",
 }
 
-# Sections of ours whose `name` decides which other options there are.
-NAMED = (
-    *("tokenizer", "tokenizer.quantizer", "generator", "discriminator"),
-    *("data.train", "data.validation", "data.images"),
-)
-TRANSFORM = ("image_size", "resize_shorter_edge", "random_crop", "random_flip")
-
 
 def divide(
     tree: Mapping[str, Any], kind: Kind, settings: type | None = None
@@ -151,16 +143,10 @@ def divide(
     return flat, ours
 
 
-def overlay(old: Any, new: Any, path: str = "") -> Any:
-    """Our own keys over translated ones; another `name` replaces a section, apart from how images are cropped."""
-    if not isinstance(old, Mapping) or not isinstance(new, Mapping):
-        return new
-    if path in NAMED and new.get("name", old.get("name")) != old.get("name"):
-        source = DATASETS.get(new["name"]) if path.startswith("data.") else None
-        kept = inspect.signature(source).parameters if source is not None else {}
-        return {k: v for k, v in old.items() if k in TRANSFORM and k in kept} | dict(new)
-    merged = {key: overlay(old.get(key), value, f"{path}.{key}".lstrip(".")) for key, value in new.items()}
-    return {**old, **merged}
+def overlay(translated: dict, ours: dict, settings: type | None = None) -> dict:
+    """Our own keys over translated ones, as a later source over an earlier one (`common.recipes`)."""
+    merged = merge(with_origin(translated, "the original's keys"), with_origin(ours, "our keys"))
+    return plain(leave_out(merged, settings) if settings else merged)
 
 
 def _check_kind(model: Mapping[str, Any], kind: Kind) -> None:

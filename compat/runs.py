@@ -46,7 +46,7 @@ def translate_run(tree: Mapping[str, Any], kind: Kind, settings: type) -> dict[s
             _put(result, target, flat[key])
     _common(result, flat)
     (_tokenizer_run if kind == "tokenizer" else _generator_run)(result, tree, flat, ours)
-    result = overlay(result, ours)  # our keys win
+    result = overlay(result, ours, settings)  # our keys win
     for name, key in (("train", TRAIN_SHARDS), ("validation", EVAL_SHARDS), ("images", TRAIN_SHARDS)):
         section = result["data"].get(name) if isinstance(result["data"], Mapping) else None
         if isinstance(section, Mapping) and section.get("path", "") is None:

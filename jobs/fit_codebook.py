@@ -14,6 +14,7 @@ from common.build import check_least, check_options
 from common.config import first_difference, option, read_yaml
 from common.console import Clock, banner, duration, say, warn
 from common.launch import processes
+from data import DATASETS
 from data.still import evenly_chosen, still_source
 from modeling.pretrained.teachers import Teacher, load_teacher
 from modeling.quantizers.vq import VectorQuantizer
@@ -32,7 +33,7 @@ class FitOptions:
     """Which features of which images to cluster, into how many codes."""
 
     teacher: dict = option(help="section of a network: name (in timm), weights, grid, project, input_size")
-    data: dict = option(help="data set section; random augmentation is off")
+    data: dict = option(help="data set section; random augmentation is off", kinds=DATASETS)
     output: str = option(help="run folder to write")
     image_size: int = option(256, "side of the images that the tokenizer takes")
     codebook_size: int = option(8192, "number of codes")

@@ -16,6 +16,7 @@ from common.config import option
 from common.console import Clock, banner, duration, progress, say
 from common.image_rows import named_rows
 from common.images import PixelRules, to_float
+from data import DATASETS
 from data.file_list import FileList, ImageFile, find_files
 from data.inspection import Examples, Inspection, evenly_spaced
 from data.source import Source
@@ -35,7 +36,9 @@ class InspectOptions:
     """Which data set to look at."""
 
     data: str | list[str] | dict = option(
-        help="path, pattern, or data section; of config=RECIPE if that is given"
+        help="path, pattern, or data section; of config=RECIPE if that is given",
+        kinds=DATASETS,
+        parts={"train": DATASETS, "validation": DATASETS, "images": DATASETS},
     )
     split: Literal["train", "validation"] = option("train", "which data set of a recipe")
     output: str | None = option(

@@ -13,6 +13,7 @@ from common.config import first_difference, option
 from common.console import Clock, banner, duration, say, warn
 from common.images import PixelRules, to_float
 from common.launch import processes
+from data import DATASETS
 from data.source import Source
 from data.still import Part, share_batches, still_source
 from data.token_memmap import TokenHeader, TokenMemmap, TokenWriter
@@ -35,7 +36,7 @@ class PretokenizeOptions:
 
     tokenizer: str | dict = option(help="name of a released model, folder, or file (docs/models.md)")
     output: str = option(help="token file to write")
-    data: dict | None = option(None, "data set section; null = that of the tokenizer's run")
+    data: dict | None = option(None, "data set section; null = that of the tokenizer's run", kinds=DATASETS)
     split: Literal["train", "validation"] = option("train", "which data set of the tokenizer's run")
     crops: Literal["plain", "flip", "ten_crop"] = option("plain", "stored versions of every image")
     precision: Precision = option("float32", "of the tokenizer's weights and computation (docs/precision.md)")

@@ -19,6 +19,7 @@ from common.config import option
 from common.console import progress, say, warn
 from common.images import PixelRules, enlarge, grid, pil_to_tensor, to_float
 from common.launch import processes
+from data import DATASETS
 from data.file_list import ImageFile, list_files
 from data.loaders import eval_loader
 from data.source import CorruptSample, Source
@@ -55,7 +56,7 @@ class ReconstructOptions:
     orientation: Orientation | None = option(
         None, "of `input`, EXIF; null = upright, but stored with rfid or another quality, as published"
     )
-    data: dict | None = option(None, "data set section; null = that of the tokenizer's run")
+    data: dict | None = option(None, "data set section; null = that of the tokenizer's run", kinds=DATASETS)
     split: Literal["train", "validation"] = option("validation", "which data set of the tokenizer's run")
     max_images: int | None = option(None, "evenly spaced among all; null = all")
     batch_size: int = option(32, "images per batch; 1 with original_size")

@@ -16,6 +16,7 @@ from common.config import first_difference, option, to_tree
 from common.console import Clock, duration, say, warn
 from common.launch import processes
 from common.requirements import require_all, require_files
+from data import DATASETS
 from data.transforms import CROPS
 from evaluator.float_rfid import load_float_inception
 from evaluator.image_files import open_images
@@ -55,7 +56,9 @@ class ReproduceOptions:
     output: str = option(help="folder for result.json and a generator's samples")
     reference: str | None = option(None, f"generators: {REFERENCE}, or images")
     images: str | None = option(None, "tokenizers: validation images as a folder, .npz or 'val-{00..49}.tar'")
-    data: dict | None = option(None, "tokenizers: data set section in place of images; null = of its run")
+    data: dict | None = option(
+        None, "tokenizers: data set section in place of images; null = of its run", kinds=DATASETS
+    )
     image_size: int | None = option(None, "convolutional tokenizers: image size; null = its own")
     lpips_weights: list[str] | None = option(None, "tokenizers: VGG-16 and linear heads; null = no LPIPS")
     num_samples: int = option(50_000, "samples to draw, or validation images at most, evenly spaced")

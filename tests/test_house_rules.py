@@ -39,7 +39,7 @@ MAY_IMPORT = {
     "modeling.pipeline": ["modeling", "storage", "common"],
     "modeling.pretrained": ["compat.models", "modeling", "storage", "common"],
     "data": ["storage", "common"],
-    "compat": ["data", "common"],
+    "compat": ["common"],
     "compat.models": ["common"],
     "evaluator": ["storage", "common", "modeling"],
     "training": ["storage", "common", "compat", "modeling", "data", "evaluator"],

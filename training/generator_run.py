@@ -12,6 +12,7 @@ from common.build import ConfigError
 from common.config import option, to_tree
 from common.console import warn
 from compat.runs import translate_run
+from data import DATASETS
 from data.source import Source
 from data.token_exchange import open_tokens
 from data.token_memmap import TokenMemmap
@@ -47,7 +48,9 @@ class TokenData:
     """Training data of a generator: a token file, or images that are tokenized in every step."""
 
     tokens: str | None = option(None, "token file (scripts/pretokenize.py), or JSONL of the original release")
-    images: dict | None = option(None, "instead of tokens: section like data.train of a tokenizer's run")
+    images: dict | None = option(
+        None, "instead of tokens: section like data.train of a tokenizer's run", kinds=DATASETS
+    )
     validation: str | None = option(None, "token file of held-out images")
     tokenizer: str | dict | None = option(
         None, "name or folder; needed for images, and for previews; null = no previews"
@@ -76,7 +79,8 @@ class GeneratorRun:
 
     experiment: ExperimentSettings = option()
     generator: dict = option(
-        help=f"section: name ({', '.join(GENERATORS)}) and its options; sizes of the tokens may be left out"
+        help=f"section: name ({', '.join(GENERATORS)}) and its options; sizes of the tokens may be left out",
+        kinds=GENERATORS,
     )
     rar: RARSettings | None = option(
         None, "section: how rar, gpt, factorized_ar and ibq_ar learn; null = their defaults"

@@ -15,6 +15,7 @@ from data import DATASETS
 from data.source import Source
 from modeling.factory import build_tokenizer
 from modeling.pretrained.teachers import network_section
+from modeling.quantizers import QUANTIZERS
 from modeling.tokenizers import TOKENIZERS
 from modeling.tokenizers.base import Tokenizer
 from storage.locks import reserved_folder
@@ -35,8 +36,10 @@ from training.trainer import Trainer
 class ImageData:
     """Training and held-out images; `name` selects the kind (see data/), other keys are its options."""
 
-    train: dict = option(help="section: name openmoji, image_folder or webdataset, and its options")
-    validation: dict = option(help="section like data.train")
+    train: dict = option(
+        help="section: name openmoji, image_folder or webdataset, and its options", kinds=DATASETS
+    )
+    validation: dict = option(help="section like data.train", kinds=DATASETS)
 
 
 @dataclass(kw_only=True)
@@ -44,7 +47,11 @@ class TokenizerRun(LearningSettings):
     """Everything a tokenizer training run is made of."""
 
     experiment: ExperimentSettings = option()
-    tokenizer: dict = option(help=f"section: name ({', '.join(TOKENIZERS)}), its options, and a quantizer")
+    tokenizer: dict = option(
+        help=f"section: name ({', '.join(TOKENIZERS)}), its options, and a quantizer",
+        kinds=TOKENIZERS,
+        parts={"quantizer": QUANTIZERS},
+    )
     data: ImageData = option()
     schedule: ScheduleSettings = option(ScheduleSettings())
     training: TrainingSettings = option()

@@ -172,3 +172,127 @@ def test_what_a_run_stores_has_no_base(write):
     write("own.yaml", "base: _base.yaml\nteacher: null\n")
     write_yaml("stored.yaml", merge_arguments(["config=own.yaml"]))
     assert "base" not in Path("stored.yaml").read_text() and read_yaml("stored.yaml") == read_yaml("own.yaml")
+
+
+class Vq:
+    def __init__(self, *, codes: int, dim: int = 2) -> None: ...
+
+
+class Fsq:
+    def __init__(self, *, levels: int = 3, dim: int = 2) -> None: ...
+
+
+class Asked(dict):
+    """Kinds that count how often one of them is looked up, which may import much."""
+
+    times = 0
+
+    def __getitem__(self, name: str) -> type:
+        Asked.times += 1
+        return super().__getitem__(name)
+
+
+KINDS = Asked(vq=Vq, fsq=Fsq, wide=type("Wide", (), {"__init__": lambda self, *, quantizer, width=1: None}))
+
+
+@dataclass(kw_only=True)
+class Part:
+    section: dict | None = option(None, kinds=KINDS)
+
+
+@dataclass(kw_only=True)
+class Choosing:
+    model: dict = option(kinds=KINDS, parts={"quantizer": KINDS})
+    inner: Part = option(Part())
+
+
+@pytest.fixture
+def choose(tmp_path, monkeypatch):
+    """`choose(texts, *arguments)` loads recipes and a command line; `one.yaml` is the first of the texts."""
+    monkeypatch.chdir(tmp_path)
+
+    def load(*texts: str, line: str = "") -> Choosing:
+        for name, text in zip(("one", "two", "three"), texts, strict=False):
+            Path(f"{name}.yaml").write_text(text)
+        files = [f"config={name}.yaml" for name in ("one", "two", "three")[: len(texts)]]
+        return load_settings(Choosing, [*files, *line.split()])
+
+    return load
+
+
+VQ = "model: {name: vq, codes: 8, dim: 4, quantizer: {name: vq, codes: 1}}\n"
+
+
+def test_another_name_leaves_out_what_only_the_old_kind_takes(choose, capsys):
+    run = choose(VQ, line="model.name=fsq model.levels=5")
+    assert run.model == {"name": "fsq", "dim": 4, "levels": 5}, "keys that both take stay"
+    assert capsys.readouterr() == ("", "note: model: left out keys of vq: codes, quantizer\n")
+    run = choose("inner: {section: {name: vq, codes: 8}}\n" + VQ, line="inner.section.name=fsq")
+    assert run.inner.section == {"name": "fsq"} and run.model["name"] == "vq"
+    assert capsys.readouterr().err == "note: inner.section: left out keys of vq: codes\n"
+
+
+def test_a_part_is_replaced_by_its_own_name(choose, capsys):
+    run = choose(VQ, line="model.quantizer.name=fsq")
+    assert run.model == {"name": "vq", "codes": 8, "dim": 4, "quantizer": {"name": "fsq"}}
+    assert capsys.readouterr().err == "note: model.quantizer: left out keys of vq: codes\n"
+    run = choose(VQ, line="model.name=wide")
+    assert run.model == {"name": "wide", "quantizer": {"name": "vq", "codes": 1}}, (
+        "a part that both have stays"
+    )
+
+
+def test_what_the_later_source_says_is_never_left_out(choose, capsys):
+    """It may be misspelt: the strict check names it."""
+    line = "model.codes=9 model.name=fsq model.levls=2 model.quantizer.codes=2"
+    assert choose(VQ, line=line).model == {
+        "name": "fsq",
+        "codes": 9,
+        "dim": 4,
+        "levls": 2,
+        "quantizer": {"name": "vq", "codes": 2},
+    }
+    assert capsys.readouterr().err == ""
+    run = choose("model: {name: vq, codes: 8}\n", line="model.name=vq model.codes=1 model.name=fsq")
+    assert run.model == {"name": "fsq", "codes": 1}, "one source, whatever the order"
+
+
+def test_every_source_after_the_first_may_choose(choose):
+    two = "model: {name: fsq, levels: 2}\n"
+    assert choose(VQ, two).model == {"name": "fsq", "dim": 4, "levels": 2}
+    run = choose(VQ, two, "model: {dim: 7}\n", line="model.codes=3")
+    assert run.model == {"name": "fsq", "dim": 7, "levels": 2, "codes": 3}, "3 is after the name"
+    run = choose(VQ, two, "model: {name: fsq}\n")
+    assert run.model == {"name": "fsq", "dim": 4, "levels": 2}, "the same name again changes nothing"
+    run = choose(VQ, two, "model: {name: wide}\n")
+    assert run.model == {"name": "wide", "quantizer": {"name": "vq", "codes": 1}}
+
+
+def test_a_recipe_chooses_over_its_base(write, capsys):
+    write("parent.yaml", VQ)
+    write("own.yaml", "base: parent.yaml\nmodel: {name: fsq, dim: null}\n")
+    assert load_settings(Choosing, ["config=own.yaml"]).model == {"name": "fsq"}
+    assert capsys.readouterr().err == "note: model: left out keys of vq: codes, quantizer\n"
+    write("other.yaml", "model: {name: wide, width: 2, quantizer: null}\n")
+    run = load_settings(Choosing, ["config=own.yaml", "config=other.yaml"])
+    assert run.model == {"name": "wide", "width": 2, "quantizer": None}
+
+
+def test_no_class_is_looked_up_where_no_name_is_changed(choose):
+    Asked.times = 0
+    choose(VQ, VQ, line="model.codes=3 model.name=vq")
+    merge_arguments(["config=one.yaml", "model.name=fsq"])
+    assert Asked.times == 0
+    assert choose(VQ, line="model.name=fsk").model == {
+        "name": "fsk",
+        "codes": 8,
+        "dim": 4,
+        "quantizer": {"name": "vq", "codes": 1},
+    }, "an unknown name is refused by who builds it"
+    assert Asked.times == 0
+
+
+def test_only_the_first_process_names_what_is_left_out(choose, capsys, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    assert choose(VQ, line="model.name=fsq").model == {"name": "fsq", "dim": 4}
+    assert capsys.readouterr().err == ""

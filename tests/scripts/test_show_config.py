@@ -83,3 +83,19 @@ def test_help_and_mistakes(show):
     assert str(end.value.code).startswith(
         "error: training.max_step is not an option (did you mean 'max_steps'?)"
     )
+
+
+def test_another_data_set_replaces_the_section(show, capsys):
+    """The result is what the program would take: a YAML file that can be used again."""
+    arguments = ["config=configs/titok/openmoji.yaml", "data.train.name=image_folder", "data.train.path=mine"]
+    text = show(*arguments)
+    tree, found = yaml.safe_load(text), origins(text)
+    assert tree["data"]["train"] == {
+        "name": "image_folder",
+        "image_size": 48,
+        "random_flip": True,
+        "path": "mine",
+    }
+    assert tree["data"]["validation"]["name"] == "openmoji"
+    assert found["name: image_folder"] == found["path: mine"] == "command line"
+    assert found["random_flip: true"] == "configs/titok/openmoji.yaml"

@@ -17,6 +17,7 @@ from data.loaders import eval_loader
 from data.source import Source
 from data.stream import Batch, EvalStream
 from evaluator.codebook_usage import CodebookUsage
+from modeling.losses import DISCRIMINATORS
 from modeling.pretrained.loading import load_tokenizer
 from modeling.pretrained.text import TextEncoder, class_captions, load_text_encoder
 from modeling.tokenizers.base import Tokenizer, TokenizerOutput
@@ -51,7 +52,9 @@ class LearningSettings:
     )
     text_encoder: str | None = option(None, "weights of the CLIP text tower (tatitok); null = from the hub")
     losses: TokenizerLossSettings = option(TokenizerLossSettings())
-    discriminator: dict | None = option(None, "section: name and options; null = no adversarial training")
+    discriminator: dict | None = option(
+        None, "section: name and options; null = no adversarial training", kinds=DISCRIMINATORS
+    )
     optimizer: OptimizerSettings = option(OptimizerSettings())
     discriminator_learning_rate: float | None = option(None, "null = that of the tokenizer")
     evaluation: TokenizerEvaluation = option(TokenizerEvaluation())
