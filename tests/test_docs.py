@@ -12,7 +12,8 @@ import pytest
 from braceexpand import braceexpand
 
 from common.build import build_dataclass, check_options, choose
-from common.config import REPOSITORY, merge_arguments
+from common.config import REPOSITORY, merge_arguments, merge_sources, resolve
+from common.recipes import leave_out
 from data import DATASETS
 from jobs.plan import PlanOptions
 from modeling.factory import GENERATORS, QUANTIZERS, TOKENIZERS
@@ -145,7 +146,8 @@ def check_command(program: str, arguments: list[str]) -> None:
     twin = "configs/debug/titok.yaml" if program == "train_titok.py" else "configs/debug/rar.yaml"
     arguments = [f"config={twin}" if a == "config=FILE" else a for a in arguments if not a.startswith("$")]
     assert all(ASSIGNMENT.match(a) for a in arguments), f"{program}: {arguments} are not all key=value"
-    tree, options = merge_arguments(arguments), options_of(program)
+    options = options_of(program)
+    tree = resolve(leave_out(merge_sources(arguments), options))
     if program.startswith("scripts/") and hasattr(options, "translate"):  # takes its options from a recipe
         tree = options.translate(tree)
     settings = build_dataclass(options, tree)

@@ -48,9 +48,7 @@ class TokenData:
     """Training data of a generator: a token file, or images that are tokenized in every step."""
 
     tokens: str | None = option(None, "token file (scripts/pretokenize.py), or JSONL of the original release")
-    images: dict | None = option(
-        None, "instead of tokens: section like data.train of a tokenizer's run", kinds=DATASETS
-    )
+    images: dict | None = option(None, "instead of tokens: section like data.train", kinds=DATASETS)
     validation: str | None = option(None, "token file of held-out images")
     tokenizer: str | dict | None = option(
         None, "name or folder; needed for images, and for previews; null = no previews"
