@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from common.choices import Alpha, Orientation, Resize
-from common.console import printable
+from common.console import printable, warn
 from data.source import ONE_CLASS, CorruptSample, Source, count_classes
 from data.transforms import ImageTransform
 from storage.image_lists import ListFile, Row, read_image_list
@@ -146,6 +146,12 @@ def _classes(
         top = int(labels.argmax())
         where = f"{listed.where(rows[top])}: {printable(rows[top].path)}"
         count = count_classes(None, class_names, largest=int(labels[top]), where=lambda: where)
+        held = len(np.unique(labels))
+        if class_names is None and 2 * held < count:  # years, or numbers of articles
+            warn(
+                f"{listed.path}: labels up to {labels.max()} make {count} classes, of which {held} have images; call"
+                ' the column "class" if its numbers are names'
+            )
         return labels, list(class_names or map(str, range(count)))
     names = sorted({row.label for row in rows}) if class_names is None else list(class_names)
     numbers = {name: number for number, name in enumerate(names)}

@@ -46,7 +46,7 @@ class Split:
         root: folder where paths start.
         paths: of the readable images, sorted; with several captions an image is there several times.
         labels: int64 [n], positions in ``class_names``.
-        class_names: sorted as text; every one has a training image.
+        class_names: in the order of the folder or list; every one has a training image.
         captions: texts, or None.
         held_out: bool [n], those for validation.
         groups: int64 [n], equal for pictures that are nearly the same.

@@ -47,6 +47,14 @@ def test_numbers_are_positions_in_the_names(pictures):
         ImageList(path=path, image_size=16, class_names=["x", "y"])
 
 
+def test_numbers_that_may_be_names_are_said(pictures, capsys):
+    path = write(pictures, "path,label\na.png,2024\nc.png,2023\n")
+    assert len(ImageList(path=path, image_size=16).class_names) == 2025
+    assert "labels up to 2024 make 2025 classes, of which 2 have images" in capsys.readouterr().err
+    ImageList(path=write(pictures, path.read_text().replace("label", "class")), image_size=16)
+    assert not capsys.readouterr().err
+
+
 def test_given_names_fix_the_numbers_of_classes(pictures):
     path = write(pictures, "path,class\na.png,2024\n")
     source = ImageList(path=path, image_size=16, class_names=["2023", "2024"])
