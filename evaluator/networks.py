@@ -74,6 +74,14 @@ def network_of(metric: str) -> str | None:
     return METRICS[metric].network or next(giving, None)
 
 
+def weight_files(
+    *, inception: str | None, spaces: Mapping[str, str], lpips: str | Sequence[str] | None = None
+) -> dict[str, Weights]:
+    """Files by name of the network, for `load_networks`, of those that options name."""
+    # The same file gives the space and what dgm-eval makes of it.
+    return {**spaces, "inception": inception, "dinov2_dgm": spaces.get("dinov2"), "lpips": lpips}
+
+
 def load_networks(
     metrics: Sequence[str],
     weights: Mapping[str, Weights],

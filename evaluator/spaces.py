@@ -13,8 +13,11 @@ Images are resized to side x side, bicubic with antialiasing and without a crop,
 normalised. Inception is prepared in its own way (`evaluator.resize`).
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
+
+from common.build import ConfigError, nearest
 
 Colour = tuple[float, float, float]
 
@@ -134,3 +137,11 @@ SPACES = {
         ),
     )
 }
+
+
+def check_weight_names(names: Iterable[str], key: str) -> None:
+    """Raise ConfigError if an option that names files by space names something else."""
+    known = [name for name in SPACES if name != "inception"]  # which has an option of its own
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"{key}.{name} is no space{nearest(name, known)}; expected {', '.join(known)}")

@@ -21,19 +21,18 @@ from evaluator.image_selection import SelectedImages, spread
 from evaluator.image_stream import ImageStream, Transform
 from evaluator.metrics import METRICS, check_metrics, check_names, known_metrics, usual_metrics, with_parts
 from evaluator.metrics.base import Metric
-from evaluator.networks import Weights, load_networks
+from evaluator.networks import Weights, load_networks, weight_files
 from evaluator.outcome import Outcome
 from evaluator.pairing import pair_by_name
 from evaluator.protocol import PROTOCOLS
 from evaluator.provenance import image_facts, pixel_warnings, sampler_facts, warnings_about
 from evaluator.reference import Reference, image_reference, open_reference
-from evaluator.spaces import SPACES
+from evaluator.spaces import check_weight_names
 from jobs.evaluation_weights import OWN_METRICS, with_weights
 from jobs.measuring import ReconstructionMeasurement, batches, found, pass_through, tokenizer_facts
 from modeling.pipeline import load_tokenizer
 from modeling.tokenizers.base import Tokenizer
 
-VISION_SPACES = [name for name in SPACES if name != "inception"]  # that has inception_weights
 ORDER = "order"  # of names, or of arrays, which have none
 
 
@@ -83,8 +82,7 @@ class EvaluateOptions:
 
     def __post_init__(self) -> None:
         check_least(self, batch_size=1, keep_images=0)
-        if unknown := sorted(self.space_weights.keys() - set(VISION_SPACES)):
-            raise ValueError(f"space_weights.{unknown[0]} is no space, expected {', '.join(VISION_SPACES)}")
+        check_weight_names(self.space_weights, "space_weights")
         if self.tokenizer is None and (self.image_size is None) != (self.crop in (None, "no")):
             raise ValueError(f"crop={self.crop} and image_size={self.image_size} go together")
         if self.precision != "float32" and self.tokenizer is None:
@@ -262,12 +260,9 @@ class Run:
     def weights(self) -> dict[str, Weights]:
         """Files of networks, as far as the options name them."""
         options = self.options
-        return {
-            **options.space_weights,
-            "inception": options.inception_weights,
-            "dinov2_dgm": options.space_weights.get("dinov2"),
-            "lpips": options.lpips_weights,
-        }
+        return weight_files(
+            inception=options.inception_weights, spaces=options.space_weights, lpips=options.lpips_weights
+        )
 
     def networks(self) -> dict[str, Any]:
         precision = self.options.feature_precision

@@ -13,9 +13,10 @@ from common.build import ConfigError
 from common.config import option
 from common.images import to_uint8
 from evaluator.evaluator import Evaluator
-from evaluator.metrics import METRICS, training_metrics
-from evaluator.networks import load_networks, network_of
+from evaluator.metrics import METRICS, training_metrics, with_parts
+from evaluator.networks import load_networks, network_of, weight_files
 from evaluator.reference import Reference, open_reference
+from evaluator.spaces import check_weight_names
 from modeling.pretrained.perceptual_weights import lpips_weights
 from modeling.sampling.draw import draw, numbers_needed
 from modeling.sampling.noise import sample_uniforms
@@ -41,13 +42,15 @@ class GeneratorEvaluation:
     metrics: list[str] = option([], f"any of {', '.join(training_metrics('generator'))}")
     num_samples: int = option(5000, "class-balanced; FID is biased upward by about 1 / num_samples")
     reference: str | None = option(
-        None, "statistics for fid and sfid: an .npz of ADM or of scripts/evaluate.py"
+        None, "statistics for fid, sfid, fdr6: an .npz of ADM or of scripts/evaluate.py"
     )
     inception: str | None = option(None, "weights; null = $INCEPTION_WEIGHTS, or downloaded")
+    space_weights: dict[str, str] = option({}, "weights by space for fdr: {mae: FILE}; others are downloaded")
 
     def __post_init__(self) -> None:
         _check(self.metrics, training_metrics("generator"))
-        compared = [name for name in self.metrics if METRICS[name].compares == "sets"]
+        check_weight_names(self.space_weights, "evaluation.space_weights")
+        compared = [name for name in with_parts(self.metrics) if METRICS[name].compares == "sets"]
         if compared and self.reference is None:
             raise ConfigError(f"evaluation.reference is missing; {', '.join(compared)} need it")
         if self.num_samples < 2:
@@ -107,7 +110,8 @@ class SampleEvaluator:
     ) -> None:
         self.settings, self.tokenizer, self.sampling = settings, tokenizer, sampling
         self.seed, self.batch_size, self.device = seed, batch_size, device
-        self.networks = load_networks(settings.metrics, {"inception": settings.inception}, device=device)
+        weights = weight_files(inception=settings.inception, spaces=settings.space_weights)
+        self.networks = load_networks(settings.metrics, weights, device=device)
         path = settings.reference
         self.reference: Reference | None = open_reference(Path(path)) if path else None
         if self.reference is not None and not self.reference.statistics:

@@ -24,6 +24,17 @@ class FrechetRatio(FrechetMetric):
         distance = super().compute(own, reference, **options)[0]
         return [distance / self.space.constant, distance]
 
+    def warnings(
+        self, samples: Mapping[str, Any], reference: Mapping[str, Any] | None, settings: ProtocolSettings
+    ) -> list[str]:
+        notes = super().warnings(samples, reference, settings)
+        shown = (reference or {}).get("image_set")
+        if shown not in (None, "training", "unknown"):
+            notes.append(
+                f"{self.name}: its constant belongs to the training images of ImageNet as reference, not to {shown}"
+            )
+        return notes
+
     def facts(self, settings: ProtocolSettings, count: int, reference_count: int) -> dict[str, Any]:
         return {self.name: self.space.facts()}
 
@@ -41,8 +52,12 @@ class MeanRatio(Metric):
 
 def ratio_metrics() -> list[Metric]:
     """FDr in every space, and FDr6."""
-    ratios = [FrechetRatio(name=f"fdr_{s.name}", features=s.features, space=s) for s in SPACES.values()]
-    return [*ratios, MeanRatio(name="fdr6", parts=tuple(ratio.name for ratio in ratios))]
+    ratios: list[Metric] = [
+        FrechetRatio(name=f"fdr_{space.name}", features=space.features, space=space, training=("generator",))
+        for space in SPACES.values()
+    ]
+    parts = tuple(ratio.name for ratio in ratios)
+    return [*ratios, MeanRatio(name="fdr6", parts=parts, training=("generator",))]
 
 
 def fdr6(distances: Mapping[str, float]) -> float:

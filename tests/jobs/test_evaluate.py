@@ -370,6 +370,7 @@ def test_arrays_that_are_no_images_are_refused_with_what_they_hold(tmp_path, val
         ({"make_ref": "x.npz", "reference": "y.npz"}, "neither a reference nor a tokenizer"),
         ({"make_ref": "x.npz", "metrics": ["is"]}, "is have no statistics"),
         ({"metrics": ["lpips"], "tokenizer": "?"}, "lpips_weights"),
+        ({"space_weights": {"clipp": "x"}}, "space_weights.clipp is no space"),
         ({"tokenizer": "?", "reference_set": "training"}, "originals are the reference"),
     ],
 )

@@ -13,7 +13,10 @@ from evaluator.evaluator import Evaluator
 from evaluator.image_set import ImageSet
 from evaluator.metrics import METRICS
 from evaluator.reference import write_reference
+from evaluator.space_network import SpaceExtractor
+from evaluator.spaces import SPACES
 from modeling.pipeline import generate, load_generator, load_tokenizer, reconstruct
+from tests.evaluator.spaces import small_network
 from tests.evaluator.toy import ToyInception, put_in_place, tensor, toy_images
 from training.generator_run import GeneratorRun
 from training.tokenizer_run import TokenizerRun, build_images
@@ -53,9 +56,18 @@ def test_reconstructions_are_measured_by_the_evaluator(tmp_path, program):
 
 
 @pytest.fixture
-def reference(tmp_path):
+def clip(monkeypatch):
+    """The space in small."""
+    network = small_network("clip")
+    extractor = SpaceExtractor(SPACES["clip"], network, weights_hash="small", device="cpu")
+    put_in_place(monkeypatch, "clip", extractor)
+    return extractor
+
+
+@pytest.fixture
+def reference(tmp_path, clip):
     """Statistics of toy images."""
-    images = ImageSet([ToyInception()], [METRICS["fid"], METRICS["sfid"]])
+    images = ImageSet([ToyInception(), clip], [METRICS["fid"], METRICS["sfid"], METRICS["fdr_clip"]])
     images.update(tensor(toy_images(60)))
     path = tmp_path / "reference.npz"
     facts = {"inception": {"weights_hash": "toy", "approximate": False}}
@@ -65,12 +77,12 @@ def reference(tmp_path):
 
 
 def test_samples_are_measured_against_a_reference(
-    tmp_path, program, reference, tiny_token_file, tiny_tokenizer_run
+    tmp_path, program, reference, clip, tiny_token_file, tiny_tokenizer_run
 ):
     tokens = [f"data.tokens={tiny_token_file}", f"data.tokenizer={tiny_tokenizer_run}"]
     common = ["config=configs/debug/rar.yaml", "training.max_steps=2", "schedule.warmup_steps=1"]
     common += ["training.per_gpu_batch_size=8", f"experiment.output_dir={tmp_path / 'run'}"]
-    asked = ["evaluation.metrics=[fid,sfid,is]", "evaluation.num_samples=20"]
+    asked = ["evaluation.metrics=[fid,sfid,is,fdr_clip]", "evaluation.num_samples=20"]
     asked.append(f"evaluation.reference={reference}")
     rewritten = rewrite_hash(tiny_token_file, tmp_path / "own.tokens")
     tokens[0] = f"data.tokens={rewritten}"
@@ -90,15 +102,15 @@ def test_samples_are_measured_against_a_reference(
     from evaluator.reference import open_reference
 
     expected = Evaluator(
-        networks={"inception": ToyInception()},
-        metrics=["fid", "sfid", "is"],
+        networks={"inception": ToyInception(), "clip": clip},
+        metrics=["fid", "sfid", "is", "fdr_clip"],
         protocol="tokenizer",
         reference=open_reference(reference),
     )
     expected.update(to_uint8(images), torch.arange(20))
     for name, value in expected.result().items():
         assert measured[name] == pytest.approx(value, rel=1e-6), name
-    assert "fid_20" in measured
+    assert {"fid_20", "fdr_clip_20", "fd_in_clip_20"} < measured.keys()
 
 
 def rewrite_hash(source, path):
@@ -126,6 +138,8 @@ def rewrite_hash(source, path):
         ("titok", ["evaluation.metrics=[lpips]", "evaluation.lpips_path=nowhere.pth"], "nowhere.pth"),
         ("rar", ["evaluation.metrics=[fid]"], "evaluation.reference is missing"),
         ("rar", ["evaluation.metrics=[is]"], "needs data.tokenizer"),
+        ("rar", ["evaluation.metrics=[fdr6]"], "fdr_mae, fdr_siglip, fdr_clip need it"),
+        ("rar", ["evaluation.space_weights.mea=x"], "space_weights.mea is no space (did you mean 'mae'?)"),
     ],
 )
 def test_what_cannot_be_measured_is_said_before_training(

@@ -33,3 +33,12 @@ def test_ratios_and_their_mean_are_those_of_the_published_evaluator():
         fdr6(distances)
     with pytest.raises(ValueError, match="maes: no spaces"):
         fdr6({**distances, "mae": 1.0, "maes": 1.0})
+
+
+def test_another_reference_than_the_constant_belongs_to_is_said():
+    metric, settings, samples = METRICS["fdr_mae"], PROTOCOLS["adm"], {"count": 5000}
+    for shown, said in (("training", 0), ("unknown", 0), ("images", 1), ("validation", 1)):
+        notes = metric.warnings(samples, {"count": 5000, "image_set": shown}, settings)
+        assert len(notes) == said and all("training images of ImageNet" in note for note in notes)
+    few = metric.warnings({"count": 500}, None, settings)
+    assert few == ["fdr_mae: 500 images span 499 of 1024 dimensions at most; it is far too high"]
