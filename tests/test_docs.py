@@ -39,6 +39,7 @@ PROGRAMS = {
     "scripts/evaluate.py": "jobs.evaluate.EvaluateOptions",
     "scripts/linear_probe.py": "jobs.linear_probe.ProbeOptions",
     "scripts/summarize.py": "jobs.summarize.SummaryOptions",
+    "scripts/leaderboard.py": "jobs.leaderboard.LeaderboardOptions",
     "scripts/prepare_data.py": "jobs.prepare_data.PrepareOptions",
     "scripts/inspect_data.py": "jobs.inspect_data.InspectOptions",
     "scripts/own_images.py": "jobs.own_images_options.OwnImagesOptions",
