@@ -46,6 +46,12 @@ def short_run(training: TrainingSettings, schedule: ScheduleSettings) -> Iterato
                 f"training.{key}={getattr(training, key)}: {missing} before the end, training.max_steps={end};"
                 f" write training.{key}={max(1, end // 10)}, or 0 if that is meant"
             )
+    least = (1 + (training.patience or 0)) * training.evaluate_every  # the first evaluation may be the best
+    if training.patience is not None and least >= end:
+        yield (
+            f"training.patience={training.patience} with evaluate_every={training.evaluate_every}: the run cannot stop"
+            f" before training.max_steps={end}; write training.evaluate_every={max(1, end // 20)}"
+        )
     both = math.lcm(training.save_every, training.milestone_every)  # a milestone is a checkpoint that was due
     if training.milestone_every and not 0 < both <= end:
         yield (

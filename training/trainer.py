@@ -132,7 +132,7 @@ class Trainer:
 
     def _how_it_ended(self) -> str:
         if self.judge.over and (step := self.checkpoints.steps()[-1]) < self.training.max_steps:
-            return f"stopped early after step {step}: {self.judge.why_over()}; a larger training.patience goes on"
+            return f"stopped early after step {step}: {self.judge.why_over()}; with more patience it goes on"
         return f"{self.training.max_steps} steps"
 
     # ---- preparation -------------------------------------------------------------------------------------------

@@ -107,7 +107,7 @@ def test_run_again_it_is_finished_and_more_patience_goes_on(tmp_path, capsys):
     assert "is finished (stopped early after step 8: held-out loss was 3 at step 4" in (
         out := capsys.readouterr().out
     )
-    assert "a larger training.patience goes on); nothing to do" in out
+    assert "with more patience it goes on); nothing to do" in out
     assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")} == before
     assert len(fit(tmp_path, patience=3).seen) == 2 * 4 and steps(tmp_path)[-1] == 10
     assert len(fit(tmp_path, patience=None).seen) == 2 * 4

@@ -101,6 +101,17 @@ def test_orders_that_are_still_random_at_the_end():
     assert not list(short_generator_run(training(1000), ScheduleSettings(), None))
 
 
+def test_patience_that_never_ends_is_named():
+    def said(**options):
+        return [t for t in short_run(training(1000, **options), ScheduleSettings()) if "patience" in t]
+
+    assert "training.patience=5 with evaluate_every=200: the run cannot stop" in (
+        line := said(patience=5, evaluate_every=200)[0]
+    )
+    assert line.endswith("training.max_steps=1000; write training.evaluate_every=50")
+    assert not said(patience=4, evaluate_every=199) and not said(evaluate_every=500)
+
+
 @pytest.mark.parametrize("decay", [0.9, 0.999, 0.99999])
 def test_an_average_forgets_its_first_weights_in_any_run(decay):
     """Why there is no warning of it: the share of the weights before and after the first update in the average."""
