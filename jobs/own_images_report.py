@@ -19,7 +19,7 @@ from modeling.pretrained.model_names import open_model
 from storage.arrays import ArrayFile
 from storage.files import save_png, write_json, write_text
 from storage.json_files import read_json
-from training.curves import draw_curves
+from training.curves import draw_curves, read_curves
 
 SHOWN_CLASSES, SHOWN_SIDE = 10, 96
 _CHUNK = 4096  # training images at a time
@@ -103,7 +103,9 @@ def write_report(options: OwnImagesOptions, chosen: Chosen, commands: Sequence[s
     }
     write_json(folder / "report.json", result)
     rows = figures(chosen, result, copies)
-    write_text(folder / "report.md", page(rows, commands, advice(chosen, copies)))
+    learned_by_heart = [read_curves(folder / name).over_fitting() for name in ("titok", kind)]
+    notes = [f"{note[0].upper()}{note[1:]}." for note in learned_by_heart if note]
+    write_text(folder / "report.md", page(rows, commands, [*notes, *advice(chosen, copies)]))
     banner("Own images", rows)
 
 

@@ -125,7 +125,7 @@ def test_a_plan_for_the_cpu_trains_nothing(photos, tmp_path, launched, capsys):
         TokenizerRun, ["config=configs/titok/images_cpu.yaml", f"config={tmp_path}/own/titok.yaml"]
     )
     assert chosen.data.train["name"] == "image_list" and chosen.training.keep_best
-    assert chosen.training.max_steps <= for_images(11).tokenizer_passes * 11 // 32 + 10
+    assert chosen.training.max_steps <= for_images(11).tokenizer_passes * 11 // 16 + 10
     # A plan binds nobody: other options make another one.
     own_images(options(photos, tmp_path, plan=True, image_size=32, minutes=30))
     assert read_yaml(tmp_path / "own" / "titok.yaml", needed=["tokenizer"])["tokenizer"]["image_size"] == 32
