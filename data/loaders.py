@@ -130,6 +130,9 @@ class _Loader(DataLoader):
         with signals.held_back():  # from the first instruction of a worker on
             return super().__iter__()
 
+    def check_worker_number_rationality(self) -> None:
+        """PyTorch's warning of more workers than cores; who asks for the workers warns, in terms of its options."""
+
 
 def _start_worker(worker: int) -> None:
     signals.obey_parent()

@@ -11,6 +11,7 @@ from torch import Tensor
 from common import distributed
 from common.build import build, choose
 from common.console import progress
+from common.cores import loading_workers, warn_of_workers
 from data import DATASETS
 from data.loaders import eval_loader
 from data.source import Source
@@ -43,6 +44,20 @@ class Part(Source):
 def evenly_chosen(source: Source, count: int) -> Part:
     """`count` examples at even distances, in order."""
     return Part(source, np.arange(count) * len(source) // count)
+
+
+def loading_options(options: Any) -> dict[str, Any]:
+    """`batch_size`, `num_workers` and `max_skipped` of a job's options, for `share_batches`; `auto` is replaced.
+
+    More workers than cores are named. Batches do not depend on the number of workers.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    loading = {key: getattr(options, key) for key in ("batch_size", "num_workers", "max_skipped")}
+    if loading["num_workers"] == "auto":
+        loading["num_workers"] = loading_workers(device)[0]
+    else:
+        warn_of_workers("num_workers", loading["num_workers"], device)
+    return loading
 
 
 def share_batches(

@@ -15,7 +15,7 @@ from common.config import first_difference, option, read_yaml
 from common.console import Clock, banner, duration, say, warn
 from common.launch import processes
 from data import DATASETS
-from data.still import evenly_chosen, still_source
+from data.still import evenly_chosen, loading_options, still_source
 from modeling.pretrained.teachers import Teacher, load_teacher
 from modeling.quantizers.vq import VectorQuantizer
 from modeling.tokenizers.cluster import Cluster
@@ -42,7 +42,9 @@ class FitOptions:
     images: int = option(0, "number of images to use, evenly chosen; 0 = all")
     seed: int = option(42, "random seed of the features that k-means starts from")
     batch_size: int = option(64, "images per process and batch")
-    num_workers: int = option(4, "data loading processes per process")
+    num_workers: int | Literal["auto"] = option(
+        "auto", "data loading processes per process; auto = by the machine's cores"
+    )
     max_skipped: float = option(0.01, "the job stops when a larger share of the images cannot be read")
 
     def __post_init__(self) -> None:
@@ -157,7 +159,7 @@ def fit_codebook(options: FitOptions) -> None:
             teacher,
             source,
             device,
-            loading={key: getattr(options, key) for key in ("batch_size", "num_workers", "max_skipped")},
+            loading=loading_options(options),
             **{key: getattr(options, key) for key in ("codebook_size", "metric", "seed")},
         )
         centroids, measured = fit(clustering, options.iterations, settings, output)

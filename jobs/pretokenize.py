@@ -15,7 +15,7 @@ from common.images import PixelRules, to_float
 from common.launch import processes
 from data import DATASETS
 from data.source import Source
-from data.still import Part, share_batches, still_source
+from data.still import Part, loading_options, share_batches, still_source
 from data.token_memmap import TokenHeader, TokenMemmap, TokenWriter
 from data.transforms import ten_crop, ten_crop_side
 from evaluator.codebook_usage import CodebookUsage
@@ -41,7 +41,9 @@ class PretokenizeOptions:
     crops: Literal["plain", "flip", "ten_crop"] = option("plain", "stored versions of every image")
     precision: Precision = option("float32", "of the tokenizer's weights and computation (docs/precision.md)")
     batch_size: int = option(64, "images per process and batch, each with all its crops")
-    num_workers: int = option(4, "data loading processes per process")
+    num_workers: int | Literal["auto"] = option(
+        "auto", "data loading processes per process; auto = by the machine's cores"
+    )
     max_skipped: float = option(0.01, "the job stops when a larger share of the images cannot be read")
     overwrite: bool = option(False, "replace a file that holds other tokens")
 
@@ -128,7 +130,7 @@ def tokenize(
     missing = writer.missing_rows()
     distributed.barrier()  # all processes find the same rows missing before one of them writes
     usage, skipped = CodebookUsage(writer.header.codebook_size), []
-    loading = {key: getattr(options, key) for key in ("batch_size", "num_workers", "max_skipped")}
+    loading = loading_options(options)
     for batch in share_batches(Part(source, missing), "tokenizing", **loading):
         skipped += batch["skipped"]
         if len(batch["labels"]):

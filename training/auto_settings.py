@@ -16,9 +16,10 @@ from common import distributed
 from common.build import ConfigError
 from common.config import one_line
 from common.console import duration, say, warn
+from common.cores import loading_workers, warn_of_workers
 from common.instructions import has_bf16
 from training.checkpoint import CheckpointFolder
-from training.machine import cores, free_memory, local_processes, operations_per_second
+from training.machine import free_memory, operations_per_second
 from training.memory_plan import Plan
 from training.run_lengths import in_steps
 from training.settings import TrainingSettings
@@ -26,8 +27,6 @@ from training.task import Task
 from training.unloaded import Run
 
 AUTO = "auto"
-# Workers per process: with a GPU, as in the recipes for clusters at most; on a CPU, training needs the cores itself.
-MOST_WORKERS, MOST_WORKERS_CPU, CORES_PER_WORKER_CPU = 12, 4, 4
 FASTER = 1.5  # bfloat16 pays on a CPU above this ratio to float32: casting costs too
 USED = {"cuda": 0.9, "cpu": 0.7}  # share of the free memory that a micro-batch may fill
 LARGE_MODEL = (
@@ -58,7 +57,7 @@ def _chosen(run: Run, device: torch.device) -> dict[str, Any]:
     if before.num_workers == AUTO:
         chosen["num_workers"] = _workers(device)
     else:
-        _warn_of_workers(before.num_workers, device)
+        warn_of_workers("training.num_workers", before.num_workers, device.type)
     known = replace(before, **chosen)
     if before.per_gpu_batch_size == AUTO:
         chosen |= _micro_batch(run, known, device, stored)
@@ -131,25 +130,9 @@ def _warn_of_slow_precision(precision: str, device: torch.device) -> None:
 
 
 def _workers(device: torch.device) -> int:
-    number, processes = cores(), local_processes()
-    each = number // processes
-    if device.type == "cpu":
-        workers = min(MOST_WORKERS_CPU, each // CORES_PER_WORKER_CPU)
-        why = f"one for {CORES_PER_WORKER_CPU} of this process's {each} cores, which training itself needs"
-    else:
-        workers = max(0, min(MOST_WORKERS, each - 1))
-        why = f"of {number} cores for {processes} processes"
+    workers, why = loading_workers(device.type)
     _say("num_workers", workers, why)
     return workers
-
-
-def _warn_of_workers(workers: int, device: torch.device) -> None:
-    number, processes = cores(), local_processes()
-    if workers and (workers + (device.type == "cpu")) * processes > max(number, 2):
-        warn(
-            f"training.num_workers={workers} in each of {processes} processes is more than the {number} cores of this"
-            " machine can serve; write training.num_workers=auto"
-        )
 
 
 # ---- batch ---------------------------------------------------------------------------------------------------------

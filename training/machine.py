@@ -1,31 +1,13 @@
-"""What this machine gives to a training process: cores, memory, and how fast it multiplies."""
+"""What this machine gives to a training process: memory, and how fast it multiplies."""
 
-import os
 import time
 from pathlib import Path
 
 import torch
 
-CGROUP = Path("/sys/fs/cgroup")
+from common.cores import container_numbers, local_processes
+
 PROBE_SIDE, PROBE_SECONDS = {"cpu": 512, "cuda": 4096}, 0.025
-
-
-def local_processes() -> int:
-    """Training processes on this machine."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-
-
-def cores() -> int:
-    """CPU cores that this process and its neighbours may use: by affinity, and by the quota of a container."""
-    affinity = getattr(os, "sched_getaffinity", None)  # Linux only
-    number = len(affinity(0)) if affinity else os.cpu_count() or 1
-    quota = _numbers(CGROUP / "cpu.max") or [
-        *_numbers(CGROUP / "cpu/cpu.cfs_quota_us"),
-        *_numbers(CGROUP / "cpu/cpu.cfs_period_us"),
-    ]
-    if len(quota) == 2 and quota[0] > 0:  # microseconds in every so many
-        number = min(number, max(1, int(quota[0] / quota[1])))
-    return number
 
 
 def free_memory(device: torch.device) -> int | None:
@@ -40,7 +22,7 @@ def free_memory(device: torch.device) -> int | None:
         ("memory.max", "memory.current"),
         ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
     ):
-        numbers = [*_numbers(CGROUP / limit), *_numbers(CGROUP / used)]
+        numbers = [*container_numbers(limit), *container_numbers(used)]
         if len(numbers) == 2:
             found.append(max(0, numbers[0] - numbers[1]))
     return min(found) // local_processes() if found and device.type == "cpu" else None
@@ -51,12 +33,6 @@ def _text(path: Path) -> str:
         return path.read_text()
     except OSError:
         return ""
-
-
-def _numbers(path: Path) -> list[int]:
-    """The numbers in a file of the kernel; empty if there is none, or no limit ("max")."""
-    words = _text(path).split()
-    return [int(word) for word in words] if all(w.lstrip("-").isdigit() for w in words) else []
 
 
 def operations_per_second(device: torch.device, dtype: torch.dtype) -> float:

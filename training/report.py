@@ -9,8 +9,8 @@ from torch import nn
 from common import distributed
 from common.build import ConfigError
 from common.console import Clock, banner, count, duration, warn
+from common.cores import cores
 from storage.shards import local
-from training.machine import cores
 from training.settings import ExperimentSettings, TrainingSettings
 
 WORTH_SAYING = 600.0  # seconds of a run

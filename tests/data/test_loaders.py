@@ -176,3 +176,14 @@ def test_order_does_not_depend_on_where_reading_starts():
 def test_wrong_options_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         train_loader(Numbers(4), **{"seed": 0, "batch_size": 2, **options})
+
+
+def test_more_workers_than_cores_give_no_warning_of_pytorch(monkeypatch, recwarn):
+    """Programs name such a number in terms of their options."""
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: {0}, raising=False)
+    monkeypatch.setattr("os.cpu_count", lambda: 1)
+    source = Numbers(9)
+    assert same(
+        list(eval_loader(source, batch_size=4)), list(eval_loader(source, batch_size=4, num_workers=2))
+    )
+    assert not recwarn.list

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import train_titok
+from common import cores
 from common.build import ConfigError
 from common.config import load_settings, read_yaml
 from training import auto_settings
@@ -28,7 +29,7 @@ def laptop(monkeypatch):
         free=8 * 10**9, cores=2, bf16=False, speeds={torch.float32: 1e11, torch.bfloat16: 2e10}
     )
     monkeypatch.setattr(auto_settings, "free_memory", lambda device: facts.free)
-    monkeypatch.setattr(auto_settings, "cores", lambda: facts.cores)
+    monkeypatch.setattr(cores, "cores", lambda: facts.cores)
     monkeypatch.setattr(auto_settings, "has_bf16", lambda device: facts.bf16)
     monkeypatch.setattr(auto_settings, "operations_per_second", lambda device, dtype: facts.speeds[dtype])
     return facts
@@ -59,16 +60,6 @@ def test_precision_of_gpus(laptop, monkeypatch):
     assert best_precision(gpu, "high", sharded=True)[0] == "no"
     laptop.bf16 = True
     assert best_precision(gpu, "high")[0] == "bf16"
-
-
-@pytest.mark.parametrize(
-    ("cores", "processes", "cpu", "gpu"),
-    [(2, 1, 0, 1), (8, 1, 2, 7), (64, 1, 4, 12), (64, 8, 2, 7), (1, 1, 0, 0)],
-)
-def test_workers(laptop, monkeypatch, cores, processes, cpu, gpu):
-    laptop.cores = cores
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
-    assert auto_settings._workers(CPU) == cpu and auto_settings._workers(torch.device("cuda")) == gpu
 
 
 def test_the_micro_batch_is_the_largest_divisor_that_fits(laptop, capsys):

@@ -1,10 +1,9 @@
-"""Cores and memory that a process may use, by what the kernel says of the machine and of its container."""
-
-import os
+"""Memory that a process may use, by what the kernel says of the machine and of its container."""
 
 import pytest
 import torch
 
+from common import cores
 from training import machine
 
 CPU = torch.device("cpu")
@@ -20,26 +19,8 @@ def container(tmp_path, monkeypatch):
             path.parent.mkdir(exist_ok=True)
             path.write_text(text)
 
-    monkeypatch.setattr(machine, "CGROUP", tmp_path)
+    monkeypatch.setattr(cores, "CGROUP", tmp_path)
     return lambda texts: files(**texts)
-
-
-@pytest.mark.parametrize(
-    ("files", "expected"),
-    [
-        ({}, 16),
-        ({"cpu.max": "max 100000"}, 16),
-        ({"cpu.max": "250000 100000"}, 2),
-        ({"cpu.max": "50000 100000"}, 1),
-        ({"cpu.max": "6400000 100000"}, 16),
-        ({"cpu__cpu.cfs_quota_us": "400000", "cpu__cpu.cfs_period_us": "100000"}, 4),
-        ({"cpu__cpu.cfs_quota_us": "-1", "cpu__cpu.cfs_period_us": "100000"}, 16),
-    ],
-)
-def test_cores(container, monkeypatch, files, expected):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)), raising=False)
-    container(files)
-    assert machine.cores() == expected
 
 
 def test_memory_is_what_the_container_leaves_divided_by_its_processes(container, monkeypatch):
