@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from common import cores
 from common.config import REPOSITORY
 from common.images import to_float
 from data import ImageFolder, TokenMemmap
+from data.still import loading_options
 from data.token_memmap import TokenWriter
 from jobs.pretokenize import PretokenizeOptions, pretokenize
 from modeling.pipeline import find_classes, load_tokenizer
@@ -212,3 +214,20 @@ def test_precision_is_part_of_what_tokens_are(tiny_tokenizer_run, data, tmp_path
         run(tiny_tokenizer_run, tmp_path / "begun.tokens", data=data)
     again = run(tiny_tokenizer_run, tmp_path / "begun.tokens", data=data, overwrite=True)
     assert torch.equal(all_tokens(again), all_tokens(exact))
+
+
+def test_workers_are_chosen_by_the_cores_and_change_nothing(
+    tiny_tokenizer_run, data, tmp_path, monkeypatch, capfd
+):
+    alone = run(tiny_tokenizer_run, tmp_path / "alone.tokens", data=data)
+    for number, workers in ((1, 0), (4, 1)):
+        monkeypatch.setattr(cores, "cores", lambda number=number: number)
+        options = PretokenizeOptions(tokenizer="x", output="x")
+        assert options.num_workers == "auto" and loading_options(options)["num_workers"] == workers
+        chosen = run(tiny_tokenizer_run, tmp_path / f"{number}.tokens", data=data, num_workers="auto")
+        assert torch.equal(all_tokens(alone), all_tokens(chosen))
+    monkeypatch.setattr(cores, "cores", lambda: 1)
+    run(tiny_tokenizer_run, tmp_path / "many.tokens", data=data, num_workers=2)
+    said = capfd.readouterr().err
+    assert "num_workers=2 in each of 1 processes is more than the 1 cores" in said
+    assert "DataLoader" not in said
