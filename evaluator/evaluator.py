@@ -13,6 +13,7 @@ the end. Only metrics that compare single images (KID, precision and recall) kee
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from common import distributed
@@ -45,6 +46,7 @@ class Evaluator:
         keep_samples: keep features of samples on disk, or take those of an earlier pass: give the images that
             `samples.todo()` names.
         keep_originals: the same for reference images, `originals.todo()`.
+        labels: int64 [N] of samples and [M] of reference images by position, for metrics by class.
 
     Raises:
         ConfigError: a metric is unknown, or its name promises another reference.
@@ -64,6 +66,7 @@ class Evaluator:
         quality: str = "rounded",
         keep_samples: Keep | None = None,
         keep_originals: Keep | None = None,
+        labels: tuple[np.ndarray | None, np.ndarray | None] = (None, None),
     ) -> None:
         check_metrics(metrics)
         metrics = with_parts(metrics)
@@ -89,6 +92,7 @@ class Evaluator:
         )
         paired = [m for m in self.metrics if m.compares == "pairs"]
         self.quality = ImageQuality(paired, protocol=quality, networks=networks) if paired else None
+        self._labels = labels
         self.details: dict[
             str, Any
         ] = {}  # what metrics say besides their numbers, by name; `outcome` fills it
@@ -214,8 +218,9 @@ class Evaluator:
                         pairs if metric.compares == "pairs" else own[metric.key],
                         others.get(metric.reference_key),
                     )
+                known = {"labels": self._labels} if metric.by_class else {}
                 try:
-                    numbers = metric.compute(*pair, settings=self.settings, device=self.device)
+                    numbers = metric.compute(*pair, settings=self.settings, device=self.device, **known)
                 except Exception as error:  # whatever it is: hours may have gone into the other metrics
                     errors[metric.name] = in_words(error)
                     continue

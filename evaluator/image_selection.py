@@ -25,7 +25,7 @@ class SelectedImages(ImageStream):
             self.names = [stream.names[i] for i in indices]
             self.lossy = sum(str(name).lower().endswith(LOSSY_SUFFIXES) for name in self.names)
         if stream.labels is not None:
-            self.labels = stream.labels[indices]
+            self.labels, self.classes = stream.labels[indices], stream.classes
 
     def images(self, positions: Sequence[int]) -> Iterator[torch.Tensor]:
         yield from self._stream.images([int(self._indices[position]) for position in positions])

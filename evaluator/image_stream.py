@@ -44,6 +44,7 @@ class ImageStream(ABC):
     size: tuple[int, int]  # (height, width) in pixels
     lossy: int = 0  # how many lie in files of a lossy format
     labels: np.ndarray | None = None  # int64 [count]
+    classes: Sequence[str] | None = None  # names that labels number, if folders give them
     names: Sequence[str] | None = None  # of the files, relative to the source; arrays have none
     selection: Mapping[str, Any] | None = None  # how these were chosen among more
     has_statistics: bool = False  # the source also holds feature statistics (a reference file)
@@ -213,7 +214,8 @@ class FolderImages(EncodedImages):
             name.partition("/")[0] for name in found if "/" in name
         ]  # the first folder, as in training
         if len(classes) == len(found) and len(set(classes)) > 1:
-            self.labels = np.unique(classes, return_inverse=True)[1].astype(np.int64)
+            found_classes, numbers = np.unique(classes, return_inverse=True)
+            self.classes, self.labels = found_classes.tolist(), numbers.astype(np.int64)
         super().__init__(source=str(folder), names=found, transform=transform, rules=rules)
 
     def content(self, position: int) -> bytes:

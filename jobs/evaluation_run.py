@@ -21,6 +21,7 @@ from evaluator.image_selection import SelectedImages, spread
 from evaluator.image_stream import ImageStream, Transform
 from evaluator.metrics import METRICS, check_metrics, check_names, known_metrics, usual_metrics, with_parts
 from evaluator.metrics.base import Metric
+from evaluator.metrics.per_class import differing_classes
 from evaluator.networks import Weights, load_networks, weight_files
 from evaluator.outcome import Outcome
 from evaluator.pairing import pair_by_name
@@ -227,10 +228,16 @@ class Run:
             stored = metric.in_references and metric.features in reference.statistics
             others = None if stored or reference.images is None else reference.images.count
         few = metric.impossible(self.samples.count, others, settings)
+        if metric.by_class:
+            own, them = self.samples, self.samples if reference is None else reference.images
+            few = few or differing_classes(
+                own.labels, them and them.labels, (own.classes, them and them.classes)
+            )
         return few or metric.too_small(min(self.samples.size), self.options.quality)
 
     def evaluator(self) -> Evaluator:
         options, reference = self.options, self.reference
+        originals = self.samples if reference is None else reference.images
         return Evaluator(
             networks=self.networks(),
             metrics=self.metrics,
@@ -241,7 +248,8 @@ class Run:
             truncate=options.truncate,
             quality=options.quality,
             keep_samples=self.keep(self.samples, reconstructed=self.tokenizer is not None),
-            keep_originals=self.keep(self.samples if reference is None else reference.images),
+            keep_originals=self.keep(originals),
+            labels=(self.samples.labels, originals and originals.labels),
         )
 
     def keep(self, stream: ImageStream | None, reconstructed: bool = False) -> Keep | None:

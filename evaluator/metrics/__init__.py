@@ -14,6 +14,7 @@ from evaluator.metrics.image_quality import PSNR, SSIM, PairMetric
 from evaluator.metrics.inception_score import InceptionScoreMetric
 from evaluator.metrics.kid import KernelMetric
 from evaluator.metrics.mind import MindMetric
+from evaluator.metrics.per_class import PerClassMetric
 from evaluator.metrics.precision_recall import PrecisionRecallMetric
 from evaluator.spaces import SPACES
 
@@ -30,6 +31,7 @@ IN_SPACES: dict[str, type[Metric]] = {
     "authenticity": AuthenticityMetric,
     "fd_infinity": FrechetInfinityMetric,
     "fd_bootstrap": BootstrapMetric,
+    "fd_per_class": PerClassMetric,
 }
 OTHER_SPACES = [name for name in SPACES if name != "inception"]  # whose metrics have the plain names
 
@@ -52,6 +54,7 @@ METRICS: dict[str, Metric] = {
         AuthenticityMetric(name="authenticity", features="pool"),
         FrechetInfinityMetric(name="fid_infinity", features="pool"),
         BootstrapMetric(name="fid_bootstrap", features="pool"),
+        PerClassMetric(name="fid_per_class", features="pool"),
         *ratio_metrics(),
         *(kind(name=f"{n}_{s}", features=s) for s in OTHER_SPACES for n, kind in IN_SPACES.items()),
         FrechetMetric(name="fd_dinov2_dgm", features="dinov2_dgm"),

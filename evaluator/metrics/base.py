@@ -48,6 +48,9 @@ class Metric(ABC):
     counted: ClassVar[bool] = False  # biased by the number of images: its name carries it
     spread: ClassVar[bool] = False  # its last number is a standard deviation, named `_std`
     in_references: ClassVar[bool] = False  # reference files hold what it compares with
+    by_class: ClassVar[bool] = (
+        False  # `compute` also takes `labels`, int64 [N] of samples and [M] of reference images
+    )
     keeps: ClassVar[type] = type(None)  # collector of the features
     compares_with: ClassVar[type | None] = None  # collector of the reference's, None = the same
 

@@ -16,7 +16,7 @@ from tests.evaluator.toy import MemoryImages, ToyInception, tensor, toy_images
 REAL, FAKE = (MemoryImages(tensor(toy_images(count, seed=seed))) for count, seed in ((60, 1), (50, 2)))
 FIRST = ("fid", "sfid", "is")
 ON_ROWS = tuple(name for name, metric in METRICS.items() if metric.features == "pool" and name not in FIRST)
-LATER = tuple(name for name in ON_ROWS if name not in ("rfid", "gfid"))
+LATER = tuple(name for name in ON_ROWS if name not in ("rfid", "gfid") and not METRICS[name].by_class)
 
 
 def measure(metrics, keep=None, toy=None, batch=8, recipe=(), **options):

@@ -506,3 +506,15 @@ def test_without_weights_a_named_metric_is_refused_before_an_image_is_read(files
     assert "fid: the inception weights" in printed and "fd_dinov2_dgm: the dinov2_dgm weights" in printed
     with pytest.raises(FileNotFoundError, match="metrics: fid, sfid: the inception weights"):
         evaluate(EvaluateOptions(samples=str(files / "real"), make_ref=str(files / "ref.npz")))
+
+
+def test_distances_within_classes(files):
+    labels = np.arange(60) % 5
+    np.savez(files / "real_labels.npz", REAL, labels)
+    options = {"metrics": ["fid_per_class"], "features": str(files / "kept")}
+    result = run(files, files / "fake.npz", reference=str(files / "real_labels.npz"), **options)
+    classes = result["protocol"]["details"]["fid_per_class"]["classes"]
+    assert sorted(classes) == ["0", "1", "2", "3", "4"]
+    assert result["metrics"]["fid_per_class_50"] == pytest.approx(sum(classes.values()) / 5)
+    with pytest.raises(ValueError, match="reference images have no labels"):
+        run(files, files / "fake.npz", reference=str(files / "real.npz"), **options)
