@@ -23,6 +23,7 @@ from data.source import Source
 from data.still import still_source
 from jobs.inspection_page import page, rows
 from storage.files import save_png, write_json, write_text
+from storage.image_lists import LIST_SUFFIXES
 from storage.image_tree import find_images
 from storage.left_out import LeftOut
 from storage.locks import reserved_folder
@@ -112,6 +113,9 @@ def open_examples(options: InspectOptions) -> tuple[Examples, Any]:
             section["name"] = "parquet"
         else:  # an index of remote shards is kept in the cache, none beside files that are only looked at
             section |= {"name": "webdataset", "keep_index": not isinstance(data, list)}
+        return from_source(_opened(section)), data
+    if Path(data).is_file() and data.lower().endswith(LIST_SUFFIXES):
+        section = {"name": "image_list", "path": data, "alpha": rules.alpha, "orientation": rules.orientation}
         return from_source(_opened(section)), data
     if _is_glob(data):
         return from_files(_matching(data), rules, by_folder=False), data

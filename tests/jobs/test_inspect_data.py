@@ -95,6 +95,15 @@ def test_it_sees_what_training_sees(folder, tmp_path):
             assert torch.equal(shown, wanted), (label, column)
 
 
+def test_a_list_is_looked_at_with_its_labels(folder, tmp_path):
+    (folder / "labels.csv").write_text(
+        "file_name,label\ncat/also_a_dog.png,tabby\ndog/a.bmp,poodle\nlost.png,poodle\n"
+    )
+    found = inspected(tmp_path / "out", data=str(folder / "labels.csv"))
+    assert found["images"] == 2 and found["left_out"] == {"a file that is not there": [1, ["lost.png"]]}
+    assert set(found["labels"]["counts"]) == {"poodle", "tabby"}
+
+
 def tar_of(path, members):
     with tarfile.open(path, "w") as tar:
         for name, content in members:
