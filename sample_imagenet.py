@@ -9,11 +9,13 @@ stopped. The NPZ holds arr_0 uint8 [n, H, W, 3], labels [n] (also as arr_1) and 
 """
 
 from common.config import run_script
-from jobs.sampling import SampleOptions, sample_images
+from jobs.options.sample_images import SampleOptions
 
 
 def main(options: SampleOptions) -> None:
     """Draw on one process, or on all that a launcher started."""
+    from jobs.sampling import sample_images  # here: help and errors are quick without torch
+
     sample_images(options)
 
 

@@ -9,11 +9,13 @@ newest checkpoint. FILE may also be a training configuration of the original cod
 """
 
 from common.config import run_script
-from training.generator_run import GeneratorRun, train_generator
+from training.generator_settings import GeneratorRun
 
 
 def main(run: GeneratorRun) -> None:
     """Train what the settings describe."""
+    from training.generator_run import train_generator  # here: help and errors are quick without torch
+
     train_generator(run)
 
 

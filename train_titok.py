@@ -8,11 +8,13 @@ tokenizer is asked for. FILE may also be a training configuration of the origina
 """
 
 from common.config import run_script
-from training.tokenizer_run import TokenizerRun, train_tokenizer
+from training.tokenizer_settings import TokenizerRun
 
 
 def main(run: TokenizerRun) -> None:
     """Train what the settings describe."""
+    from training.tokenizer_run import train_tokenizer  # here: help and errors are quick without torch
+
     train_tokenizer(run)
 
 

@@ -175,6 +175,12 @@ def build_dataclass(cls: type, section: Mapping, path: str = "") -> Any:
         raise ConfigError(f"{path or 'options'}: {error}") from error
 
 
+def check_name(kind: str, builders: Mapping[str, Any], section: Any) -> None:
+    """Raise ConfigError for an unknown `name` in a section, if it has one; of a registry, nothing is imported."""
+    if isinstance(section, Mapping) and "name" in section and str(section["name"]) not in builders:
+        choose(kind, builders, section)
+
+
 def choose(kind: str, builders: Mapping[str, Callable], section: Mapping) -> tuple[Callable, dict]:
     """The builder that `section['name']` selects, and the remaining options (unchecked).
 
@@ -183,7 +189,7 @@ def choose(kind: str, builders: Mapping[str, Callable], section: Mapping) -> tup
     """
     options = dict(section)
     name = options.pop("name", None)
-    if name not in builders:
+    if not isinstance(name, str) or name not in builders:
         known = sorted(builders)
         wrong = " is missing" if name is None else f"={name!r} is unknown{nearest(name, known)}"
         raise ConfigError(f"{kind}.name{wrong}; choose one of {', '.join(known)}")

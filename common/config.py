@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any, NoReturn, TypeVar, get_args, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
@@ -267,8 +268,10 @@ def describe(cls: type, prefix: str = "", given: Any = None) -> list[str]:
     return lines
 
 
-def run_script(main: Callable[[Any], None], cls: type, usage: str) -> NoReturn | None:
+def run_script(main: Callable[[Any], None] | str, cls: type, usage: str) -> NoReturn | None:
     """Call `main` with the settings of the command line, or print `usage` and the options for `--help`.
+
+    A `main` of the form "package.module:function" is imported when the settings are right: help and errors are quick.
 
     ValueError and OSError are mistakes in the input: they end the program with one line and exit code 1 (with a
     traceback if the environment variable TRACEBACK is set); anything else is a bug and shows its traceback. A stop
@@ -284,7 +287,8 @@ def run_script(main: Callable[[Any], None], cls: type, usage: str) -> NoReturn |
     watch = SignalWatch()
     try:
         with watch:
-            main(load_settings(cls, arguments))
+            settings = load_settings(cls, arguments)
+            (resolve_name(main) if isinstance(main, str) else main)(settings)
     except SystemExit as end:
         if watch.signal:
             peers.fail(f"stopped by {signal_name(watch.signal)}")
@@ -300,8 +304,10 @@ def run_script(main: Callable[[Any], None], cls: type, usage: str) -> NoReturn |
     return None
 
 
-def print_lines(lines: Callable[[list[str]], Iterable[str]], usage: str) -> None:
+def print_lines(lines: Callable[[list[str]], Iterable[str]] | str, usage: str) -> None:
     """Print what `lines` gives for the arguments of the command line, or `usage` for `--help` and without any.
+
+    `lines` as `main` of `run_script`.
 
     A ValueError or OSError ends the program with one line and exit code 1.
     """
@@ -309,7 +315,10 @@ def print_lines(lines: Callable[[list[str]], Iterable[str]], usage: str) -> None
     secure_streams(quiet=True)
     try:
         asked = not arguments or any(a in ("-h", "--help", "help") for a in arguments)
-        print(usage if asked else "\n".join(lines(arguments)))
+        if asked:
+            print(usage)
+            return
+        print("\n".join((resolve_name(lines) if isinstance(lines, str) else lines)(arguments)))
     except (ValueError, OSError) as error:
         sys.exit(f"error: {one_line(error)}")
 

@@ -1,14 +1,12 @@
 """A table of several tokenizers: trained, measured, and with a generator on the tokens of each."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from common.build import check_least
-from common.config import find_file, first_difference, option, read_yaml, to_tree
+from common.config import find_file, first_difference, read_yaml, to_tree
 from common.console import Clock, banner, duration, say
 from common.launch import processes
 from evaluator.evaluator import Evaluator
@@ -16,11 +14,15 @@ from evaluator.image_files import open_images
 from evaluator.networks import comparing_metrics, local_networks
 from evaluator.reference import image_reference
 from jobs.comparison_table import LN2, TRAINED_HERE, draw_comparison, markdown_table
-from jobs.fit_codebook import FitOptions, fit_codebook
+from jobs.fit_codebook import fit_codebook
 from jobs.measuring import ReconstructionMeasurement, SourceImages, pass_through
-from jobs.pretokenize import PretokenizeOptions, pretokenize
+from jobs.options.compare_tokenizers import SMALL, CompareOptions
+from jobs.options.fit_codebook import FitOptions
+from jobs.options.pretokenize import PretokenizeOptions
+from jobs.options.sample_images import SampleOptions
+from jobs.pretokenize import pretokenize
 from jobs.recipe_runs import run_recipe
-from jobs.sampling import SampleOptions, draw_samples
+from jobs.sampling import draw_samples
 from jobs.teacher_training import write_teacher
 from modeling.pipeline import load_tokenizer
 from modeling.pretrained.model_names import shown_name
@@ -29,72 +31,14 @@ from storage.files import write_json, write_text
 from storage.json_files import read_json, try_json
 from storage.locks import reserved_folder
 from storage.weights import weight_hash
-from training.generator_run import GeneratorRun
-from training.tokenizer_run import ImageData, TokenizerRun
+from training.generator_settings import GeneratorRun
+from training.tokenizer_settings import TokenizerRun
 
-SMALL = ["vqgan", "cvq", "fsq", "lfq", "bsq", "ibq", "vqkd", "vqkd_pixels", "cluster_pixels"]
 SMALL += ["titok_vq", "titok_fsq"]  # recipes of configs/compare in this order: vqkd_pixels starts from vqkd
 
 # What a table may be continued with: further tokenizers, and options that change no number.
 FREE = ("tokenizers", "train", "output", "batch_size", "num_workers", "inception_weights", "lpips_weights")
 ADVICE = "choose another output"
-
-
-@dataclass(kw_only=True)
-class CompareOptions:
-    """What to compare, on which images, and how long to train."""
-
-    tokenizers: list[str] = option([], "released names, folders or files of tokenizers (docs/models.md)")
-    train: list[str] | None = option(
-        None, "recipes to train; null = configs/compare, or none with tokenizers"
-    )
-    output: str = option("runs/compare", "folder for everything")
-    steps: int | None = option(None, "training steps of every tokenizer; null = as its recipe says")
-    gpt: str = option("configs/compare/gpt.yaml", "recipe of the generator")
-    gpt_steps: int | None = option(None, "training steps of every generator; null = as its recipe says")
-    data: ImageData = option(
-        ImageData(
-            train={"name": "openmoji", "skin_tones": False, "split": "train"},
-            validation={"name": "openmoji", "skin_tones": False, "split": "validation"},
-        ),
-        "sections train (tokens to learn) and validation (what is measured)",
-    )
-    teacher_weights: str | None = option(
-        TRAINED_HERE,
-        f"for recipes with a teacher: a file, {TRAINED_HERE!r} (on labels), or null = from the Hub",
-    )
-    teacher_steps: int = option(1500, "training steps of a teacher that learns here to classify the images")
-    fit_iterations: int = option(10, "cluster: passes of k-means over the images")
-    num_samples: int = option(200, "samples per generator; gFID needs 50000")
-    seed: int = option(0, "random seed of the samples")
-    batch_size: int = option(64, "images per batch")
-    num_workers: int = option(0, "data loading processes for tokenizing and fitting")
-    inception_weights: str | None = option(
-        None, "file; null = INCEPTION_WEIGHTS or torch's cache, else no FID"
-    )
-    lpips_weights: list[str] | None = option(None, "files: VGG-16 trunk and linear heads; null = no LPIPS")
-
-    def __post_init__(self) -> None:
-        check_least(
-            self, steps=1, gpt_steps=1, teacher_steps=1, fit_iterations=1, num_samples=1, batch_size=1
-        )
-        if self.train is None:
-            self.train = [] if self.tokenizers else [f"configs/compare/{name}.yaml" for name in SMALL]
-        if twice := sorted({name for name in self.names if self.names.count(name) > 1}):
-            raise ValueError(f"train and tokenizers name {', '.join(twice)} twice; each name is a folder")
-
-    @property
-    def names(self) -> list[str]:
-        """Names of the rows and folders of all tokenizers."""
-        return [*(Path(path).stem for path in self.train), *(Path(name).name for name in self.tokenizers)]
-
-    @property
-    def folder(self) -> Path:
-        return Path(self.output)
-
-    def run_folder(self, name: str) -> Path:
-        """Run folder of a tokenizer that is trained here."""
-        return self.folder / "tokenizers" / name
 
 
 def teacher_file(

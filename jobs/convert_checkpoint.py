@@ -1,13 +1,12 @@
 """A model as a folder with config.json and model.safetensors."""
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from torch import nn
 
-from common.config import one_line, option
+from common.config import one_line
 from common.console import say
+from jobs.options.convert_checkpoint import ConvertCheckpointOptions
 from modeling.pretrained.hub import save_pretrained
 from modeling.pretrained.loading import load_files
 from modeling.pretrained.model_names import open_model
@@ -15,17 +14,6 @@ from storage.locks import reserved_folder
 from storage.weights import weight_hash
 
 ADVICE = "choose another output, or overwrite=true"
-
-
-@dataclass(kw_only=True)
-class ConvertCheckpointOptions:
-    """Which model to convert."""
-
-    input: str | dict = option(help="released name, folder, weight file, Hub repository")
-    output: str = option(help="folder for config.json and model.safetensors")
-    original: str | None = option(None, "YAML or JSON that describes a weight file; null = found beside it")
-    kind: Literal["tokenizer", "generator"] | None = option(None, "null = found from the weights")
-    overwrite: bool = option(False, "replace another model in the folder")
 
 
 def convert_checkpoint(options: ConvertCheckpointOptions) -> None:

@@ -1,28 +1,18 @@
 """Published statistics of the feature spaces, as one reference file."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
-from common.config import find_file, option
+from common.config import find_file
 from common.console import banner, say
 from evaluator.moments import Statistics
 from evaluator.published_statistics import read_pickle
 from evaluator.reference import check_moments, open_reference, write_reference
 from evaluator.spaces import SPACES
+from jobs.options.convert_reference import ConvertReferenceOptions
 from storage.files import check_output_file
 from storage.locks import reserved_file
 
 PICKLES = (".pkl", ".pickle")
-
-
-@dataclass(kw_only=True)
-class ConvertReferenceOptions:
-    """What to convert into what."""
-
-    input: str = option(
-        help="pickle (.pkl) of published statistics, a folder of their .npz files, or one of them"
-    )
-    output: str = option(help="reference file (.npz)")
 
 
 def read_statistics(path: Path) -> dict[str, Statistics]:

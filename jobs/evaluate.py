@@ -16,8 +16,9 @@ from evaluator.outcome import failure
 from evaluator.provenance import image_facts, network_warnings
 from evaluator.reference import write_reference
 from jobs.copies import picture_path, save_closest_pairs, training_copies
-from jobs.evaluation_run import EvaluateOptions, Run
+from jobs.evaluation_run import Run
 from jobs.measuring import found, pass_through
+from jobs.options.evaluate import EvaluateOptions
 from storage.files import OUTPUT_ROOM, check_output_file, require_space, write_json
 from storage.locks import reserved_file, reserved_folder
 

@@ -2,20 +2,19 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors import safe_open
 
 from common import distributed
-from common.build import check_least, check_options
-from common.config import first_difference, option, read_yaml
+from common.build import check_options
+from common.config import first_difference, read_yaml
 from common.console import Clock, banner, duration, say, warn
 from common.launch import processes
-from data import DATASETS
 from data.still import evenly_chosen, loading_options, still_source
+from jobs.options.fit_codebook import FitOptions
 from modeling.pretrained.teachers import Teacher, load_teacher
 from modeling.quantizers.vq import VectorQuantizer
 from modeling.tokenizers.cluster import Cluster
@@ -26,29 +25,6 @@ from storage.weights import weight_hash, write_weights
 from training.feature_clustering import FeatureClustering
 
 PROGRESS, RESULT = "centroids.safetensors", "model.safetensors"
-
-
-@dataclass(kw_only=True)
-class FitOptions:
-    """Which features of which images to cluster, into how many codes."""
-
-    teacher: dict = option(help="section of a network: name (in timm), weights, grid, project, input_size")
-    data: dict = option(help="data set section; random augmentation is off", kinds=DATASETS)
-    output: str = option(help="run folder to write")
-    image_size: int = option(256, "side of the images that the tokenizer takes")
-    codebook_size: int = option(8192, "number of codes")
-    metric: Literal["cosine", "euclidean"] = option("cosine", "cosine: unit features and codes")
-    iterations: int = option(20, "passes over the images; fewer if the codes stop moving")
-    images: int = option(0, "number of images to use, evenly chosen; 0 = all")
-    seed: int = option(42, "random seed of the features that k-means starts from")
-    batch_size: int = option(64, "images per process and batch")
-    num_workers: int | Literal["auto"] = option(
-        "auto", "data loading processes per process; auto = by the machine's cores"
-    )
-    max_skipped: float = option(0.01, "the job stops when a larger share of the images cannot be read")
-
-    def __post_init__(self) -> None:
-        check_least(self, codebook_size=1, iterations=1, batch_size=1, images=0)
 
 
 def fit(

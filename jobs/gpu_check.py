@@ -6,43 +6,24 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
-from common.build import ConfigError, check_least
-from common.config import one_line, option
+from common.config import one_line
 from common.console import banner, say
 from jobs.gpu_models import coding, inception, sampling, training_step
 from jobs.gpu_page import page
 from jobs.gpu_parity import attention_parity, model_parity
 from jobs.gpu_scales import SCALES
+from jobs.options.gpu_check import GPUCheckOptions
 from storage.files import write_json, write_text
 from storage.locks import reserved_folder
 from training.compiler import use_compile
 
 # Shares of the time; what a section leaves goes to those after it.
 SHARES = {"parity": 0.25, "training": 0.4, "sampling": 0.2, "coding": 0.1, "fid": 0.05}
-
-
-@dataclass(kw_only=True)
-class GPUCheckOptions:
-    """Where, how much, how long."""
-
-    device: str = option("cuda", "device; cpu with size=tiny tries the program itself")
-    size: Literal[tuple(SCALES)] = option("full", "full: models of recipes; tiny: their debug twins")  # type: ignore[valid-type]
-    seconds: int = option(540, "time for all measurements; what does not fit is left out by name")
-    compile: bool = option(True, "also measure torch.compile, where it can be used")
-    output: str = option("runs/gpu_check", "folder of result.json and page.md")
-
-    def __post_init__(self) -> None:
-        check_least(self, seconds=1)
-        if self.device.startswith("cuda") and not torch.cuda.is_available():
-            raise ConfigError(
-                f"device={self.device}: PyTorch sees no GPU here; use device=cpu size=tiny to try"
-            )
 
 
 class Check:

@@ -15,13 +15,13 @@ from modeling.sampling.draw import draw, numbers_needed, settings_type
 from modeling.sampling.noise import sample_uniforms
 from modeling.tokenizers.base import Tokenizer
 from training.compiler import compile_by_units
-from training.generator_run import GeneratorRun
+from training.generator_settings import GeneratorRun
 from training.optim import build_optimizer
 from training.precision import Precision
 from training.randomness import ExampleRandom
 from training.run_lengths import in_steps
 from training.task import StepContext
-from training.tokenizer_run import TokenizerRun
+from training.tokenizer_settings import TokenizerRun
 from training.unloaded import UnloadedTask, unloaded
 
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -1,14 +1,11 @@
 """A linear probe of the latents and codes of a tokenizer, as a result file."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
 from common import distributed
-from common.build import check_least
-from common.config import option
 from common.console import banner, say
 from common.images import to_float
 from common.launch import processes
@@ -16,33 +13,11 @@ from evaluator.feature_store import FeatureStore
 from evaluator.linear_probe import linear_probe
 from evaluator.provenance import image_facts
 from jobs.measuring import SourceImages, batches, tokenizer_facts
+from jobs.options.linear_probe import ProbeOptions
 from modeling.pipeline import load_tokenizer
 from modeling.tokenizers.base import Tokenizer
 from storage.files import check_output_file, write_json
 from storage.locks import reserved_file
-from training.tokenizer_run import ImageData
-
-
-@dataclass(kw_only=True)
-class ProbeOptions:
-    """What to probe, on which labelled images."""
-
-    tokenizer: str = option(help="name of a released model or folder")
-    data: ImageData = option(
-        ImageData(
-            train={"name": "openmoji", "skin_tones": False, "split": "train"},
-            validation={"name": "openmoji", "skin_tones": False, "split": "validation"},
-        ),
-        "sections train (the classifier learns them) and validation (it is measured on them)",
-    )
-    decays: list[float] = option([0.001, 0.01, 0.1], "weights of |W|^2 / 2; every one gives a probe")
-    batch_size: int = option(64, "images per batch and process")
-    output: str = option("probe.json", "where the result goes")
-
-    def __post_init__(self) -> None:
-        check_least(self, batch_size=1)
-        if not self.decays or min(self.decays) <= 0:
-            raise ValueError(f"decays={self.decays} must be numbers above 0, at least one")
 
 
 @torch.inference_mode()

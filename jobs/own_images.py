@@ -7,13 +7,13 @@ from pathlib import Path
 
 from common.config import find_file
 from common.console import Clock, banner, duration, say
-from jobs.own_images_options import OwnImagesOptions
+from jobs.options.own_images import OwnImagesOptions
 from jobs.own_images_plan import Chosen, known_plan, make_plan, memory, rows, training_arguments
 from jobs.own_images_report import write_report
 from jobs.recipe_runs import launch, train_once
 from storage.locks import reserved_folder
-from training.generator_run import GeneratorRun
-from training.tokenizer_run import TokenizerRun
+from training.generator_settings import GeneratorRun
+from training.tokenizer_settings import TokenizerRun
 
 
 @dataclass(frozen=True)

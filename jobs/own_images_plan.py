@@ -13,17 +13,19 @@ from common.build import build_dataclass
 from common.config import first_difference, load_settings
 from common.console import duration, say
 from data.splitting import split_images
-from jobs.inspect_data import InspectOptions, inspect_data
-from jobs.own_images_options import OwnImagesOptions
+from jobs.inspect_data import inspect_data
+from jobs.options.inspect_data import InspectOptions
+from jobs.options.own_images import OwnImagesOptions
+from jobs.options.plan import PlanOptions
 from jobs.own_images_table import EVALUATIONS, expected_psnr, for_device, for_images, steps_for
-from jobs.plan import Estimate, PlanOptions, estimate
+from jobs.plan import Estimate, estimate
 from jobs.recipe_runs import launch
 from storage.files import write_json, write_yaml
 from storage.json_files import read_json, try_json
-from training.generator_run import GeneratorRun
+from training.generator_settings import GeneratorRun
 from training.memory_plan import Plan
 from training.run_lengths import in_steps
-from training.tokenizer_run import TokenizerRun
+from training.tokenizer_settings import TokenizerRun
 from training.tracker import METRICS_FILE, read_metrics
 
 MOST_INSPECTED, MOST_HELD_OUT = 2_000, 2_000  # images

@@ -12,7 +12,7 @@ from common.image_rows import GRID_COLUMNS, named_rows
 from common.images import enlarge, to_float
 from data.still import evenly_chosen, still_source
 from data.token_memmap import TokenMemmap
-from jobs.own_images_options import OwnImagesOptions
+from jobs.options.own_images import OwnImagesOptions
 from jobs.own_images_plan import Chosen
 from modeling.pipeline import load_tokenizer, reconstruct
 from modeling.pretrained.model_names import open_model

@@ -1,7 +1,6 @@
 """Pieces of the photographs that come with installed Python packages: own pictures to try things with."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -9,9 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from common.build import check_least
-from common.config import option
 from common.console import say
+from jobs.options.photo_crops import PhotoCropsOptions
 from storage.files import write_text
 from storage.locks import reserved_folder
 
@@ -44,22 +42,6 @@ PHOTOS = (
 SMALLEST, LARGEST = 0.25, 0.75  # side of a piece, as a share of the photograph's shorter side
 MOST_SHARED = 0.6  # of two pieces of a photograph: their common area as a share of all that they cover
 FLAT = 6.0  # standard deviation of the pixels below which a piece shows nothing, such as the night sky
-
-
-@dataclass(kw_only=True)
-class PhotoCropsOptions:
-    """How many pieces, and where the photographs are."""
-
-    output: str = option(help="folder for <class>/<photo>_<number>.jpg and licences.md")
-    packages: str | None = option(
-        None, "folder of `pip install --target`; null = the packages of this environment"
-    )
-    count: int = option(1000, "pieces of all photographs together")
-    least_side: int = option(64, "pixels of a piece at least")
-    seed: int = option(0, "of places and sizes")
-
-    def __post_init__(self) -> None:
-        check_least(self, count=len(PHOTOS), least_side=16)
 
 
 def photo_file(photo: Photo, packages: str | None) -> Path:

@@ -1,24 +1,23 @@
 """The images of a data set as a token file."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 
 from common import distributed
-from common.choices import Precision
-from common.config import first_difference, option
+from common.config import first_difference
 from common.console import Clock, banner, duration, say, warn
 from common.images import PixelRules, to_float
 from common.launch import processes
-from data import DATASETS
 from data.source import Source
 from data.still import Part, loading_options, share_batches, still_source
 from data.token_memmap import TokenHeader, TokenMemmap, TokenWriter
 from data.transforms import ten_crop, ten_crop_side
 from evaluator.codebook_usage import CodebookUsage
+from jobs.options.pretokenize import PretokenizeOptions
 from modeling.pipeline import load_tokenizer
 from modeling.pretrained.model_names import open_model, shown_name
 from modeling.tokenizers.base import Tokenizer
@@ -28,24 +27,6 @@ from storage.weights import weight_hash
 
 PLACES = ("path", "cache", "cache_folder")  # options of data sets that say where things are
 NUM_CROPS = {"plain": 1, "flip": 2, "ten_crop": 10}
-
-
-@dataclass(kw_only=True)
-class PretokenizeOptions:
-    """Which images to tokenize, with which tokenizer."""
-
-    tokenizer: str | dict = option(help="name of a released model, folder, or file (docs/models.md)")
-    output: str = option(help="token file to write")
-    data: dict | None = option(None, "data set section; null = that of the tokenizer's run", kinds=DATASETS)
-    split: Literal["train", "validation"] = option("train", "which data set of the tokenizer's run")
-    crops: Literal["plain", "flip", "ten_crop"] = option("plain", "stored versions of every image")
-    precision: Precision = option("float32", "of the tokenizer's weights and computation (docs/precision.md)")
-    batch_size: int = option(64, "images per process and batch, each with all its crops")
-    num_workers: int | Literal["auto"] = option(
-        "auto", "data loading processes per process; auto = by the machine's cores"
-    )
-    max_skipped: float = option(0.01, "the job stops when a larger share of the images cannot be read")
-    overwrite: bool = option(False, "replace a file that holds other tokens")
 
 
 def make_crops(images: torch.Tensor, crops: str, image_size: int) -> torch.Tensor:

@@ -15,10 +15,10 @@ from evaluator.metrics import METRICS, result_name
 from evaluator.outcome import Outcome
 from evaluator.provenance import network_warnings
 from jobs.measuring import ReconstructionMeasurement
+from jobs.options.reproduce import REFERENCE
 from modeling.pretrained.catalog import RAR, TITOK
 from modeling.pretrained.release import Release
 
-REFERENCE = "VIRTUAL_imagenet256_labeled.npz"
 TABLE = (*(value for metric in METRICS.values() for value in metric.values), "codebook_usage")
 CATALOG = {"is": "inception_score"}  # metrics with another name in the catalog
 TOLERANCE = 0.05  # published FIDs have two digits

@@ -6,20 +6,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from common.build import check_least
-from common.choices import Alpha, Orientation, Precision, QualityName, Resize
-from common.config import option
 from common.console import progress, say, warn
 from common.images import PixelRules, enlarge, grid, pil_to_tensor, to_float
 from common.launch import processes
-from data import DATASETS
 from data.file_list import ImageFile, list_files
 from data.loaders import eval_loader
 from data.source import CorruptSample, Source
@@ -32,6 +28,7 @@ from evaluator.metrics.image_quality import ImageQuality
 from evaluator.networks import load_networks
 from evaluator.outcome import failure
 from jobs.measuring import ReconstructionMeasurement
+from jobs.options.reconstruct import ReconstructOptions
 from modeling.pipeline import decode, encode, load_tokenizer, reconstruct_any_size
 from modeling.pretrained.model_names import open_model
 from modeling.pretrained.text import TextEncoder, class_captions, load_text_encoder
@@ -44,53 +41,6 @@ from training.tasks.tokenizer import side_by_side
 SHOWN, SHOWN_SIDE = 64, 128  # images in one picture, pixels of a small one
 
 
-@dataclass(kw_only=True)
-class ReconstructOptions:
-    """Which images to reconstruct, and how."""
-
-    tokenizer: str | dict = option(help="name of a released model, folder, or file (docs/models.md)")
-    output: str = option(help="folder for the results")
-    input: str | None = option(None, "image, folder (any depth) or 'val-{00..49}.tar'; null = a data set")
-    resize: Resize = option("shorter_edge", "how images of `input` are resized before the centre crop")
-    alpha: Alpha = option("white", "of `input`: transparent pixels on white, or drop alpha")
-    orientation: Orientation | None = option(
-        None, "of `input`, EXIF; null = upright, but stored with rfid or another quality, as published"
-    )
-    data: dict | None = option(None, "data set section; null = that of the tokenizer's run", kinds=DATASETS)
-    split: Literal["train", "validation"] = option("validation", "which data set of the tokenizer's run")
-    max_images: int | None = option(None, "evenly spaced among all; null = all")
-    batch_size: int = option(32, "images per batch; 1 with original_size")
-    precision: Precision = option("float32", "of the tokenizer's weights and computation (docs/precision.md)")
-    original_size: bool = option(
-        False, "keep the sizes of `input`, for convolutional tokenizers (vqgan, ...)"
-    )
-    max_pixels: int = option(2**22, "original_size: larger images are an error, as they need much memory")
-    quality: QualityName = option("rounded", "compute PSNR and SSIM as that tool does; seed_voken: rFID too")
-    rfid: bool = option(False, "also measure rFID against the input images")
-    inception_weights: str | None = option(None, "for rfid: file; null = INCEPTION_WEIGHTS, or download")
-    png: bool = option(True, "write a PNG per image")
-    caption: str | None = option(
-        None, "tatitok: for all images; null = a.txt beside a.jpg, or of the data set"
-    )
-    text_encoder: str | None = option(None, "tatitok: weights of the CLIP text tower; null = from the hub")
-
-    def __post_init__(self) -> None:
-        check_least(self, batch_size=1, max_images=1)
-        if self.input is not None and self.data is not None:
-            raise ValueError("set at most one of input and data")
-        for key, usual in {"resize": "shorter_edge", "alpha": "white", "orientation": None}.items():
-            if self.input is None and getattr(self, key) != usual:
-                raise ValueError(f"{key}={getattr(self, key)} is for input=...; a data set takes data.{key}")
-        if self.original_size and self.input is None:
-            raise ValueError("original_size needs input=...: images of a data set have one size")
-
-    @property
-    def rules(self) -> PixelRules:
-        """How files of `input` become pixels."""
-        measured = self.rfid or self.quality != "rounded"
-        return PixelRules(self.alpha, self.orientation or ("stored" if measured else "upright"))
-
-
 @dataclass
 class NamedImages:
     """A batch of images."""
@@ -99,6 +49,12 @@ class NamedImages:
     images: torch.Tensor  # uint8 [B, 3, H, W]
     captions: list[str | None]
     kinds: Counter = field(default_factory=Counter)  # files with transparent pixels, and not stored upright
+
+
+def _rules(options: ReconstructOptions) -> PixelRules:
+    """How files of `input` become pixels."""
+    measured = options.rfid or options.quality != "rounded"
+    return PixelRules(options.alpha, options.orientation or ("stored" if measured else "upright"))
 
 
 def read_files(
@@ -159,9 +115,9 @@ def open_images(
     files = [files[i * len(files) // count] for i in range(count)]  # a folder in order keeps all its classes
     check_sizes(files, options.max_pixels if options.original_size else None, options.quality)
     if options.original_size:
-        return len(files), read_files(files, lambda image: image, options.rules, 1)
+        return len(files), read_files(files, lambda image: image, _rules(options), 1)
     crop = partial(CROPS[options.resize], size=image_size)
-    return len(files), read_files(files, crop, options.rules, options.batch_size)
+    return len(files), read_files(files, crop, _rules(options), options.batch_size)
 
 
 def check_sizes(files: list[ImageFile], max_pixels: int | None, quality: str) -> None:
@@ -254,7 +210,7 @@ def reconstruct(options: ReconstructOptions) -> None:
         save_png(folder / "reconstructions.png", side_by_side(*pairs))
         about = {} if options.precision == "float32" else {"precision": options.precision}
         if options.input is not None:
-            about |= asdict(options.rules) | kinds
+            about |= asdict(_rules(options)) | kinds
         write_report(folder, records, latents, {"mean": measured, **about})
         bits = "" if tokenizer.bits_per_image is None else f" ({tokenizer.bits_per_image:.0f} bits)"
         each = f"{tokenizer.num_tokens} tokens{bits} each"

@@ -2,31 +2,25 @@
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from common.build import ConfigError, build_dataclass
-from common.config import REPOSITORY, option, read_yaml
+from common.config import REPOSITORY, read_yaml
 from common.console import count, say
-from jobs.plan import GB, Estimate, PlanOptions, estimate
+from jobs.options.plan import PlanOptions
+from jobs.options.scaling_table import ScalingTableOptions
+from jobs.plan import GB, Estimate, estimate
 from storage.files import write_text
 from storage.locks import reserved_file
-from training.generator_run import GeneratorRun
+from training.generator_settings import GeneratorRun
 from training.memory_plan import Plan
-from training.tokenizer_run import TokenizerRun
+from training.tokenizer_settings import TokenizerRun
 
 COUNTS = (1, 8, 64)
 BEGIN, END = "<!-- table: python scripts/scaling_table.py -->", "<!-- end of the table -->"
 HEAD = ("Recipe", "Parameters", "Checkpoint", "1 GPU", "8 GPUs", "64 GPUs", "From storage at 64")
 GLOBAL_BATCH = re.compile(r"^# Batch: +([\d,]+) images per update", re.MULTILINE)
-
-
-@dataclass(kw_only=True)
-class ScalingTableOptions:
-    """Which rows, and where to."""
-
-    recipes: list[str] = option([], "below configs/; empty = all of ImageNet")
-    output: Path = option(REPOSITORY / "docs" / "scaling.md", "page whose table is replaced")
 
 
 def scaling_table(options: ScalingTableOptions) -> None:

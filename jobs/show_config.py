@@ -7,9 +7,9 @@ import yaml
 
 from common.config import load_settings, merge_sources, resolve, to_tree
 from common.recipes import REMOVED, Entry, entries
-from jobs.fit_codebook import FitOptions
-from training.generator_run import GeneratorRun
-from training.tokenizer_run import TokenizerRun
+from jobs.options.fit_codebook import FitOptions
+from training.generator_settings import GeneratorRun
+from training.tokenizer_settings import TokenizerRun
 
 # {key that only the options of one program have: these options}
 PROGRAMS = {"tokenizer": TokenizerRun, "generator": GeneratorRun, "codebook_size": FitOptions}

@@ -1,11 +1,11 @@
 """The results of a tokenizer run, a generator run and their samples in one folder."""
 
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 
-from common.config import find_file, option
+from common.config import find_file
 from common.console import say
+from jobs.options.summarize import SummaryOptions
 from modeling.pipeline import load_tokenizer
 from storage.files import write_json
 from storage.json_files import read_json
@@ -14,16 +14,6 @@ from training.curves import draw_curves
 
 _NUMBER = (int, float)
 _MEASURED = ("psnr", "images", "codebook_usage")
-
-
-@dataclass(kw_only=True)
-class SummaryOptions:
-    """Which folders belong together."""
-
-    tokenizer: str = option(help="run folder of train_titok.py")
-    generator: str = option(help="run folder of train_rar.py")
-    samples: str = option(help="output folder of sample_imagenet.py")
-    output: str = option(help="folder for the results")
 
 
 def summarize(options: SummaryOptions) -> None:

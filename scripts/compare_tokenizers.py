@@ -21,7 +21,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from common.config import run_script
-from jobs.compare_tokenizers import CompareOptions, compare_tokenizers
+from jobs.options.compare_tokenizers import CompareOptions
 
 if __name__ == "__main__":
-    run_script(compare_tokenizers, CompareOptions, __doc__)
+    run_script("jobs.compare_tokenizers:compare_tokenizers", CompareOptions, __doc__)

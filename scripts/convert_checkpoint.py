@@ -15,7 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from common.config import run_script
-from jobs.convert_checkpoint import ConvertCheckpointOptions, convert_checkpoint
+from jobs.options.convert_checkpoint import ConvertCheckpointOptions
 
 if __name__ == "__main__":
-    run_script(convert_checkpoint, ConvertCheckpointOptions, __doc__)
+    run_script("jobs.convert_checkpoint:convert_checkpoint", ConvertCheckpointOptions, __doc__)

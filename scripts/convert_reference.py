@@ -13,7 +13,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from common.config import run_script
-from jobs.convert_reference import ConvertReferenceOptions, convert_reference
+from jobs.options.convert_reference import ConvertReferenceOptions
 
 if __name__ == "__main__":
-    run_script(convert_reference, ConvertReferenceOptions, __doc__)
+    run_script("jobs.convert_reference:convert_reference", ConvertReferenceOptions, __doc__)

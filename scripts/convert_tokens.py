@@ -18,7 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from common.config import run_script
-from jobs.convert_tokens import ConvertTokensOptions, convert_tokens
+from jobs.options.convert_tokens import ConvertTokensOptions
 
 if __name__ == "__main__":
-    run_script(convert_tokens, ConvertTokensOptions, __doc__)
+    run_script("jobs.convert_tokens:convert_tokens", ConvertTokensOptions, __doc__)

@@ -18,7 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from common.config import run_script
-from jobs.evaluate import EvaluateOptions, evaluate
+from jobs.options.evaluate import EvaluateOptions
 
 if __name__ == "__main__":
-    run_script(evaluate, EvaluateOptions, __doc__)
+    run_script("jobs.evaluate:evaluate", EvaluateOptions, __doc__)

@@ -15,7 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from common.config import run_script
-from jobs.fit_codebook import FitOptions, fit_codebook
+from jobs.options.fit_codebook import FitOptions
 
 if __name__ == "__main__":
-    run_script(fit_codebook, FitOptions, __doc__)
+    run_script("jobs.fit_codebook:fit_codebook", FitOptions, __doc__)

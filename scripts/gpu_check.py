@@ -14,7 +14,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from common.config import run_script
-from jobs.gpu_check import GPUCheckOptions, gpu_check
+from jobs.options.gpu_check import GPUCheckOptions
 
 if __name__ == "__main__":
-    run_script(gpu_check, GPUCheckOptions, __doc__)
+    run_script("jobs.gpu_check:gpu_check", GPUCheckOptions, __doc__)

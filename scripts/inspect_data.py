@@ -17,7 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from common.config import run_script
-from jobs.inspect_data import InspectOptions, inspect_data
+from jobs.options.inspect_data import InspectOptions
 
 if __name__ == "__main__":
-    run_script(inspect_data, InspectOptions, __doc__)
+    run_script("jobs.inspect_data:inspect_data", InspectOptions, __doc__)

@@ -15,7 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from common.config import run_script
-from jobs.linear_probe import ProbeOptions, probe_tokenizer
+from jobs.options.linear_probe import ProbeOptions
 
 if __name__ == "__main__":
-    run_script(probe_tokenizer, ProbeOptions, __doc__)
+    run_script("jobs.linear_probe:probe_tokenizer", ProbeOptions, __doc__)

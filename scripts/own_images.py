@@ -15,7 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from common.config import run_script
-from jobs.own_images import OwnImagesOptions, own_images
+from jobs.options.own_images import OwnImagesOptions
 
 if __name__ == "__main__":
-    run_script(own_images, OwnImagesOptions, __doc__)
+    run_script("jobs.own_images:own_images", OwnImagesOptions, __doc__)

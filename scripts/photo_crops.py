@@ -13,7 +13,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from common.config import run_script
-from jobs.photo_crops import PhotoCropsOptions, photo_crops
+from jobs.options.photo_crops import PhotoCropsOptions
 
 if __name__ == "__main__":
-    run_script(photo_crops, PhotoCropsOptions, __doc__)
+    run_script("jobs.photo_crops:photo_crops", PhotoCropsOptions, __doc__)

@@ -12,13 +12,13 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from common.config import describe, print_lines
-from jobs.plan import PlanOptions, plan
+from jobs.options.plan import PlanOptions
 
 
 def main() -> None:
     """Print the estimate, or one line that says what is wrong with the arguments."""
     options = "\n".join(describe(PlanOptions))
-    print_lines(plan, f"{__doc__.strip()}\n\nOptions:\n{options}")
+    print_lines("jobs.plan:plan", f"{__doc__.strip()}\n\nOptions:\n{options}")
 
 
 if __name__ == "__main__":

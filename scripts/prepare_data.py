@@ -19,7 +19,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from common.config import run_script
-from jobs.prepare_data import PrepareOptions, prepare_data
+from jobs.options.prepare_data import PrepareOptions
 
 if __name__ == "__main__":
-    run_script(prepare_data, PrepareOptions, __doc__)
+    run_script("jobs.prepare_data:prepare_data", PrepareOptions, __doc__)

@@ -18,7 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from common.config import run_script
-from jobs.pretokenize import PretokenizeOptions, pretokenize
+from jobs.options.pretokenize import PretokenizeOptions
 
 if __name__ == "__main__":
-    run_script(pretokenize, PretokenizeOptions, __doc__)
+    run_script("jobs.pretokenize:pretokenize", PretokenizeOptions, __doc__)

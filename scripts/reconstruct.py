@@ -20,7 +20,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from common.config import run_script
-from jobs.reconstruct import ReconstructOptions, reconstruct
+from jobs.options.reconstruct import ReconstructOptions
 
 if __name__ == "__main__":
-    run_script(reconstruct, ReconstructOptions, __doc__)
+    run_script("jobs.reconstruct:reconstruct", ReconstructOptions, __doc__)

@@ -20,7 +20,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from common.config import run_script
-from jobs.reproduce import ReproduceOptions, reproduce
+from jobs.options.reproduce import ReproduceOptions
 
 if __name__ == "__main__":
-    run_script(reproduce, ReproduceOptions, __doc__)
+    run_script("jobs.reproduce:reproduce", ReproduceOptions, __doc__)

@@ -12,7 +12,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from common.config import run_script
-from jobs.scaling_table import ScalingTableOptions, scaling_table
+from jobs.options.scaling_table import ScalingTableOptions
 
 if __name__ == "__main__":
-    run_script(scaling_table, ScalingTableOptions, __doc__)
+    run_script("jobs.scaling_table:scaling_table", ScalingTableOptions, __doc__)

@@ -11,7 +11,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from common.config import run_script
-from jobs.summarize import SummaryOptions, summarize
+from jobs.options.summarize import SummaryOptions
 
 if __name__ == "__main__":
-    run_script(summarize, SummaryOptions, __doc__)
+    run_script("jobs.summarize:summarize", SummaryOptions, __doc__)

@@ -15,7 +15,7 @@ from common.build import build_dataclass, check_options, choose
 from common.config import REPOSITORY, merge_arguments, merge_sources, resolve
 from common.recipes import leave_out
 from data import DATASETS
-from jobs.plan import PlanOptions
+from jobs.options.plan import PlanOptions
 from modeling.factory import GENERATORS, QUANTIZERS, TOKENIZERS
 from modeling.losses import DISCRIMINATORS
 from modeling.pretrained.catalog import RELEASES, Release
@@ -42,7 +42,7 @@ PROGRAMS = {
     "scripts/leaderboard.py": "jobs.leaderboard.LeaderboardOptions",
     "scripts/prepare_data.py": "jobs.prepare_data.PrepareOptions",
     "scripts/inspect_data.py": "jobs.inspect_data.InspectOptions",
-    "scripts/own_images.py": "jobs.own_images_options.OwnImagesOptions",
+    "scripts/own_images.py": "jobs.options.own_images.OwnImagesOptions",
     "scripts/photo_crops.py": "jobs.photo_crops.PhotoCropsOptions",
     "scripts/scaling_table.py": "jobs.scaling_table.ScalingTableOptions",
 }

@@ -16,10 +16,10 @@ from modeling.sampling.draw import settings_type
 from tests.recipes import RECIPES
 from training.accelerator import start
 from training.evaluation import ReconstructionEvaluator
-from training.generator_run import GeneratorRun
+from training.generator_settings import GeneratorRun
 from training.tasks import GENERATOR_TASKS, TOKENIZER_TASKS, feature_distillation, proxy_codes, tokenizer
 from training.tasks.tokenizer import TokenizerSetup
-from training.tokenizer_run import TokenizerRun
+from training.tokenizer_settings import TokenizerRun
 from training.trainer import Trainer
 
 TWINS = [p.stem for p in RECIPES if p.parent.name == "debug" and p.stem != "cluster"]  # which is not trained

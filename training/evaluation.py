@@ -1,6 +1,5 @@
 """What runs measure while they train, by the same evaluator that measures their results."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,58 +9,15 @@ from torch import nn
 
 from common import distributed
 from common.build import ConfigError
-from common.config import option
 from common.images import to_uint8
 from evaluator.evaluator import Evaluator
-from evaluator.metrics import METRICS, training_metrics, with_parts
 from evaluator.networks import load_networks, network_of, weight_files
 from evaluator.reference import Reference, open_reference
-from evaluator.spaces import check_weight_names
 from modeling.pretrained.perceptual_weights import lpips_weights
 from modeling.sampling.draw import draw, numbers_needed
 from modeling.sampling.noise import sample_uniforms
 from modeling.tokenizers.base import Tokenizer
-
-
-@dataclass(kw_only=True)
-class TokenizerEvaluation:
-    """Metrics of all held-out images, besides codebook usage."""
-
-    metrics: list[str] = option(["psnr", "ssim"], f"any of {', '.join(training_metrics('tokenizer'))}")
-    inception: str | None = option(None, "weights for rfid and is; null = $INCEPTION_WEIGHTS, or downloaded")
-    lpips_path: str | list[str] | None = option(None, "weights for lpips; null = downloaded")
-
-    def __post_init__(self) -> None:
-        _check(self.metrics, training_metrics("tokenizer"))
-
-
-@dataclass(kw_only=True)
-class GeneratorEvaluation:
-    """Metrics of samples that the run draws; held-out loss is measured besides if there are held-out tokens."""
-
-    metrics: list[str] = option([], f"any of {', '.join(training_metrics('generator'))}")
-    num_samples: int = option(5000, "class-balanced; FID is biased upward by about 1 / num_samples")
-    reference: str | None = option(
-        None, "statistics for fid, sfid, fdr6: an .npz of ADM or of scripts/evaluate.py"
-    )
-    inception: str | None = option(None, "weights; null = $INCEPTION_WEIGHTS, or downloaded")
-    space_weights: dict[str, str] = option({}, "weights by space for fdr: {mae: FILE}; others are downloaded")
-
-    def __post_init__(self) -> None:
-        _check(self.metrics, training_metrics("generator"))
-        check_weight_names(self.space_weights, "evaluation.space_weights")
-        compared = [name for name in with_parts(self.metrics) if METRICS[name].compares == "sets"]
-        if compared and self.reference is None:
-            raise ConfigError(f"evaluation.reference is missing; {', '.join(compared)} need it")
-        if self.num_samples < 2:
-            raise ConfigError(f"evaluation.num_samples={self.num_samples} must be at least 2")
-
-
-def _check(metrics: Sequence[str], known: Sequence[str]) -> None:
-    for metric in metrics:
-        if metric not in known:
-            why = "not measured during training" if metric in METRICS else "unknown"
-            raise ConfigError(f"evaluation.metrics: {metric!r} is {why}; choose from {', '.join(known)}")
+from training.evaluation_settings import GeneratorEvaluation, TokenizerEvaluation
 
 
 @dataclass

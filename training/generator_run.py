@@ -9,16 +9,13 @@ from accelerate import Accelerator
 
 from common import distributed
 from common.build import ConfigError
-from common.config import option, to_tree
+from common.config import to_tree
 from common.console import warn
-from compat.runs import translate_run
-from data import DATASETS
 from data.source import Source
 from data.token_exchange import open_tokens
 from data.token_memmap import TokenMemmap
 from data.token_view import SplitTokens
 from modeling.factory import build_generator
-from modeling.generators import GENERATORS
 from modeling.generators.base import Generator
 from modeling.pretrained.loading import load_tokenizer, require_tokenizer
 from modeling.pretrained.model_names import shown_name
@@ -30,81 +27,17 @@ from storage.locks import reserved_folder
 from storage.weights import weight_hash
 from training.accelerator import start
 from training.auto_settings import settle, warn_of_batch
-from training.evaluation import GeneratorEvaluation, SampleEvaluator
+from training.evaluation import SampleEvaluator
+from training.generator_settings import GeneratorRun
 from training.plan_checks import short_generator_run
 from training.run_lengths import begun_again, in_steps
-from training.settings import ExperimentSettings, OptimizerSettings, ScheduleSettings, TrainingSettings
 from training.small_data import DataFacts, default, generator_advice, say_advice, trained
 from training.tasks import GENERATOR_TASKS
-from training.tasks.token_prediction import NO_VALIDATION, MaskGITSettings, RARSettings, TokenPredictionTask
+from training.tasks.token_prediction import TokenPredictionTask
 from training.tokenizer_run import build_images
 from training.trainer import Trainer
 
 LARGEST_SOFTMAX = 2**17  # codes; above it the table and the logits outweigh the transformer
-
-
-@dataclass(kw_only=True)
-class TokenData:
-    """Training data of a generator: a token file, or images that are tokenized in every step."""
-
-    tokens: str | None = option(None, "token file (scripts/pretokenize.py), or JSONL of the original release")
-    images: dict | None = option(None, "instead of tokens: section like data.train", kinds=DATASETS)
-    validation: str | None = option(None, "token file of held-out images")
-    tokenizer: str | dict | None = option(
-        None, "name or folder; needed for images, and for previews; null = no previews"
-    )
-    factors: list[int] | None = option(
-        None,
-        "split every token into sub-tokens of these equal sizes, for codebooks too large for one softmax:"
-        " [512,512] for 2^18 codes",
-    )
-
-    def __post_init__(self) -> None:
-        if self.factors is not None:
-            try:
-                equal_factors(self.factors)
-            except ValueError as error:
-                raise ConfigError(f"data.{error}") from error
-        if (self.tokens is None) == (self.images is None):
-            raise ConfigError("set exactly one of data.tokens (a file) or data.images (a section)")
-        if self.images is not None and self.tokenizer is None:
-            raise ConfigError("data.images needs data.tokenizer, which turns images into tokens")
-
-
-@dataclass(kw_only=True)
-class GeneratorRun:
-    """Everything a generator training run is made of."""
-
-    experiment: ExperimentSettings = option()
-    generator: dict = option(
-        help=f"section: name ({', '.join(GENERATORS)}) and its options; sizes of the tokens may be left out",
-        kinds=GENERATORS,
-    )
-    rar: RARSettings | None = option(
-        None, "section: how rar, gpt, factorized_ar and ibq_ar learn; null = their defaults"
-    )
-    maskgit: MaskGITSettings | None = option(
-        None, "section: how maskgit and uvit learn; null = their defaults"
-    )
-    sampling: dict = option({}, "section: how tokens are drawn for previews, and by default later")
-    data: TokenData = option()
-    optimizer: OptimizerSettings = option(OptimizerSettings())
-    schedule: ScheduleSettings = option(ScheduleSettings())
-    training: TrainingSettings = option()
-    evaluation: GeneratorEvaluation = option(GeneratorEvaluation())
-    tokens: dict | None = option(None, "filled in by training: where the tokens came from")
-
-    def __post_init__(self) -> None:
-        key = self.training.needs_deciding_value
-        if (
-            key is not None and self.data.validation is None
-        ):  # said by the task, too, but after models are loaded
-            raise ConfigError(f"training.{key}={getattr(self.training, key)}: {NO_VALIDATION}")
-
-    @classmethod
-    def translate(cls, tree: dict) -> dict:
-        """Also takes the original release's YAML."""
-        return translate_run(tree, "generator", cls)
 
 
 @dataclass(frozen=True)

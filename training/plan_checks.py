@@ -8,9 +8,9 @@ import math
 from collections.abc import Iterator
 
 from modeling.generators.orders import randomness
+from training.generator_settings import RARSettings
 from training.settings import ScheduleSettings, TrainingSettings
-from training.tasks.token_prediction import RARSettings
-from training.tasks.tokenizer_loss import TokenizerLossSettings
+from training.tokenizer_settings import TokenizerLossSettings
 
 LONG_WARMUP = 0.5  # share of a run; the published recipes warm up for at most a quarter
 PERIODS = {

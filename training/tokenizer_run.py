@@ -1,22 +1,17 @@
 """A tokenizer training run: its settings and its parts."""
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
 
 from accelerate import Accelerator
 
 from common import distributed
 from common.build import ConfigError, build
-from common.config import option, to_tree
+from common.config import to_tree
 from common.console import warn
-from compat.runs import translate_run
 from data import DATASETS
 from data.source import Source
 from modeling.factory import build_tokenizer
-from modeling.pretrained.teachers import network_section
-from modeling.quantizers import QUANTIZERS
-from modeling.tokenizers import TOKENIZERS
 from modeling.tokenizers.base import Tokenizer
 from storage.locks import reserved_folder
 from training.accelerator import start
@@ -25,47 +20,11 @@ from training.checkpoint import CheckpointFolder
 from training.evaluation import ReconstructionEvaluator
 from training.plan_checks import short_tokenizer_run
 from training.run_lengths import begun_again, in_steps
-from training.settings import ExperimentSettings, ScheduleSettings, TrainingSettings
 from training.small_data import DataFacts, say_advice, tokenizer_advice, trained
 from training.tasks import TOKENIZER_TASKS
-from training.tasks.tokenizer import LearningSettings, TokenizerSetup
+from training.tasks.tokenizer import TokenizerSetup
+from training.tokenizer_settings import TokenizerRun
 from training.trainer import Trainer
-
-
-@dataclass(kw_only=True)
-class ImageData:
-    """Training and held-out images; `name` selects the kind (see data/), other keys are its options."""
-
-    train: dict = option(
-        help="section: name openmoji, image_folder or webdataset, and its options", kinds=DATASETS
-    )
-    validation: dict = option(help="section like data.train", kinds=DATASETS)
-
-
-@dataclass(kw_only=True)
-class TokenizerRun(LearningSettings):
-    """Everything a tokenizer training run is made of."""
-
-    experiment: ExperimentSettings = option()
-    tokenizer: dict = option(
-        help=f"section: name ({', '.join(TOKENIZERS)}), its options, and a quantizer",
-        kinds=TOKENIZERS,
-        parts={"quantizer": QUANTIZERS},
-    )
-    data: ImageData = option()
-    schedule: ScheduleSettings = option(ScheduleSettings())
-    training: TrainingSettings = option()
-
-    @classmethod
-    def translate(cls, tree: dict) -> dict:
-        """Also takes the original release's YAML."""
-        return translate_run(tree, "tokenizer", cls)
-
-    def __post_init__(self) -> None:
-        kind = TOKENIZERS.get(str(self.tokenizer.get("name")))
-        if kind is not None and "teacher" in kind.parts and "teacher" not in self.tokenizer:
-            # The network that it learns from becomes part of the tokenizer, weights included.
-            self.tokenizer["teacher"] = network_section(self.teacher)
 
 
 def train_tokenizer(run: TokenizerRun) -> None:

@@ -24,7 +24,8 @@ from modeling.tokenizers.sub_tokens import SubTokenView
 from training.settings import ExperimentSettings, OptimizerSettings, TrainingSettings
 from training.task import Task
 from training.tasks import GENERATOR_TASKS, TOKENIZER_TASKS
-from training.tasks.tokenizer import LearningSettings, TokenizerSetup
+from training.tasks.tokenizer import TokenizerSetup
+from training.tokenizer_settings import LearningSettings
 
 Module = TypeVar("Module", bound=nn.Module)
 

@@ -24,8 +24,8 @@ from tests.compat.trees import (
     stage2,
     text_aware,
 )
-from training.generator_run import GeneratorRun
-from training.tokenizer_run import TokenizerRun
+from training.generator_settings import GeneratorRun
+from training.tokenizer_settings import TokenizerRun
 
 VQGAN_PARTS = {"weights": VQGAN, "tokenizer": {"name": "maskgit_vqgan"}}
 WIDTHS = {"small": (512, 8, 8), "base": (768, 12, 12), "large": (1024, 24, 16)}

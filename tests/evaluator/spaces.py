@@ -17,7 +17,8 @@ from common.config import run_script
 from evaluator.networks import NETWORKS, Network
 from evaluator.space_network import build_space_network, load_space
 from evaluator.spaces import SPACES
-from jobs.evaluate import EvaluateOptions, evaluate
+from jobs.evaluate import evaluate
+from jobs.options.evaluate import EvaluateOptions
 from storage.weights import write_weights
 from tests.evaluator.toy import ToyInception
 from tests.parity import fill_module, golden_json

@@ -7,7 +7,8 @@ import pytest
 from evaluator.published_statistics import read_pickle, space_of_file
 from evaluator.reference import open_reference
 from evaluator.spaces import SPACES
-from jobs.convert_reference import ConvertReferenceOptions, convert_reference
+from jobs.convert_reference import convert_reference
+from jobs.options.convert_reference import ConvertReferenceOptions
 from tests.parity import golden
 
 

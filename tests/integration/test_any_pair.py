@@ -12,12 +12,13 @@ import pytest
 import sample_imagenet
 import train_rar
 from data.token_memmap import TokenMemmap
-from jobs.pretokenize import PretokenizeOptions, pretokenize
+from jobs.options.pretokenize import PretokenizeOptions
+from jobs.pretokenize import pretokenize
 from modeling.factory import build_tokenizer
 from modeling.tokenizers.sub_tokens import suggest_factors
 from tests.conftest import TOKENIZER, write_run
 from tests.parity import fill_module
-from training.generator_run import GeneratorRun
+from training.generator_settings import GeneratorRun
 
 SIZES = {"hidden_size": 32, "depth": 2, "num_heads": 2, "mlp_size": 64}
 PATCHES = {"encoder_patch_size": 16, "decoder_patch_size": 16, "image_size": 32}

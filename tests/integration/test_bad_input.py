@@ -15,8 +15,10 @@ import sample_imagenet
 import train_rar
 import train_titok
 from common.config import REPOSITORY, read_yaml
-from jobs.pretokenize import PretokenizeOptions, pretokenize
-from jobs.reconstruct import ReconstructOptions, reconstruct
+from jobs.options.pretokenize import PretokenizeOptions
+from jobs.options.reconstruct import ReconstructOptions
+from jobs.pretokenize import pretokenize
+from jobs.reconstruct import reconstruct
 from storage.files import write_yaml
 
 SCRIPTS = {

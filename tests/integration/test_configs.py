@@ -19,7 +19,7 @@ from data import DATASETS
 from data.loaders import train_loader
 from data.still import still_source
 from data.token_memmap import TokenHeader, TokenMemmap, TokenWriter
-from jobs.fit_codebook import FitOptions
+from jobs.options.fit_codebook import FitOptions
 from modeling.factory import build_discriminator, build_generator, build_tokenizer
 from modeling.generators.base import AutoregressiveGenerator, Generator
 from modeling.layers.trainable import Trainable
@@ -28,14 +28,15 @@ from modeling.pretrained.teachers import build_teacher, load_teacher
 from modeling.sampling.draw import settings_type
 from modeling.tokenizers.base import Tokenizer
 from tests.recipes import BASES, GOLDEN, RECIPES, digests, name_of
-from training.generator_run import GeneratorRun
+from training.generator_settings import GeneratorRun
 from training.optim import build_optimizer, parameter_groups
 from training.plan_checks import short_generator_run, short_tokenizer_run
 from training.run_lengths import in_steps
 from training.schedules import learning_rate
 from training.settings import OptimizerSettings, ScheduleSettings
 from training.tasks import TOKENIZER_TASKS
-from training.tokenizer_run import TokenizerRun, build_images
+from training.tokenizer_run import build_images
+from training.tokenizer_settings import TokenizerRun
 
 # What a generator's run takes from its tokens where its section leaves it out.
 SIZES = {"codebook_size": 64, "num_tokens": 16, "num_classes": 10}

@@ -13,12 +13,13 @@ from safetensors.torch import save_file
 import train_rar
 import train_titok
 from common.config import REPOSITORY, read_yaml
-from jobs.fit_codebook import FitOptions, fit_codebook
+from jobs.fit_codebook import fit_codebook
+from jobs.options.fit_codebook import FitOptions
 from modeling.pretrained.teachers import build_teacher
 from tests.parity import fill_module
 from tests.recipes import RECIPES, name_of
-from training.generator_run import GeneratorRun
-from training.tokenizer_run import TokenizerRun
+from training.generator_settings import GeneratorRun
+from training.tokenizer_settings import TokenizerRun
 
 FIT = "cluster"  # no training: codes are fitted, and pixels learned afterwards
 TWINS = [p.stem for p in RECIPES if p.parent.name == "debug" and p.stem != FIT]

@@ -10,8 +10,10 @@ from common.build import ConfigError
 from common.config import load_settings
 from modeling.pretrained.loading import load_generator, load_tokenizer
 from tests.integration.several import needs_fork, train_together
-from training.generator_run import GeneratorRun, train_generator
-from training.tokenizer_run import TokenizerRun, train_tokenizer
+from training.generator_run import train_generator
+from training.generator_settings import GeneratorRun
+from training.tokenizer_run import train_tokenizer
+from training.tokenizer_settings import TokenizerRun
 
 # A rate of zero: nothing gets better after the first evaluation.
 SAME = ["optimizer.learning_rate=0", "training.evaluate_every=1", "training.preview_every=0"]

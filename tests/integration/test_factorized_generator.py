@@ -11,12 +11,12 @@ import sample_imagenet
 import train_rar
 from common.config import read_yaml
 from data.token_memmap import TokenHeader, TokenWriter
-from jobs.sampling import SampleOptions
+from jobs.options.sample_images import SampleOptions
 from modeling.factory import build_tokenizer
 from storage.weights import weight_hash
 from tests.conftest import CLASS_NAMES, TOKENIZER
 from tests.parity import fill_module
-from training.generator_run import GeneratorRun
+from training.generator_settings import GeneratorRun
 
 SIZES = ["hidden_size=32", "depth=1", "num_heads=2", "mlp_size=64", "rope=1d"]
 

@@ -15,9 +15,12 @@ from data.stream import EvalStream
 from data.token_memmap import TokenMemmap
 from data.transforms import CROPS
 from evaluator.image_files import open_images
-from jobs.evaluate import EvaluateOptions, evaluate
-from jobs.pretokenize import PretokenizeOptions, pretokenize
-from jobs.reconstruct import ReconstructOptions, reconstruct
+from jobs.evaluate import evaluate
+from jobs.options.evaluate import EvaluateOptions
+from jobs.options.pretokenize import PretokenizeOptions
+from jobs.options.reconstruct import ReconstructOptions
+from jobs.pretokenize import pretokenize
+from jobs.reconstruct import reconstruct
 from tests.evaluator.toy import ToyInception, put_in_place
 from tests.odd_images import turned, write_elongated, write_gray16, write_huge
 

@@ -22,8 +22,8 @@ from storage.files import write_yaml
 from tests.compat import trees as original_trees
 from tests.compat.originals import generator_keys, titok_tree
 from tests.parity import fill_module
-from training.generator_run import GeneratorRun
-from training.tokenizer_run import TokenizerRun
+from training.generator_settings import GeneratorRun
+from training.tokenizer_settings import TokenizerRun
 
 # What a user changes to try a recipe on a laptop, in the original's words. The files say fp16, which CPUs have too.
 SMALL = [

@@ -5,8 +5,8 @@ import pytest
 import train_titok
 from common.config import load_settings, read_yaml
 from scripts import inspect_data
-from training.generator_run import GeneratorRun
-from training.tokenizer_run import TokenizerRun
+from training.generator_settings import GeneratorRun
+from training.tokenizer_settings import TokenizerRun
 
 
 def images_at(folder) -> list[str]:

@@ -12,21 +12,30 @@ import sample_imagenet
 import train_rar
 import train_titok
 from common.config import REPOSITORY, run_script
-from jobs.compare_tokenizers import CompareOptions, compare_tokenizers
-from jobs.convert_checkpoint import ConvertCheckpointOptions, convert_checkpoint
-from jobs.convert_tokens import ConvertTokensOptions, convert_tokens
-from jobs.evaluate import EvaluateOptions, evaluate
-from jobs.fit_codebook import FitOptions, fit_codebook
-from jobs.pretokenize import PretokenizeOptions, pretokenize
-from jobs.reconstruct import ReconstructOptions, reconstruct
-from jobs.reproduce import ReproduceOptions, reproduce
-from jobs.sampling import SampleOptions
-from jobs.summarize import SummaryOptions, summarize
+from jobs.compare_tokenizers import compare_tokenizers
+from jobs.convert_checkpoint import convert_checkpoint
+from jobs.convert_tokens import convert_tokens
+from jobs.evaluate import evaluate
+from jobs.fit_codebook import fit_codebook
+from jobs.options.compare_tokenizers import CompareOptions
+from jobs.options.convert_checkpoint import ConvertCheckpointOptions
+from jobs.options.convert_tokens import ConvertTokensOptions
+from jobs.options.evaluate import EvaluateOptions
+from jobs.options.fit_codebook import FitOptions
+from jobs.options.pretokenize import PretokenizeOptions
+from jobs.options.reconstruct import ReconstructOptions
+from jobs.options.reproduce import ReproduceOptions
+from jobs.options.sample_images import SampleOptions
+from jobs.options.summarize import SummaryOptions
+from jobs.pretokenize import pretokenize
+from jobs.reconstruct import reconstruct
+from jobs.reproduce import reproduce
+from jobs.summarize import summarize
 from storage import locks
 from storage.locks import reserved_file, reserved_folder
 from tests.evaluator.toy import ToyInception, put_in_place
-from training.generator_run import GeneratorRun
-from training.tokenizer_run import TokenizerRun
+from training.generator_settings import GeneratorRun
+from training.tokenizer_settings import TokenizerRun
 from training.trainer import Trainer
 
 SHORT = ["config=configs/debug/rar.yaml", "training.max_steps=1", "training.num_workers=0"]

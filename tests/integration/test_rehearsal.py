@@ -15,12 +15,14 @@ import sample_imagenet
 import train_rar
 import train_titok
 from common.config import REPOSITORY
-from jobs.evaluate import EvaluateOptions, evaluate
-from jobs.pretokenize import PretokenizeOptions, pretokenize
-from jobs.sampling import SampleOptions
+from jobs.evaluate import evaluate
+from jobs.options.evaluate import EvaluateOptions
+from jobs.options.pretokenize import PretokenizeOptions
+from jobs.options.sample_images import SampleOptions
+from jobs.pretokenize import pretokenize
 from tests.integration.test_two_machines import losses
-from training.generator_run import GeneratorRun
-from training.tokenizer_run import TokenizerRun
+from training.generator_settings import GeneratorRun
+from training.tokenizer_settings import TokenizerRun
 
 pytestmark = pytest.mark.slow
 

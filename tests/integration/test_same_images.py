@@ -14,8 +14,9 @@ from PIL import Image
 
 from data.loaders import eval_loader
 from evaluator.image_files import open_images as measured_images
-from jobs.pretokenize import PretokenizeOptions, open_source
-from jobs.reconstruct import ReconstructOptions
+from jobs.options.pretokenize import PretokenizeOptions
+from jobs.options.reconstruct import ReconstructOptions
+from jobs.pretokenize import open_source
 from jobs.reconstruct import open_images as reconstructed_images
 from training.tokenizer_run import build_images
 

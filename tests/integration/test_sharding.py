@@ -17,8 +17,10 @@ from storage.weights import CheckpointError
 from tests.conftest import Finished
 from tests.integration.several import Run, needs_fork, train_together
 from tests.integration.test_debug_twins import TWINS, teacher_weights, train  # noqa: F401, two fixtures
-from training.generator_run import GeneratorRun, train_generator
-from training.tokenizer_run import TokenizerRun, train_tokenizer
+from training.generator_run import train_generator
+from training.generator_settings import GeneratorRun
+from training.tokenizer_run import train_tokenizer
+from training.tokenizer_settings import TokenizerRun
 
 pytestmark = needs_fork
 

@@ -15,7 +15,8 @@ from evaluator.networks import NETWORKS
 from evaluator.reference import open_reference
 from evaluator.space_network import load_space
 from evaluator.spaces import SPACES
-from jobs.evaluate import EvaluateOptions, evaluate
+from jobs.evaluate import evaluate
+from jobs.options.evaluate import EvaluateOptions
 from tests.evaluator.spaces import VISION, small_networks, small_sizes, write_small_networks
 from tests.evaluator.toy import tensor, toy_images, write_folder
 

@@ -10,16 +10,19 @@ import sample_imagenet
 import train_rar
 from common.config import read_yaml
 from data.token_memmap import TokenHeader, TokenMemmap, TokenWriter
-from jobs.convert_checkpoint import ConvertCheckpointOptions, convert_checkpoint
-from jobs.convert_tokens import ConvertTokensOptions, convert_tokens
-from jobs.pretokenize import PretokenizeOptions, pretokenize
+from jobs.convert_checkpoint import convert_checkpoint
+from jobs.convert_tokens import convert_tokens
+from jobs.options.convert_checkpoint import ConvertCheckpointOptions
+from jobs.options.convert_tokens import ConvertTokensOptions
+from jobs.options.pretokenize import PretokenizeOptions
+from jobs.pretokenize import pretokenize
 from modeling.factory import build_tokenizer
 from modeling.pipeline import generate, load_image_model
 from modeling.tokenizers.sub_tokens import SubTokenView
 from storage.files import write_yaml
 from tests.conftest import TOKENIZER, write_run
 from tests.parity import fill_module
-from training.generator_run import GeneratorRun
+from training.generator_settings import GeneratorRun
 
 QUANTIZERS = {
     "fsq": {"name": "fsq", "levels": [4, 4, 4]},

@@ -13,9 +13,9 @@ from common.config import read_yaml
 from data.token_memmap import TokenHeader, TokenWriter
 from tests.integration.test_debug_twins import TWINS, teacher_weights, train  # noqa: F401 (fixtures)
 from tests.recipes import RECIPES, name_of
-from training.generator_run import GeneratorRun
+from training.generator_settings import GeneratorRun
 from training.stop import StopRequest
-from training.tokenizer_run import TokenizerRun
+from training.tokenizer_settings import TokenizerRun
 
 FAST = ("titok", "rar", "magvit2")
 OPENMOJI = [p for p in RECIPES if p.stem.startswith("openmoji")]

@@ -10,7 +10,7 @@ import pytest
 
 import train_rar
 from tests.cluster import slurm, two_machines, wait_until
-from training.generator_run import GeneratorRun
+from training.generator_settings import GeneratorRun
 
 # Without dropout, whose masks belong to a process; a run of any length has the same learning rates. The large epsilon:
 # see test_processes.py. Data workers and accumulation are on, as in the recipes.

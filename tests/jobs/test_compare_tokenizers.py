@@ -14,14 +14,15 @@ from common.config import REPOSITORY, read_yaml
 from data.token_memmap import TokenMemmap
 from evaluator.codebook_usage import CodebookUsage
 from evaluator.networks import comparing_metrics, local_networks
-from jobs.compare_tokenizers import CompareOptions, compare_tokenizers, images_of
+from jobs.compare_tokenizers import compare_tokenizers, images_of
 from jobs.comparison_table import markdown_table
+from jobs.options.compare_tokenizers import CompareOptions
 from jobs.recipe_runs import launch
 from modeling.pipeline import load_tokenizer
 from storage.files import write_yaml
 from tests.evaluator.toy import ToyInception
-from training.generator_run import GeneratorRun
-from training.tokenizer_run import ImageData, TokenizerRun
+from training.generator_settings import GeneratorRun
+from training.tokenizer_settings import ImageData, TokenizerRun
 
 SMALL = {"name": "openmoji", "skin_tones": False, "categories": ["Flags", "Objects", "Symbols"]}
 DATA = ImageData(train={**SMALL, "split": "validation"}, validation={**SMALL, "split": "validation"})

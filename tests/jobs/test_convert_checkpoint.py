@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from compat import models as original
-from jobs.convert_checkpoint import ConvertCheckpointOptions, convert_checkpoint
+from jobs.convert_checkpoint import convert_checkpoint
+from jobs.options.convert_checkpoint import ConvertCheckpointOptions
 from modeling.pipeline import load_generator, load_tokenizer
 from storage.weights import weight_hash
 from tests.compat.originals import SMALL, filled_model, small_generator_tree, write_weights

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from data.token_memmap import TokenMemmap
-from jobs.convert_tokens import ConvertTokensOptions, convert_tokens
+from jobs.convert_tokens import convert_tokens
+from jobs.options.convert_tokens import ConvertTokensOptions
 
 
 @pytest.fixture

@@ -6,7 +6,8 @@ from PIL import Image
 
 from data.token_memmap import TokenHeader, TokenWriter
 from jobs.copies import training_copies
-from jobs.evaluate import EvaluateOptions, evaluate
+from jobs.evaluate import evaluate
+from jobs.options.evaluate import EvaluateOptions
 from tests.evaluator.toy import ToyInception, put_in_place, toy_images, write_folder
 
 

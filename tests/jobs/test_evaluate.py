@@ -14,7 +14,8 @@ from PIL import Image
 from evaluator.image_files import open_images
 from evaluator.metrics.image_quality import ImageQuality
 from evaluator.networks import NETWORKS
-from jobs.evaluate import EvaluateOptions, evaluate
+from jobs.evaluate import evaluate
+from jobs.options.evaluate import EvaluateOptions
 from modeling.pipeline import load_tokenizer, reconstruct
 from storage.files import WriteError
 from tests.evaluator.toy import ToyInception, put_in_place, tensor, toy_images, write_folder, write_tars

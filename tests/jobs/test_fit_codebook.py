@@ -13,7 +13,8 @@ from common.config import read_yaml
 from common.images import to_float
 from data import ImageFolder
 from data.still import still_source
-from jobs.fit_codebook import FitOptions, fit, fit_codebook
+from jobs.fit_codebook import fit, fit_codebook
+from jobs.options.fit_codebook import FitOptions
 from modeling.pretrained.teachers import build_teacher, load_teacher
 from modeling.quantizers import VectorQuantizer
 from modeling.tokenizers.cluster import Cluster

@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from jobs import gpu_check as job
-from jobs.gpu_check import Check, GPUCheckOptions, gpu_check
+from jobs.gpu_check import Check, gpu_check
 from jobs.gpu_models import settings_of
 from jobs.gpu_page import table
 from jobs.gpu_parity import distance, model_parity
 from jobs.gpu_scales import SCALES
+from jobs.options.gpu_check import GPUCheckOptions
 from training.unloaded import unloaded
 
 

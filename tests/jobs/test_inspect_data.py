@@ -9,7 +9,8 @@ from PIL import Image
 
 from common.images import pil_to_tensor
 from data import DATASETS
-from jobs.inspect_data import InspectOptions, inspect_data
+from jobs.inspect_data import inspect_data
+from jobs.options.inspect_data import InspectOptions
 from tests.odd_images import encoded, turned, write_gray16, write_huge
 
 

@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from evaluator.linear_probe import linear_probe
-from jobs.linear_probe import ProbeOptions, mean_features, probe_tokenizer
+from jobs.linear_probe import mean_features, probe_tokenizer
 from jobs.measuring import SourceImages
+from jobs.options.linear_probe import ProbeOptions
 from modeling.pipeline import load_tokenizer
-from training.tokenizer_run import ImageData
+from training.tokenizer_settings import ImageData
 
 SMALL = {"name": "openmoji", "skin_tones": False, "categories": ["Flags", "Symbols"]}
 DATA = ImageData(train={**SMALL, "split": "validation"}, validation={**SMALL, "split": "validation"})

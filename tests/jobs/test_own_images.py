@@ -12,8 +12,10 @@ import train_rar
 import train_titok
 from common.build import ConfigError
 from common.config import REPOSITORY, load_settings, read_yaml, to_tree
+from jobs.options.own_images import OwnImagesOptions
+from jobs.options.pretokenize import PretokenizeOptions
+from jobs.options.sample_images import SampleOptions
 from jobs.own_images import own_images
-from jobs.own_images_options import OwnImagesOptions
 from jobs.own_images_report import find_copies
 from jobs.own_images_table import (
     DEVICES,
@@ -24,12 +26,11 @@ from jobs.own_images_table import (
     markdown,
     steps_for,
 )
-from jobs.pretokenize import PretokenizeOptions, pretokenize
+from jobs.pretokenize import pretokenize
 from jobs.recipe_runs import finished
-from jobs.sampling import SampleOptions
 from storage.files import write_yaml
-from training.generator_run import GeneratorRun
-from training.tokenizer_run import TokenizerRun
+from training.generator_settings import GeneratorRun
+from training.tokenizer_settings import TokenizerRun
 
 PROGRAMS = {
     "train_titok.py": (train_titok, TokenizerRun),

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jobs.photo_crops import PHOTOS, PhotoCropsOptions, photo_crops, pieces
+from jobs.options.photo_crops import PhotoCropsOptions
+from jobs.photo_crops import PHOTOS, photo_crops, pieces
 
 
 @pytest.fixture(scope="module")

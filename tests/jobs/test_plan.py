@@ -4,8 +4,9 @@ import pytest
 
 from common.build import ConfigError
 from common.config import load_settings
-from jobs.plan import PlanOptions, estimate, plan
-from training.generator_run import GeneratorRun
+from jobs.options.plan import PlanOptions
+from jobs.plan import estimate, plan
+from training.generator_settings import GeneratorRun
 
 SMALL = [
     "config=configs/rar/imagenet_xl.yaml",

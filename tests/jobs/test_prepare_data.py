@@ -15,7 +15,8 @@ import pytest
 from common.config import REPOSITORY
 from data.packing.imagenet_labels import count_warnings
 from data.webdataset_shards import WebDataset
-from jobs.prepare_data import PrepareOptions, prepare_data
+from jobs.options.prepare_data import PrepareOptions
+from jobs.prepare_data import prepare_data
 from tests.data import imagenet_standin as imagenet
 
 
@@ -356,7 +357,7 @@ sys.path.insert(0, {repository!r})
 import common.workers
 import data.packing.pack_shards as packing
 from common.config import run_script
-from jobs.prepare_data import PrepareOptions, prepare_data
+from jobs.prepare_data import prepare_data
 look = packing._look
 def waiting(image, pixels):
     stop = common.workers._stop  # None in the first process, which only tries how fast it is

@@ -13,7 +13,8 @@ from common.images import to_float
 from data import ImageFolder, TokenMemmap
 from data.still import loading_options
 from data.token_memmap import TokenWriter
-from jobs.pretokenize import PretokenizeOptions, pretokenize
+from jobs.options.pretokenize import PretokenizeOptions
+from jobs.pretokenize import pretokenize
 from modeling.pipeline import find_classes, load_tokenizer
 from storage.weights import weight_hash
 

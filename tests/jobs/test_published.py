@@ -9,10 +9,10 @@ from evaluator.float_rfid import FloatRFID
 from evaluator.metrics import check_metrics, result_name
 from evaluator.metrics.image_quality import QUALITY_PROTOCOLS, ImageQuality
 from evaluator.outcome import Outcome
+from jobs.options.reproduce import REFERENCE
 from jobs.published import (
     FAMILIES,
     OTHER_SIZES,
-    REFERENCE,
     TABLE,
     Family,
     conclude,

@@ -14,7 +14,8 @@ from data.transforms import CROPS
 from evaluator.float_rfid import FloatRFID
 from evaluator.metrics.image_quality import ImageQuality, psnr
 from evaluator.outcome import Outcome
-from jobs.reconstruct import ReconstructOptions, reconstruct
+from jobs.options.reconstruct import ReconstructOptions
+from jobs.reconstruct import reconstruct
 from modeling.factory import build_tokenizer
 from modeling.pipeline import load_tokenizer, reconstruct_any_size
 from tests.conftest import TOKENIZER, write_run

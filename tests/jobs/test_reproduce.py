@@ -19,9 +19,11 @@ from data.transforms import CROPS
 from evaluator.float_rfid import FloatRFID
 from evaluator.image_set import ImageSet
 from evaluator.metrics.image_quality import ImageQuality
-from jobs.evaluate import EvaluateOptions, evaluate
+from jobs.evaluate import evaluate
+from jobs.options.evaluate import EvaluateOptions
+from jobs.options.reproduce import ReproduceOptions
 from jobs.published import FAMILIES, OTHER_SIZES, Family
-from jobs.reproduce import REFERENCE_URL, ReproduceOptions, reproduce
+from jobs.reproduce import REFERENCE_URL, reproduce
 from modeling.factory import build_tokenizer
 from modeling.pipeline import load_tokenizer, reconstruct
 from modeling.pretrained.catalog import RELEASES, Release

@@ -6,16 +6,8 @@ import pytest
 
 from common.build import ConfigError
 from common.config import REPOSITORY
-from jobs.scaling_table import (
-    BEGIN,
-    END,
-    ScalingTableOptions,
-    global_batch,
-    imagenet_recipes,
-    row,
-    scaling_table,
-    table_rows,
-)
+from jobs.options.scaling_table import ScalingTableOptions
+from jobs.scaling_table import BEGIN, END, global_batch, imagenet_recipes, row, scaling_table, table_rows
 
 PAGE = (REPOSITORY / "docs" / "scaling.md").read_text()
 ROWS = dict(table_rows(PAGE.partition(BEGIN)[2].partition(END)[0]))

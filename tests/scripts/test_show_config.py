@@ -7,7 +7,7 @@ import yaml
 
 from common.config import REPOSITORY, load_settings, read_yaml, to_tree
 from scripts import show_config
-from training.generator_run import GeneratorRun
+from training.generator_settings import GeneratorRun
 
 
 @pytest.fixture

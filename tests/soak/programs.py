@@ -14,10 +14,14 @@ import train_rar
 import train_titok
 from data.token_memmap import TokenHeader, TokenWriter
 from evaluator import networks
-from jobs.evaluate import EvaluateOptions, evaluate
-from jobs.fit_codebook import FitOptions, fit_codebook
-from jobs.pretokenize import PretokenizeOptions, pretokenize
-from jobs.sampling import SampleOptions, sample_images
+from jobs.evaluate import evaluate
+from jobs.fit_codebook import fit_codebook
+from jobs.options.evaluate import EvaluateOptions
+from jobs.options.fit_codebook import FitOptions
+from jobs.options.pretokenize import PretokenizeOptions
+from jobs.options.sample_images import SampleOptions
+from jobs.pretokenize import pretokenize
+from jobs.sampling import sample_images
 from modeling.factory import build_generator, build_tokenizer
 from modeling.pretrained.teachers import build_teacher
 from storage.weights import weight_hash
@@ -25,8 +29,8 @@ from tests.conftest import CLASS_NAMES, GENERATOR, TOKENIZER, write_run
 from tests.evaluator.toy import ToyInception
 from tests.parity import fill_module
 from training import trainer
-from training.generator_run import GeneratorRun
-from training.tokenizer_run import TokenizerRun
+from training.generator_settings import GeneratorRun
+from training.tokenizer_settings import TokenizerRun
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,8 @@ from modeling.losses.lpips import LPIPS
 from modeling.losses.patchgan import PatchGAN
 from modeling.losses.perceptual import PerceptualLoss
 from tests.parity import assert_close, fill_module, fill_values, golden
-from training.tasks.tokenizer_loss import PerceptualSettings, TokenizerLoss, TokenizerLossSettings
+from training.tasks.tokenizer_loss import TokenizerLoss
+from training.tokenizer_settings import PerceptualSettings, TokenizerLossSettings
 
 KERNELS = ("discriminator.blocks.0.1", "discriminator.blocks.1.1", "discriminator.blocks.2.1")
 BUILDERS = {

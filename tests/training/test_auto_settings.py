@@ -12,7 +12,7 @@ from common.config import load_settings, read_yaml
 from training import auto_settings
 from training.auto_settings import best_precision, settle, warn_of_batch
 from training.settings import TrainingSettings
-from training.tokenizer_run import TokenizerRun
+from training.tokenizer_settings import TokenizerRun
 
 CPU = torch.device("cpu")
 TITOK = ["config=configs/debug/titok.yaml", "schedule.warmup_steps=0", "training.save_every=1"]

@@ -9,7 +9,7 @@ import torch
 import train_titok
 from modeling.quantizers.vq import VectorQuantizer
 from training.codebook_health import DECAY, HORIZON, CodebookHealth
-from training.tokenizer_run import TokenizerRun
+from training.tokenizer_settings import TokenizerRun
 
 
 def test_equals_a_naive_count():

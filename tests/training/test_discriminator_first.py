@@ -15,7 +15,7 @@ from training.settings import OptimizerSettings
 from training.task import StepContext
 from training.tasks.reconstruction import ReconstructionTask
 from training.tasks.tokenizer import TokenizerSetup
-from training.tasks.tokenizer_loss import TokenizerLossSettings
+from training.tokenizer_settings import TokenizerLossSettings
 
 LOSS = TokenizerLossSettings(
     discriminator_weight=0.1,

@@ -18,8 +18,9 @@ from evaluator.spaces import SPACES
 from modeling.pipeline import generate, load_generator, load_tokenizer, reconstruct
 from tests.evaluator.spaces import small_network
 from tests.evaluator.toy import ToyInception, put_in_place, tensor, toy_images
-from training.generator_run import GeneratorRun
-from training.tokenizer_run import TokenizerRun, build_images
+from training.generator_settings import GeneratorRun
+from training.tokenizer_run import build_images
+from training.tokenizer_settings import TokenizerRun
 
 
 @pytest.fixture(autouse=True)

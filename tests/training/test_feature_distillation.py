@@ -15,7 +15,7 @@ from training.settings import OptimizerSettings
 from training.task import StepContext
 from training.tasks.feature_distillation import FeatureDistillationTask, false_colours
 from training.tasks.tokenizer import TokenizerSetup
-from training.tasks.tokenizer_loss import TokenizerLossSettings
+from training.tokenizer_settings import TokenizerLossSettings
 
 
 class Colours(nn.Module):

@@ -9,11 +9,12 @@ import train_titok
 from common.build import ConfigError, build_dataclass
 from common.config import REPOSITORY, load_settings, read_yaml
 from modeling.layers.trainable import blocks
-from training.generator_run import GeneratorRun
-from training.memory_plan import GPUS, Plan, sizes, usable
+from training.generator_settings import GeneratorRun
+from training.gpus import GPUS
+from training.memory_plan import Plan, sizes, usable
 from training.run_lengths import in_steps
 from training.step_cost import CostMode, fused_attention
-from training.tokenizer_run import TokenizerRun
+from training.tokenizer_settings import TokenizerRun
 from training.trainer import Trainer
 
 TITOK = [

@@ -10,13 +10,11 @@ from common.build import build_dataclass
 from common.config import REPOSITORY, read_yaml
 from common.shares import Share
 from training.ema import ema_decay
-from training.generator_run import GeneratorRun
+from training.generator_settings import GeneratorRun, RARSettings
 from training.plan_checks import short_generator_run, short_run, short_tokenizer_run
 from training.run_lengths import in_steps
 from training.settings import ScheduleSettings, TrainingSettings
-from training.tasks.token_prediction import RARSettings
-from training.tasks.tokenizer_loss import TokenizerLossSettings
-from training.tokenizer_run import TokenizerRun
+from training.tokenizer_settings import TokenizerLossSettings, TokenizerRun
 
 QUIET = {"preview_every": 0, "evaluate_every": 0, "save_every": 100}
 

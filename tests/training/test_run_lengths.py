@@ -8,11 +8,10 @@ import train_rar
 from common.build import ConfigError
 from common.config import read_yaml
 from common.shares import Share
-from training.generator_run import GeneratorRun
+from training.generator_settings import GeneratorRun
 from training.run_lengths import in_steps
 from training.settings import ScheduleSettings
-from training.tasks.tokenizer import LearningSettings
-from training.tasks.tokenizer_loss import TokenizerLossSettings
+from training.tokenizer_settings import LearningSettings, TokenizerLossSettings
 
 
 def test_every_share_of_nested_sections_becomes_steps():

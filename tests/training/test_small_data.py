@@ -7,10 +7,12 @@ from common.config import load_settings
 from data import DATASETS
 from data.image_folder import ImageFolder
 from data.openmoji import OpenMoji
-from training.generator_run import GeneratorRun, train_generator
+from training.generator_run import train_generator
+from training.generator_settings import GeneratorRun
 from training.settings import TrainingSettings
 from training.small_data import DataFacts, default, generator_advice, say_advice, tokenizer_advice, trained
-from training.tokenizer_run import TokenizerRun, train_tokenizer
+from training.tokenizer_run import train_tokenizer
+from training.tokenizer_settings import TokenizerRun
 from training.trainer import Trainer
 
 TRAINING = TrainingSettings(max_steps=1000, evaluate_every=0)

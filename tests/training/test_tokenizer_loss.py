@@ -10,7 +10,8 @@ from modeling.losses.lpips import LPIPS
 from modeling.losses.perceptual import PerceptualLoss
 from modeling.quantizers.posterior import DiagonalGaussian
 from tests.parity import assert_close, fill_module, golden
-from training.tasks.tokenizer_loss import PerceptualSettings, TokenizerLoss, TokenizerLossSettings
+from training.tasks.tokenizer_loss import TokenizerLoss
+from training.tokenizer_settings import PerceptualSettings, TokenizerLossSettings
 
 BLUR = ("blocks.0.1", "blocks.1.1", "blocks.2.1")
 BOTH = PerceptualSettings(lpips_weight=1.0, convnext_weight=0.1)

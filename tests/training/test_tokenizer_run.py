@@ -16,8 +16,8 @@ from modeling.tokenizers import TOKENIZERS
 from tests.conftest import TOKENIZER
 from tests.recipes import RECIPES
 from training.tasks import TOKENIZER_TASKS
-from training.tasks.tokenizer import LearningSettings, TokenizerTask
-from training.tokenizer_run import TokenizerRun
+from training.tasks.tokenizer import TokenizerTask
+from training.tokenizer_settings import LearningSettings, TokenizerRun
 
 
 def variant(**quantizer):

@@ -10,14 +10,8 @@ from modeling.losses.distillation import feature_cosine, feature_distillation_lo
 from modeling.pretrained.teachers import load_teacher
 from training.means import HeldOutMeans
 from training.task import DecidingValue, Phase, Picture, Scalars, StepContext
-from training.tasks.tokenizer import (
-    SOFT_START,
-    LearningSettings,
-    TokenizerSetup,
-    TokenizerTask,
-    pixel_options,
-    side_by_side,
-)
+from training.tasks.tokenizer import SOFT_START, TokenizerSetup, TokenizerTask, pixel_options, side_by_side
+from training.tokenizer_settings import LearningSettings
 
 
 class FeatureDistillationTask(TokenizerTask):

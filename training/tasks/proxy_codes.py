@@ -8,7 +8,8 @@ from modeling.losses.reconstruction import proxy_cross_entropy
 from modeling.pretrained.loading import load_tokenizer
 from modeling.tokenizers.base import Tokenizer
 from training.task import DecidingValue, Phase, Scalars, StepContext
-from training.tasks.tokenizer import LearningSettings, TokenizerSetup, TokenizerTask, pixel_options
+from training.tasks.tokenizer import TokenizerSetup, TokenizerTask, pixel_options
+from training.tokenizer_settings import LearningSettings
 
 
 def proxy_loss(

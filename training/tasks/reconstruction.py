@@ -13,11 +13,12 @@ from modeling.pretrained.loading import load_tokenizer
 from modeling.pretrained.perceptual_weights import find_perceptual
 from modeling.pretrained.text import TextEncoder
 from modeling.tokenizers.base import Tokenizer, TokenizerOutput
-from training.evaluation import TokenizerEvaluation
+from training.evaluation_settings import TokenizerEvaluation
 from training.settings import OptimizerSettings
 from training.task import DecidingValue, Phase, Scalars, StepContext
-from training.tasks.tokenizer import LearningSettings, TokenizerSetup, TokenizerTask, find_text_encoder
+from training.tasks.tokenizer import TokenizerSetup, TokenizerTask, find_text_encoder
 from training.tasks.tokenizer_loss import TokenizerLoss
+from training.tokenizer_settings import LearningSettings
 
 
 class ReconstructionTask(TokenizerTask):

@@ -13,9 +13,7 @@ from torch import nn
 
 from common import distributed
 from common.build import ConfigError
-from common.config import option
 from common.images import enlarge, grid
-from common.shares import Steps, is_before
 from data.loaders import eval_loader
 from data.source import Source
 from data.stream import Batch
@@ -28,6 +26,7 @@ from modeling.sampling.noise import sample_uniforms
 from modeling.token_factors import TokenFactors
 from modeling.tokenizers.base import Tokenizer
 from training.evaluation import SampleEvaluator
+from training.generator_settings import NO_VALIDATION, MaskGITSettings, RARSettings
 from training.means import HeldOutMeans
 from training.randomness import ExampleRandom
 from training.settings import OptimizerSettings
@@ -35,42 +34,6 @@ from training.task import DecidingValue, Phase, Picture, Scalars, StepContext, T
 
 PREVIEW_CLASSES, PREVIEW_PER_CLASS = 12, 8
 PREVIEW_SIDE = 96  # pixels; smaller images are enlarged towards this size
-NO_VALIDATION = "the loss of held-out tokens decides; name their file in data.validation"
-
-
-def _check_share(key: str, value: float) -> None:
-    if not 0 <= value <= 1:
-        raise ConfigError(f"{key}={value} must be in [0, 1]")
-
-
-@dataclass(kw_only=True)
-class RARSettings:
-    """Randomized autoregressive training (arXiv:2411.00776)."""
-
-    class_label_dropout: float = option(0.1, "share of labels replaced by 'no class', for guidance")
-    randomness_anneal_start: Steps = option(125_000, "orders are random before this step")
-    randomness_anneal_end: Steps = option(187_500, "and raster from this step on")
-
-    def __post_init__(self) -> None:
-        _check_share("class_label_dropout", self.class_label_dropout)
-        if is_before(self.randomness_anneal_end, self.randomness_anneal_start):
-            raise ConfigError(
-                f"randomness_anneal_end={self.randomness_anneal_end} is before"
-                f" randomness_anneal_start={self.randomness_anneal_start}"
-            )
-
-
-@dataclass(kw_only=True)
-class MaskGITSettings:
-    """Masked token training (arXiv:2202.04200)."""
-
-    class_label_dropout: float = option(0.1, "share of labels replaced by 'no class', for guidance")
-    label_smoothing: float = option(0.1, "share of the target spread evenly over the codebook")
-    unmasked_weight: float = option(0.1, "weight of visible tokens in the loss; masked ones count 1")
-
-    def __post_init__(self) -> None:
-        for key, value in vars(self).items():
-            _check_share(key, value)
 
 
 @dataclass(kw_only=True, eq=False)

@@ -11,22 +11,21 @@ from torch import nn
 
 from common import distributed
 from common.build import ConfigError
-from common.config import option
 from common.images import enlarge, grid, to_float
 from data.loaders import eval_loader
 from data.source import Source
 from data.stream import Batch, EvalStream
 from evaluator.codebook_usage import CodebookUsage
-from modeling.losses import DISCRIMINATORS
 from modeling.pretrained.loading import load_tokenizer
 from modeling.pretrained.text import TextEncoder, class_captions, load_text_encoder
 from modeling.tokenizers.base import Tokenizer, TokenizerOutput
 from training.codebook_health import CodebookHealth
-from training.evaluation import ReconstructionEvaluator, TokenizerEvaluation
+from training.evaluation import ReconstructionEvaluator
+from training.evaluation_settings import TokenizerEvaluation
 from training.means import HeldOutMeans
 from training.settings import OptimizerSettings
 from training.task import Picture, Scalars, StepContext, Task
-from training.tasks.tokenizer_loss import TokenizerLossSettings
+from training.tokenizer_settings import LearningSettings, TokenizerLossSettings
 
 PREVIEW_IMAGES = 64
 PREVIEW_SIDE = 96  # pixels; smaller images are enlarged towards this size
@@ -36,28 +35,6 @@ COPIED = "the pixel decoder starts from the teacher's; expected one like maskgit
 FROZEN = "encoder and codes of this tokenizer are frozen; expected the finished tokenizer"
 Text = dict[str, torch.Tensor]  # {"text": [B, text_length, text_width]}, or empty
 NO_ENTROPY = "the quantizer has no entropy term; expected its entropy_weight above 0 (lfq, bsq, ibq, vq)"
-
-
-@dataclass(kw_only=True)
-class LearningSettings:
-    """What a run says about how its tokenizer learns; a task refuses what it does not use."""
-
-    teacher: str | dict | None = option(
-        None,
-        "frozen model to learn from; titok's layouts proxy and two_stage: a 2-D tokenizer (maskgit-vqgan, a folder,"
-        " a file); vqkd and cluster: a section: name (of timm), weights, project, ...",
-    )
-    initialize: str | dict | None = option(
-        None, "tokenizer to start from; two_stage, pixel_decoder: the finished first stage"
-    )
-    text_encoder: str | None = option(None, "weights of the CLIP text tower (tatitok); null = from the hub")
-    losses: TokenizerLossSettings = option(TokenizerLossSettings())
-    discriminator: dict | None = option(
-        None, "section: name and options; null = no adversarial training", kinds=DISCRIMINATORS
-    )
-    optimizer: OptimizerSettings = option(OptimizerSettings())
-    discriminator_learning_rate: float | None = option(None, "null = that of the tokenizer")
-    evaluation: TokenizerEvaluation = option(TokenizerEvaluation())
 
 
 @dataclass(frozen=True, kw_only=True)

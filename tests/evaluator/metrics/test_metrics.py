@@ -14,9 +14,10 @@ from evaluator.metrics.image_quality import PairMetric
 from evaluator.moments import Moments, Statistics
 from evaluator.networks import NETWORKS, Network, load_networks
 from evaluator.reference import open_reference, write_reference
-from jobs.evaluate import EvaluateOptions, evaluate
+from jobs.evaluate import evaluate
+from jobs.options.evaluate import EvaluateOptions
 from tests.evaluator.toy import ToyInception, put_in_place, tensor, toy_images
-from training.evaluation import GeneratorEvaluation, TokenizerEvaluation
+from training.evaluation_settings import GeneratorEvaluation, TokenizerEvaluation
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from modeling.losses.adversarial import (
     hinge_discriminator_loss,
 )
 from tests.parity import assert_close, golden
-from training.tasks.tokenizer_loss import GANLoss, TokenizerLossSettings
+from training.tokenizer_settings import GANLoss, TokenizerLossSettings
 
 
 def test_hinge_value_and_gradient() -> None:

@@ -13,8 +13,8 @@ from modeling.pretrained.run_folder import RUN_KEYS
 from storage.files import write_yaml
 from tests.conftest import TOKENIZER
 from tests.parity import manifest
-from training.generator_run import GeneratorRun
-from training.tokenizer_run import TokenizerRun
+from training.generator_settings import GeneratorRun
+from training.tokenizer_settings import TokenizerRun
 
 
 @pytest.mark.parametrize(
