@@ -30,7 +30,7 @@ _OWN += (
     "crop",
     "rounding",
 )
-_OWN += ("reference_images",)
+_OWN += ("reference_images", "token_copies")
 # Settings of a comparison that change no number of another row.
 _FREE = ("output", "tokenizers", "train", "batch_size", "num_workers")
 

@@ -80,6 +80,14 @@ def test_facts_of_single_metrics_are_compared_where_both_have_them(board):
     assert "kid_subset_size: 100, there 1000" in page
 
 
+def test_what_was_found_is_no_protocol(board):
+    copies = [
+        {"token_copies": {"rows": 500, "copies": count}, "copies": {"samples": count}} for count in (3, 40)
+    ]
+    _, rows = board(one=result({"fid": 3.0}, **copies[0]), two=result({"fid": 2.0}, **copies[1]))
+    assert {row["group"] for row in rows} == {"1"}
+
+
 def test_a_model_has_no_place_in_a_space_that_it_was_trained_on(board):
     network = {"dinov2": {"weights_hash": "d"}, "titok_openmoji": {"weights_hash": "own"}}
     values = {"fdr_dinov2_500": 1.0, "fd_titok_openmoji_500": 1.0, "psnr": 20.0}
