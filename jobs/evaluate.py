@@ -16,6 +16,7 @@ from evaluator.outcome import failure
 from evaluator.provenance import image_facts, network_warnings
 from evaluator.reference import write_reference
 from jobs.copies import picture_path, save_closest_pairs, training_copies
+from jobs.evaluation_report import report_lines, write_pictures
 from jobs.evaluation_run import Run
 from jobs.measuring import found, pass_through
 from jobs.options.evaluate import EvaluateOptions
@@ -116,11 +117,13 @@ def evaluate(options: EvaluateOptions) -> None:
         for note in late:
             warn(note)
         # Printed first: if the file cannot be written after all, the numbers are there.
-        banner("Results", {name: f"{value:.6g}" for name, value in values.items()})
+        banner("Results", report_lines(values, facts))
         result = {"metrics": values, "warnings": notes + late, "protocol": facts}
         result |= {"errors": errors} if errors else {}
         distributed.on_main(lambda: write_json(options.output, result, default=str))
         distributed.on_main(lambda: _show_pairs(run, evaluator.details))
+        if path := write_pictures(options.output, run.pictures, run.samples, options.pictures):
+            say(f"pictures: {path}")
         say(f"{run.samples.count} images in {duration(clock.lap())}; see {options.output}")
         if errors:
             raise ValueError(f"{failure(errors)}; {options.output} holds the other metrics")

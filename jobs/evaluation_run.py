@@ -24,6 +24,7 @@ from evaluator.pairing import pair_by_name
 from evaluator.protocol import PROTOCOLS
 from evaluator.provenance import image_facts, pixel_warnings, sampler_facts, warnings_about
 from evaluator.reference import Reference, image_reference, open_reference
+from jobs.evaluation_report import PairPictures
 from jobs.evaluation_weights import OWN_METRICS, with_weights
 from jobs.measuring import ReconstructionMeasurement, batches, found, pass_through, tokenizer_facts
 from jobs.options.evaluate import EvaluateOptions
@@ -92,6 +93,7 @@ class Run:
         if self.paired_by is None and self.reference is not None and not self.reference.statistics:
             self.reference.images = spread(self.reference.images, options.max_images)
         self.notes: list[str] = []
+        self.pictures: PairPictures | None = None  # of the pairs that `measure` saw
         self._check()
         self._require_weights()
 
@@ -134,9 +136,8 @@ class Run:
         self.metrics, self.notes = kept, [f"left out: {reason}" for reason in reasons.values()]
 
     def _require_weights(self) -> None:
-        """Refuse named metrics without weights; of the usual ones measure what is possible."""
+        """Refuse wrong names, then named metrics without weights; of the usual ones measure what is possible."""
         reference = self.reference
-        # Before networks are looked for and downloaded.
         image_set = "originals" if reference is None else reference.image_set
         check_names(self.metrics, image_set, reference is None or reference.same_count(self.samples.count))
         named = self.options.metrics is not None or self.options.make_ref is not None
@@ -217,13 +218,17 @@ class Run:
         images = None if self.reference is None else self.reference.images
         codes = None if self.tokenizer is None else self.tokenizer.codebook_size
         measurement = ReconstructionMeasurement(evaluator, codebook_size=codes, device=self.device)
+        if self.tokenizer is not None or self.paired_by is not None:
+            self.pictures = PairPictures(self.options.pictures, self.samples.count)
         if self.tokenizer is not None:
+            measurement.also = self.pictures.update
             measurement.reconstruct(self.tokenizer, self.samples, size)
         elif self.paired_by is not None:
             others = images.batches(size)
             for batch in batches(self.samples, size, "measuring"):
                 originals = next(others).images
                 evaluator.update_pairs(batch.images, originals, batch.positions)
+                self.pictures.update(batch.images, originals, batch.positions)
                 if evaluator.needs_reference_images:
                     evaluator.update_reference(originals, batch.positions)
         else:

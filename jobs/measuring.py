@@ -113,6 +113,7 @@ class ReconstructionMeasurement:
     ) -> None:
         self.evaluator, self.rfid, self.device = evaluator, float_rfid, device
         self.usage = None if codebook_size is None else CodebookUsage(codebook_size)
+        self.also: Callable[..., None] | None = None  # is given the results, originals and positions, too
 
     def update(
         self,
@@ -126,6 +127,8 @@ class ReconstructionMeasurement:
             self.evaluator.update_pairs(results, originals, positions)
         if self.rfid is not None:
             self.rfid.update_pairs(results, originals)
+        if self.also is not None:
+            self.also(results, originals, positions)
         if self.usage is not None:
             self.usage.update(tokens)
 

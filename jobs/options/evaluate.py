@@ -16,6 +16,7 @@ class EvaluateOptions:
     samples: str = option(help="images to measure; with a tokenizer, to reconstruct")
     reference: str | None = option(None, "ADM statistics (.npz), or images")
     output: str = option("result.json", "where the result goes")
+    pictures: int = option(8, "columns of the picture beside it: samples, or pairs, worst and best; 0 = none")
     metrics: list[str] | None = option(
         None,
         "fid, kid, is, mind, fdr6, psnr, ssim, ...: all in docs/evaluation.md; null = the usual ones",
@@ -57,7 +58,7 @@ class EvaluateOptions:
     lpips_weights: list[str] | None = option(None, "files for lpips: VGG-16 trunk and linear heads")
 
     def __post_init__(self) -> None:
-        check_least(self, batch_size=1, keep_images=0)
+        check_least(self, batch_size=1, keep_images=0, pictures=0)
         check_weight_names(self.space_weights, "space_weights")
         if self.tokenizer is None and (self.image_size is None) != (self.crop in (None, "no")):
             raise ValueError(f"crop={self.crop} and image_size={self.image_size} go together")

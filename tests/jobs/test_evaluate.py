@@ -15,6 +15,7 @@ from evaluator.image_files import open_images
 from evaluator.metrics.image_quality import ImageQuality
 from evaluator.networks import NETWORKS
 from jobs.evaluate import evaluate
+from jobs.evaluation_report import PairPictures
 from jobs.options.evaluate import EvaluateOptions
 from modeling.pipeline import load_tokenizer, reconstruct
 from storage.files import WriteError
@@ -519,3 +520,44 @@ def test_distances_within_classes(files):
     assert result["metrics"]["fid_per_class_50"] == pytest.approx(sum(classes.values()) / 5)
     with pytest.raises(ValueError, match="reference images have no labels"):
         run(files, files / "fake.npz", reference=str(files / "real.npz"), **options)
+
+
+def test_a_report_says_what_is_better_and_shows_the_worst_pairs(tiny_tokenizer_run, tmp_path, capsys):
+    folder, options = write_folder(tmp_path / "val", REAL[:10]), {"tokenizer": str(tiny_tokenizer_run)}
+    run(tmp_path, folder, pictures=3, batch_size=4, **options)
+    printed = capsys.readouterr().out
+    lines = [line for line in printed.splitlines() if " is better" in line]
+    assert len(lines) >= 4 and len({line.index(" is better") - line.index("er is") for line in lines}) == 1
+    assert re.search(r"^psnr +[\d.]+ +higher is better +against the originals$", printed, re.MULTILINE)
+    assert re.search(
+        r"^rfid_10 +[\d.]+ +lower is better +against the originals in inception$", printed, re.MULTILINE
+    )
+    path = tmp_path / "out" / "result_pictures.png"
+    first = path.read_bytes()
+    width, height = Image.open(path).size
+    assert height == 6 * 98 + 2 and width > 3 * 98  # six rows of images of 96 pixels
+    run(tmp_path, folder, pictures=3, batch_size=64, **options)
+    assert path.read_bytes() == first
+    path.unlink()
+    run(tmp_path, folder, pictures=0, **options)
+    assert not path.exists()
+
+
+def test_pictures_hold_the_worst_and_the_best_pair():
+    originals = torch.full((9, 3, 8, 8), 100, dtype=torch.uint8)
+    results = originals + torch.arange(9, dtype=torch.uint8).view(
+        9, 1, 1, 1
+    )  # pair 8 is the worst, 0 the best
+    pictures = PairPictures(2, 9)
+    for part in torch.arange(9).split(2):
+        pictures.update(results[part], originals[part], part)
+    picture = (pictures.picture() * 255).round()[0]
+    columns = [picture.shape[1] - 2 - 98 * (2 - i) + 1 + 48 for i in range(2)]
+    middles = [[int(picture[2 + 98 * row + 48, column]) for column in columns] for row in range(6)]
+    assert middles[3] == [108, 107] and middles[5] == [100, 101]
+    assert middles[0] == middles[2] == middles[4] == [100, 100]
+
+
+def test_samples_are_shown_too(files):
+    run(files, files / "fake", reference=str(files / "real"), pictures=4)
+    assert Image.open(files / "out" / "result_pictures.png").size == (4 * 98 + 2, 4 * 98 + 2)
