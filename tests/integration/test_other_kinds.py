@@ -4,7 +4,8 @@ import pytest
 
 import train_titok
 from common.config import load_settings, read_yaml
-from scripts import inspect_data
+from jobs.inspect_data import inspect_data
+from jobs.options.inspect_data import InspectOptions
 from training.generator_settings import GeneratorRun
 from training.tokenizer_settings import TokenizerRun
 
@@ -80,6 +81,6 @@ def test_other_parts(settings, recipe, arguments, section, expected):
 
 def test_scripts_take_another_data_set_too(program, image_folder):
     arguments = ["config=configs/titok/openmoji.yaml", *images_at(image_folder)]
-    done = program(inspect_data.inspect_data, inspect_data.InspectOptions, *arguments, "workers=1")
+    done = program(inspect_data, InspectOptions, *arguments, "workers=1")
     assert done.code == 0, done.err
     assert "7 images" in done.out and "note: data.train: left out keys of openmoji" in done.err
