@@ -2,33 +2,20 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.config import option
 from common.console import say
 from evaluator.result_names import base_name, direction, networks_behind
 from jobs.leaderboard_pages import csv_table, html_page, markdown_page
 from jobs.leaderboard_rows import Group, Row, read_rows, result_files
-
-
-@dataclass(kw_only=True)
-class LeaderboardOptions:
-    """Which results, and where the table goes."""
-
-    results: list[str] = option(help="result files of evaluate, reproduce and compare, or folders with some")
-    output: str = option("leaderboard", "folder for leaderboard.md, .html and .csv")
-    rank: str | None = option(
-        None, "metric that orders rows, such as fid or psnr; null = the first that all rows of a group have"
-    )
+from jobs.options.leaderboard import LeaderboardOptions
+from storage.files import write_text
+from storage.locks import reserved_folder
 
 
 def leaderboard(options: LeaderboardOptions) -> None:
     """Read, group, order, write and print."""
-    from storage.files import write_text  # imports torch, which help and refusals need not wait for
-    from storage.locks import reserved_folder
-
     rows = list(unique_names([row for path in result_files(options.results) for row in read_rows(path)]))
     groups = grouped(rows)
     for group in groups:

@@ -15,7 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from common.config import run_script
-from jobs.leaderboard import LeaderboardOptions, leaderboard
+from jobs.options.leaderboard import LeaderboardOptions
 
 if __name__ == "__main__":
-    run_script(leaderboard, LeaderboardOptions, __doc__)
+    run_script("jobs.leaderboard:leaderboard", LeaderboardOptions, __doc__)

@@ -119,9 +119,11 @@ def tokenizer_advice(
     if not facts.few:
         return
     missing = [name for name in AUGMENTATIONS if default(kind, name) is False and not section.get(name)]
+    if "random_crop" in missing and section.get("random_area"):  # parts of random shape instead
+        missing.remove("random_crop")
     if missing:
         keys = " ".join(f"data.train.{name}=true" for name in missing)
-        yield f"images are always shown the same way; {keys}"
+        yield f"images could be varied more; {keys}"
     if facts.per_number > PER_PIXEL:
         yield from _stop_in_time(facts, training)
         yield "the model has more parameters than its training data has values; choose a smaller one, or add images"

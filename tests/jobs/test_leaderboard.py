@@ -8,7 +8,8 @@ import pytest
 from common.config import REPOSITORY
 from evaluator.metrics import METRICS
 from evaluator.result_names import base_name, direction, is_spread, networks_behind
-from jobs.leaderboard import LeaderboardOptions, leaderboard
+from jobs.leaderboard import leaderboard
+from jobs.options.leaderboard import LeaderboardOptions
 
 
 def result(metrics, **changes):
