@@ -175,12 +175,6 @@ def build_dataclass(cls: type, section: Mapping, path: str = "") -> Any:
         raise ConfigError(f"{path or 'options'}: {error}") from error
 
 
-def check_name(kind: str, builders: Mapping[str, Any], section: Any) -> None:
-    """Raise ConfigError for an unknown `name` in a section, if it has one; of a registry, nothing is imported."""
-    if isinstance(section, Mapping) and "name" in section and str(section["name"]) not in builders:
-        choose(kind, builders, section)
-
-
 def choose(kind: str, builders: Mapping[str, Callable], section: Mapping) -> tuple[Callable, dict]:
     """The builder that `section['name']` selects, and the remaining options (unchecked).
 

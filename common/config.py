@@ -17,9 +17,20 @@ from yaml import YAMLError
 
 from common import peers
 from common.build import ConfigError, build_dataclass, takes_text, type_name
-from common.console import printable
+from common.console import one_line, printable
 from common.home import at_home
-from common.recipes import REMOVED, Entry, base_file, entries, inherit, leave_out, merge, plain, with_origin
+from common.recipes import (
+    REMOVED,
+    Entry,
+    base_file,
+    check_names,
+    entries,
+    inherit,
+    leave_out,
+    merge,
+    plain,
+    with_origin,
+)
 from common.shares import Share
 from common.signals import SignalWatch, signal_name
 from common.streams import secure_streams
@@ -29,7 +40,6 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 Settings = TypeVar("Settings")
 _KEY = re.compile(r"[^.\[\]]+(\.[^.\[\]]+|\[[^.\[\]]+\])*")  # a.b, a[0]
-_LONGEST_LINE = 3000  # characters
 # What libraries raise for YAML that is wrong. ValueError: dates, numbers, bytes; TypeError: keys; RecursionError: an
 # interpolation that leads to itself.
 _UNREADABLE = (YAMLError, OmegaConfBaseException, ValueError, TypeError, RecursionError, OSError)
@@ -188,6 +198,7 @@ def load_settings(cls: type[Settings], arguments: Sequence[str]) -> Settings:
     tree = resolve(_with_texts(cls, sources))
     if hasattr(cls, "translate"):  # before the strict check: from the keys of another program
         tree = cls.translate(tree)
+    check_names(tree, cls)
     settings = build_dataclass(cls, tree)
     _check_removed(settings, sources)
     return settings
@@ -334,12 +345,3 @@ def _report(error: Exception) -> str | int | None:
     if not mistake or os.environ.get("TRACEBACK"):
         return None
     return 1 if same else f"error: {text}"
-
-
-def one_line(error: Exception) -> str:
-    """The message of an error as one line; of a message that repeats a file of megabytes, the beginning."""
-    text = str(error)  # an error of a data loading worker carries the worker's traceback
-    if "Original Traceback (most recent call last):" in text:
-        text = re.split(r"\n[\w.]+: ", text)[-1]
-    line = " ".join(text.split())
-    return line if len(line) <= _LONGEST_LINE else f"{line[:_LONGEST_LINE]} ..."

@@ -1,6 +1,7 @@
 """Output in the terminal, by the main process only: banners, notices, warnings and progress bars."""
 
 import os
+import re
 import sys
 import time
 from collections.abc import Iterable, Mapping
@@ -8,6 +9,8 @@ from collections.abc import Iterable, Mapping
 from tqdm import tqdm
 
 from common import ranks
+
+_LONGEST_LINE = 3000  # characters
 
 
 def say(text: str = "") -> None:
@@ -40,6 +43,15 @@ def printable(name: str) -> str:
 def _escaped(character: str) -> str:
     byte = ord(character) - 0xDC00  # where Python puts bytes of file names that are not UTF-8
     return f"\\x{byte:02x}" if 0x80 <= byte <= 0xFF else character.encode("unicode_escape").decode()
+
+
+def one_line(error: Exception) -> str:
+    """The message of an error as one line; of a message that repeats a file of megabytes, the beginning."""
+    text = str(error)  # an error of a data loading worker carries the worker's traceback
+    if "Original Traceback (most recent call last):" in text:
+        text = re.split(r"\n[\w.]+: ", text)[-1]
+    line = " ".join(text.split())
+    return line if len(line) <= _LONGEST_LINE else f"{line[:_LONGEST_LINE]} ..."
 
 
 def duration(seconds: float) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from common.build import ConfigError
+from common.build import ConfigError, choose
 from common.console import note
 
 REMOVED = object()  # the value of an entry whose key a recipe takes out of its base
@@ -114,6 +114,16 @@ def named_sections(cls: type, prefix: str = "") -> dict[str, Kinds]:
             found[path] = field.metadata["kinds"]
             found |= {f"{path}.{part}": kinds for part, kinds in field.metadata["parts"].items()}
     return found
+
+
+def check_names(tree: Mapping, settings: type) -> None:
+    """Raise ConfigError for a plain tree with a `name` that is unknown. Nothing is imported of what names lead to."""
+    for path, kinds in named_sections(settings).items():
+        section: Any = tree
+        for key in path.split("."):
+            section = section.get(key) if isinstance(section, Mapping) else None
+        if isinstance(section, Mapping) and "name" in section and str(section["name"]) not in kinds:
+            choose(path, kinds, section)
 
 
 def leave_out(tree: dict, settings: type) -> dict:

@@ -7,7 +7,8 @@ from typing import Any
 
 from common import distributed
 from common.braces import expand_braces
-from common.config import find_file, one_line
+from common.config import find_file
+from common.console import one_line
 
 
 def require_all(needed: Mapping[str, Callable[[], Any]], name: str) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from common.config import one_line
+from common.console import one_line
 from data.shard_cache import ShardCache
 from data.tar_index import NO_LABEL
 from storage.files import atomic_file, user_cache_folder

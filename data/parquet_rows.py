@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 
 from common import distributed
-from common.config import one_line
-from common.console import progress
+from common.console import one_line, progress
 from data.parquet_facts import Columns, FileFacts, OpenParquet, open_facts, require_pyarrow
 from data.shard_cache import ShardCache
 from data.source import CorruptSample

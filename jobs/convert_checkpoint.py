@@ -4,8 +4,7 @@ from pathlib import Path
 
 from torch import nn
 
-from common.config import one_line
-from common.console import say
+from common.console import one_line, say
 from jobs.options.convert_checkpoint import ConvertCheckpointOptions
 from modeling.pretrained.hub import save_pretrained
 from modeling.pretrained.loading import load_files

@@ -11,8 +11,7 @@ from typing import Any
 
 import torch
 
-from common.config import one_line
-from common.console import banner, say
+from common.console import banner, one_line, say
 from jobs.gpu_models import coding, inception, sampling, training_step
 from jobs.gpu_page import page
 from jobs.gpu_parity import attention_parity, model_parity

@@ -14,8 +14,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
-from common.config import one_line
-from common.console import progress
+from common.console import one_line, progress
 from storage.files import write_json
 from storage.locks import exclusive
 from storage.remote_files import RemoteError, Version, read_from, version_of

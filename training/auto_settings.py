@@ -14,8 +14,7 @@ from accelerate import Accelerator
 
 from common import distributed
 from common.build import ConfigError
-from common.config import one_line
-from common.console import duration, say, warn
+from common.console import duration, one_line, say, warn
 from common.cores import loading_workers, warn_of_workers
 from common.instructions import has_bf16
 from training.checkpoint import CheckpointFolder

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from common.build import ConfigError, check_name
+from common.build import ConfigError
 from common.config import option
 from common.shares import Steps, is_before
 from compat.runs import translate_run
@@ -103,10 +103,6 @@ class GeneratorRun:
     tokens: dict | None = option(None, "filled in by training: where the tokens came from")
 
     def __post_init__(self) -> None:
-        check_name(
-            "generator", GENERATORS, self.generator
-        )  # again when it is built, but that is seconds later
-        check_name("data.images", DATASETS, self.data.images)
         key = self.training.needs_deciding_value
         if (
             key is not None and self.data.validation is None

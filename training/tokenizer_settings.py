@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from common.build import ConfigError, check_name
+from common.build import ConfigError
 from common.choices import LeCamForm
 from common.config import option
 from common.shares import Steps, is_before
@@ -147,12 +147,6 @@ class TokenizerRun(LearningSettings):
         return translate_run(tree, "tokenizer", cls)
 
     def __post_init__(self) -> None:
-        # Again when the parts are built, but that is seconds later.
-        check_name("tokenizer", TOKENIZERS, self.tokenizer)
-        check_name("tokenizer.quantizer", QUANTIZERS, self.tokenizer.get("quantizer"))
-        check_name("discriminator", DISCRIMINATORS, self.discriminator)
-        check_name("data.train", DATASETS, self.data.train)
-        check_name("data.validation", DATASETS, self.data.validation)
         kind = TOKENIZERS.get(str(self.tokenizer.get("name")))
         if kind is not None and "teacher" in kind.parts and "teacher" not in self.tokenizer:
             from modeling.pretrained.teachers import network_section  # here: it needs torch

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from common.config import one_line
+from common.console import one_line
 from storage.mat_file import read_table
 
 SYNSET = re.compile(r"n\d{8}")

@@ -17,7 +17,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 
-from common.config import one_line
+from common.console import one_line
 from common.home import at_home
 from modeling.pretrained.hub_cache import answered_with, cached_download, offline
 from modeling.pretrained.nested_files import read_nested_weights

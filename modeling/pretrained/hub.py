@@ -10,7 +10,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
 from torch import nn
 
-from common.config import one_line
+from common.console import one_line
 from modeling.pretrained.loading import load_files
 from modeling.pretrained.model_names import HUB_CONFIG, ModelName, open_model
 from modeling.tokenizers.base import Tokenizer

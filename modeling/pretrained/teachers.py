@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from common.build import nearest
-from common.config import one_line
+from common.console import one_line
 from modeling.layers.half import as_weights
 from storage.weights import CheckpointError, read_weights
 

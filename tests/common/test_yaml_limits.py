@@ -6,7 +6,8 @@ import pytest
 import yaml
 
 from common.build import ConfigError
-from common.config import REPOSITORY, merge_arguments, one_line, read_yaml
+from common.config import REPOSITORY, merge_arguments, read_yaml
+from common.console import one_line
 from common.yaml_limits import DEEPEST, check_interpolations, check_text
 
 

@@ -23,7 +23,7 @@ from typing import Any
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis.strategies import SearchStrategy
 
-from common.config import one_line
+from common.console import one_line
 from tests.fuzz.mutations import damage, random_edits
 
 CPU_SECONDS, SECONDS = 10, 300  # of one example: computing, and waiting
