@@ -43,10 +43,8 @@ def loading_workers(device: str) -> tuple[int, str]:
     each = number // processes
     if device == "cpu":
         workers = min(MOST_WORKERS_CPU, each // CORES_PER_WORKER_CPU)
-        return (
-            workers,
-            f"one for {CORES_PER_WORKER_CPU} of this process's {each} cores, which the model itself needs",
-        )
+        why = f"one for every {CORES_PER_WORKER_CPU} cores, of which this process has {each}: the model needs them"
+        return workers, why
     return max(0, min(MOST_WORKERS, each - 1)), f"of {number} cores for {processes} processes"
 
 
