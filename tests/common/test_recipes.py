@@ -283,12 +283,8 @@ def test_no_class_is_looked_up_where_no_name_is_changed(choose):
     choose(VQ, VQ, line="model.codes=3 model.name=vq")
     merge_arguments(["config=one.yaml", "model.name=fsq"])
     assert Asked.times == 0
-    assert choose(VQ, line="model.name=fsk").model == {
-        "name": "fsk",
-        "codes": 8,
-        "dim": 4,
-        "quantizer": {"name": "vq", "codes": 1},
-    }, "an unknown name is refused by who builds it"
+    with pytest.raises(ConfigError, match=r"model.name='fsk' is unknown \(did you mean 'fsq'\?\)"):
+        choose(VQ, line="model.name=fsk")
     assert Asked.times == 0
 
 

@@ -81,7 +81,7 @@ def test_a_tilde_is_the_home_folder_in_every_program(
         done = program(main, settings, *arguments)
         assert done.code == 0, done.err
     made = {p.name for p in home.iterdir() if not p.is_symlink()}
-    files = {"x.tokens", "x.jsonl", "ref.npz", "result.json"}
+    files = {"x.tokens", "x.jsonl", "ref.npz", "result.json", "result_pictures.png"}
     assert made == {"run.yaml", "samples", "run", "from_yaml", "pairs", "exported", *files}
     assert not list((home.parent / "work").iterdir())
 
@@ -218,9 +218,9 @@ def test_results_of_others_are_not_mixed(
 
 
 def test_every_program_reserves_what_it_writes():
-    texts = {path.name: path.read_text() for path in (REPOSITORY / "jobs").glob("*.py")}
-    writers = {name for name, text in texts.items() if re.search(r"^    output: ", text, re.MULTILINE)}
-    assert len(writers) >= 11
-    options_only = {"evaluation_run.py": "evaluate.py"}
-    programs = {options_only.get(name, name) for name in writers}
+    texts = {path.stem: path.read_text() for path in (REPOSITORY / "jobs").glob("*.py")}
+    options = {path.stem: path.read_text() for path in (REPOSITORY / "jobs" / "options").glob("*.py")}
+    writers = {name for name, text in options.items() if re.search(r"^    output: ", text, re.MULTILINE)}
+    assert len(writers) >= 15
+    programs = {{"sample_images": "sampling"}.get(name, name) for name in writers}
     assert not [name for name in programs if not re.search(r"(with|,) reserved", texts[name])]

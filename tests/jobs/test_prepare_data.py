@@ -357,6 +357,7 @@ sys.path.insert(0, {repository!r})
 import common.workers
 import data.packing.pack_shards as packing
 from common.config import run_script
+from jobs.options.prepare_data import PrepareOptions
 from jobs.prepare_data import prepare_data
 look = packing._look
 def waiting(image, pixels):
