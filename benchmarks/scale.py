@@ -24,14 +24,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from jobs.options.sample_images import SampleOptions
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.measuring import argument_parser, in_new_process, resident_bytes
 from evaluator.inception_network import InceptionFeatures
 from evaluator.networks import NETWORKS
 from jobs import evaluate
+from jobs.options.sample_images import SampleOptions
 from jobs.sampling import sample_images
 from modeling.factory import build_generator, build_tokenizer
 from modeling.pipeline import save_pretrained
