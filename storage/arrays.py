@@ -22,15 +22,10 @@ MOST_BYTES = 1 << 30  # of one array that is read at once
 _MOST_GROWTH = 1032
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _LOCAL_HEADER, _LENGTHS_AT = 30, 26
-# What zipfile, zlib and numpy raise for damaged files. RuntimeError: encrypted.
+# What zipfile, zlib and numpy raise for damaged files. RuntimeError: encrypted, or a method of
+# compression that is not known.
 DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, ValueError, TypeError, LookupError)
-DAMAGE += (
-    RuntimeError,
-    NotImplementedError,
-    OverflowError,
-    MemoryError,
-    AttributeError,
-)
+DAMAGE += (RuntimeError, OverflowError, MemoryError, AttributeError)
 _LONGEST_HEADER = 10_000  # bytes, as in numpy
 _ITEM = re.compile(  # of a header; L behind a number was written by Python 2
     r"""\s* ['"] (?:

@@ -13,6 +13,7 @@ from accelerate.state import AcceleratorState, GradientState
 from PIL import Image
 from safetensors.torch import save_file
 
+from common import cores
 from common.config import run_script
 from data.token_memmap import TokenHeader, TokenWriter
 from modeling.factory import build_generator, build_tokenizer
@@ -181,3 +182,17 @@ def program(engine: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
         return Finished(1, out, f"{err}{code}\n") if isinstance(code, str) else Finished(code or 0, out, err)
 
     return call
+
+
+@pytest.fixture
+def container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, str]], None]:
+    """`container({file: text})` stands in for the kernel's files of a container; `__` in a name is a folder."""
+    monkeypatch.setattr(cores, "CGROUP", tmp_path)
+
+    def write(texts: dict[str, str]) -> None:
+        for name, text in texts.items():
+            path = tmp_path / name.replace("__", "/")
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text)
+
+    return write

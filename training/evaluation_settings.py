@@ -26,7 +26,7 @@ class TokenizerEvaluation:
 class GeneratorEvaluation:
     """Metrics of samples that the run draws; held-out loss is measured besides if there are held-out tokens."""
 
-    metrics: list[str] = option([], "any of fid, sfid, is, fdr6, and fdr of one space")
+    metrics: list[str] = option([], "any of fid, sfid, is, fdr6, and fdr_SPACE")
     num_samples: int = option(5000, "class-balanced; FID is biased upward by about 1 / num_samples")
     reference: str | None = option(
         None, "statistics for fid, sfid, fdr6: an .npz of ADM or of scripts/evaluate.py"

@@ -7,20 +7,6 @@ import pytest
 from common import cores
 
 
-@pytest.fixture
-def container(tmp_path, monkeypatch):
-    """`container({file: text})` stands in for the kernel's files of a container."""
-
-    def files(**texts: str) -> None:
-        for name, text in texts.items():
-            path = tmp_path / name.replace("__", "/")
-            path.parent.mkdir(exist_ok=True)
-            path.write_text(text)
-
-    monkeypatch.setattr(cores, "CGROUP", tmp_path)
-    return lambda texts: files(**texts)
-
-
 @pytest.mark.parametrize(
     ("files", "expected"),
     [

@@ -1,5 +1,6 @@
 """Metrics measured during training, with a toy network in the place of Inception."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -11,13 +12,14 @@ import train_titok
 from common.images import to_float, to_uint8
 from evaluator.evaluator import Evaluator
 from evaluator.image_set import ImageSet
-from evaluator.metrics import METRICS
+from evaluator.metrics import METRICS, training_metrics
 from evaluator.reference import write_reference
 from evaluator.space_network import SpaceExtractor
 from evaluator.spaces import SPACES
 from modeling.pipeline import generate, load_generator, load_tokenizer, reconstruct
 from tests.evaluator.spaces import small_network
 from tests.evaluator.toy import ToyInception, put_in_place, tensor, toy_images
+from training.evaluation_settings import GeneratorEvaluation, TokenizerEvaluation
 from training.generator_settings import GeneratorRun
 from training.tokenizer_run import build_images
 from training.tokenizer_settings import TokenizerRun
@@ -153,3 +155,13 @@ def test_what_cannot_be_measured_is_said_before_training(
     done = program(module, settings, *arguments)
     assert done.code == 1 and message in done.err, done.err
     assert not (tmp_path / "run").exists()
+
+
+def test_help_names_the_metrics_without_importing_them():
+    tokenizer, generator = (
+        {field.name: field.metadata["help"] for field in dataclasses.fields(kind)}["metrics"]
+        for kind in (TokenizerEvaluation, GeneratorEvaluation)
+    )
+    assert tokenizer == f"any of {', '.join(training_metrics('tokenizer'))}"
+    whole = [name for name in training_metrics("generator") if not name.startswith("fdr_")]
+    assert generator == f"any of {', '.join(whole)}, and fdr_SPACE"

@@ -1,26 +1,10 @@
 """Memory that a process may use, by what the kernel says of the machine and of its container."""
 
-import pytest
 import torch
 
-from common import cores
 from training import machine
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture
-def container(tmp_path, monkeypatch):
-    """`container({file: text})` stands in for the kernel's files of a container."""
-
-    def files(**texts: str) -> None:
-        for name, text in texts.items():
-            path = tmp_path / name.replace("__", "/")
-            path.parent.mkdir(exist_ok=True)
-            path.write_text(text)
-
-    monkeypatch.setattr(cores, "CGROUP", tmp_path)
-    return lambda texts: files(**texts)
 
 
 def test_memory_is_what_the_container_leaves_divided_by_its_processes(container, monkeypatch):
